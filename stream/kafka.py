@@ -1,0 +1,411 @@
+"""The real cluster behind the transaction core's ports, on confluent-kafka.
+
+Every call is bounded twice: by the time librdkafka is given, and by a watchdog that ends the
+process, because librdkafka does not always keep to its own time in transactional calls.
+"""
+
+import logging
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka import Producer as ConfluentProducer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from stream import ports
+from stream.ports import (
+    TP,
+    Aborted,
+    Assignment,
+    Committed,
+    Fenced,
+    NotStable,
+    OutcomeUnknown,
+    Produce,
+    Record,
+    Refused,
+    TransactionError,
+    Unreachable,
+)
+from stream.settings import Settings
+
+__all__ = ["KafkaCluster", "RealClock", "Watchdog", "check_group_metadata", "group_metadata", "record_of"]
+
+log = logging.getLogger("fraudstream.kafka")
+
+WATCHDOG_EXIT = 70
+"""Exit code when the watchdog ends the process."""
+
+_ANSWER_S = 5.0
+_STABLE_S = 0.5
+
+
+class RealClock:
+    """The machine's clock, for waiting and bounds."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+    def condition(self) -> threading.Condition:
+        """A new condition to wait on."""
+        return threading.Condition()
+
+
+class Watchdog:
+    """Ends the process when a guarded call outlasts its bound: crash-only, because nothing else helps.
+
+    >>> with Watchdog(seconds=30)("commit"):
+    ...     pass
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._what = ""
+        self._deadline: float | None = None
+        self._wake = threading.Event()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def __call__(self, what: str) -> Self:
+        """Name the call about to be made."""
+        self._what = what
+        return self
+
+    def __enter__(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadline = None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(0.25)
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline:
+                log.critical("%s did not return within %.0f s; the process ends", self._what, self._seconds)
+                logging.shutdown()
+                os._exit(WATCHDOG_EXIT)
+
+
+def group_metadata(group: str, assignment: Assignment) -> bytes:
+    """librdkafka's own bytes for a group's generation and member (KIP-447), made from Faust's."""
+    return (
+        b"CGMDv2:"
+        + struct.pack("<i", assignment.generation)
+        + group.encode()
+        + b"\0"
+        + assignment.member.encode()
+        + b"\0"
+        + b"\1"  # no group instance id
+    )
+
+
+def check_group_metadata(consumer: Consumer, group: str) -> None:
+    """Refuse to start if librdkafka changed the format that `group_metadata` writes."""
+    ours = group_metadata(group, Assignment(-1, "", frozenset()))
+    theirs = consumer.consumer_group_metadata()
+    if ours != theirs:
+        raise Refused(
+            f"this confluent-kafka writes group metadata as {theirs!r} and fraudstream knows {ours!r}; "
+            "install the version in requirements.lock"
+        )
+
+
+def record_of(message: Message) -> Record:
+    """A confluent-kafka message as a record."""
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        tuple(message.headers() or ()),  # type: ignore[arg-type]
+    )
+
+
+class KafkaCluster:
+    """The cluster as the transaction core sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._watchdog = Watchdog(settings.call_s)
+        self._admin = AdminClient(settings.confluent(log_level=3))
+        common: dict[str, Any] = {
+            "group_id": settings.group,
+            "enable_auto_commit": False,
+            "enable_partition_eof": True,
+            "auto_offset_reset": "earliest",
+            "fetch_wait_max_ms": 10,
+            "retry_backoff_ms": 5,
+            "log_level": 3,
+        }
+        self._uncommitted = Consumer(settings.confluent(**common, isolation_level="read_uncommitted"))
+        self._committed = Consumer(settings.confluent(**common, isolation_level="read_committed"))
+        check_group_metadata(self._committed, settings.group)
+
+    def close(self) -> None:
+        """Let go of the consumers."""
+        self._uncommitted.close()
+        self._committed.close()
+
+    def producer(self, transactional_id: str) -> "_Producer":
+        """Make a producer; ends the transaction an older one of the same id left open."""
+        return _Producer(self._settings, transactional_id, self._watchdog)
+
+    def committed(self, inputs: Sequence[TP], *, stable: bool) -> Mapping[TP, Committed | None]:
+        """The group's committed offsets."""
+        consumer = self._committed if stable else self._uncommitted
+        asked = [TopicPartition(topic, partition) for topic, partition in inputs]
+        try:
+            with self._watchdog("reading committed offsets"):
+                answers = consumer.committed(asked, timeout=_STABLE_S if stable else _ANSWER_S)
+        except KafkaException as failure:
+            error = failure.args[0]
+            if stable and error.code() in (KafkaError._TIMED_OUT, KafkaError.UNSTABLE_OFFSET_COMMIT):  # noqa: SLF001
+                raise NotStable(str(error)) from failure
+            raise Unreachable(str(error)) from failure
+        for answer in answers:
+            if answer.error is not None:
+                if stable and answer.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                    raise NotStable(str(answer.error))
+                raise Unreachable(str(answer.error))
+        return {
+            (answer.topic, answer.partition): None
+            if answer.offset == OFFSET_INVALID
+            else Committed(answer.offset, answer.metadata or "")
+            for answer in answers
+        }
+
+    def members(self) -> Mapping[str, str]:
+        """The living members of the group: member id -> client id."""
+        future = self._admin.describe_consumer_groups([self._settings.group], request_timeout=_ANSWER_S)
+        try:
+            with self._watchdog("describing the group"):
+                description = future[self._settings.group].result(timeout=2 * _ANSWER_S)
+        except KafkaException as failure:
+            if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise Unreachable(str(failure.args[0])) from failure
+        return {member.member_id: member.client_id for member in description.members}
+
+    def low(self, tp: TP) -> int:
+        """The first offset the partition still has."""
+        return self._offset(tp, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def high(self, tp: TP) -> int:
+        """The high watermark, open transactions included."""
+        return self._offset(tp, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def _offset(self, tp: TP, spec: OffsetSpec) -> int:
+        asked = TopicPartition(*tp)
+        future = self._admin.list_offsets(
+            {asked: spec}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
+        )
+        try:
+            with self._watchdog("listing offsets"):
+                return int(future[asked].result(timeout=2 * _ANSWER_S).offset)
+        except KafkaException as failure:
+            raise Unreachable(f"{tp[0]}/{tp[1]}: {failure.args[0]}") from failure
+
+    def log_id(self, topic: str) -> str:
+        """The topic's id."""
+        future = self._admin.describe_topics(TopicCollection([topic]), request_timeout=_ANSWER_S)
+        try:
+            with self._watchdog("describing a topic"):
+                return str(future[topic].result(timeout=2 * _ANSWER_S).topic_id)
+        except KafkaException as failure:
+            raise Unreachable(f"{topic}: {failure.args[0]}") from failure
+
+    def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
+        """Committed records in [start, end), in chunks."""
+        if start >= end:
+            return
+        consumer = self._committed
+        consumer.assign([TopicPartition(tp[0], tp[1], start)])
+        silent_since = time.monotonic()
+        try:
+            while True:
+                with self._watchdog("reading a topic"):
+                    messages = consumer.consume(2_000, timeout=0.05)
+                if not messages:
+                    if time.monotonic() - silent_since > _ANSWER_S:
+                        raise Unreachable(f"{tp[0]}/{tp[1]} gave nothing for {_ANSWER_S:.0f} s")
+                    continue
+                silent_since = time.monotonic()
+                chunk: list[Record] = []
+                stop: KafkaError | bool | None = None
+                for message in messages:
+                    error = message.error()
+                    if error is None and (message.offset() or 0) < end:
+                        chunk.append(record_of(message))
+                    elif error is None:
+                        stop = True
+                        break
+                    else:
+                        stop = error
+                        if error.code() == KafkaError._PARTITION_EOF and (message.offset() or 0) >= end:  # noqa: SLF001
+                            stop = True
+                        break
+                if chunk:
+                    yield chunk
+                if stop is True:
+                    return
+                if isinstance(stop, KafkaError):
+                    if stop.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                        # the end for this isolation level is the last stable offset
+                        raise NotStable(f"{tp[0]}/{tp[1]}: an open transaction begins before offset {end}")
+                    raise Unreachable(f"{tp[0]}/{tp[1]}: {stop}")
+        finally:
+            consumer.unassign()
+
+
+class _Producer:
+    """One incarnation of a transactional producer."""
+
+    def __init__(self, settings: Settings, transactional_id: str, watchdog: Watchdog) -> None:
+        self._group = settings.group
+        self._watchdog = watchdog
+        self._timeout = settings.call_s / 2
+        self._failed: KafkaError | None = None
+        self._last: dict[TP, int] = {}
+        self._producer = ConfluentProducer(
+            settings.confluent(
+                transactional_id=transactional_id,
+                transaction_timeout_ms=int(settings.transaction_s * 1000),
+                delivery_timeout_ms=int(settings.transaction_s * 1000),
+                acks="all",
+                linger_ms=0,
+                # the default of 100 shows as a 100 ms tail: the first request of a transaction to a
+                # partition often meets the last one's markers and is retried
+                retry_backoff_ms=2,
+                retry_backoff_max_ms=50,
+                compression_type="lz4",
+                message_max_bytes=4 * 1024 * 1024,
+                queue_buffering_max_messages=1_000_000,
+                queue_buffering_max_kbytes=256 * 1024,
+                log_level=3,
+            )
+            | {"on_delivery": self._delivered}
+        )
+        try:
+            with watchdog("init_transactions"):
+                self._producer.init_transactions(self._timeout)
+        except KafkaException as failure:
+            raise Unreachable(f"no transactional producer '{transactional_id}': {failure.args[0]}") from failure
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._failed = None
+        self._last = {}
+        self._guard("begin_transaction", self._producer.begin_transaction)
+
+    def produce(self, record: Produce) -> None:
+        """Add a record to the transaction."""
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic, record.value, record.key, record.partition, headers=list(record.headers)
+                )
+            except BufferError:
+                self._producer.poll(0.01)
+            except KafkaException as failure:
+                raise Aborted(f"{record.topic}/{record.partition}: {failure.args[0]}") from failure
+            else:
+                return
+
+    def flush(self) -> Mapping[TP, int]:
+        """Wait for every record to be delivered."""
+        with self._watchdog("flush"):
+            left = self._producer.flush(self._timeout)
+        if self._failed is not None:
+            raise Aborted(f"a record was not delivered: {self._failed}")
+        if left:
+            raise Aborted(f"{left} records were not delivered within {self._timeout:.0f} s")
+        return self._last
+
+    def send_offsets(self, offsets: Mapping[TP, Committed], assignment: Assignment) -> None:
+        """Add the group's offsets, guarded by generation and member."""
+        positions = [
+            TopicPartition(topic, partition, committed.offset, metadata=committed.metadata)
+            for (topic, partition), committed in offsets.items()
+        ]
+        self._guard(
+            "send_offsets_to_transaction",
+            self._producer.send_offsets_to_transaction,
+            positions,
+            group_metadata(self._group, assignment),
+            self._timeout,
+        )
+
+    def commit(self) -> None:
+        """Commit."""
+        try:
+            self._guard("commit_transaction", self._producer.commit_transaction, self._timeout)
+        except Aborted as error:
+            # every delivery was settled before, so what fails here is the commit itself
+            raise OutcomeUnknown(str(error)) from error
+
+    def abort(self) -> None:
+        """Abort."""
+        self._guard("abort_transaction", self._producer.abort_transaction, self._timeout)
+
+    def close(self) -> None:
+        """Let go of the producer without a word to the broker."""
+        with self._watchdog("closing a producer"):
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            del self._producer
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed = error
+        else:
+            self._last[message.topic(), message.partition()] = message.offset()  # type: ignore[index,assignment]
+
+    def _guard(self, what: str, call: Any, *arguments: Any) -> None:
+        try:
+            with self._watchdog(what):
+                call(*arguments)
+        except KafkaException as failure:
+            raise _translated(what, failure) from failure
+
+
+def _translated(what: str, failure: KafkaException) -> TransactionError:
+    error: KafkaError = failure.args[0]
+    said = f"{what}: {error.name()}: {error.str()}"
+    if error.fatal() or error.code() in (
+        KafkaError._FENCED,  # noqa: SLF001
+        KafkaError.INVALID_PRODUCER_EPOCH,
+    ):
+        return Fenced(said)
+    if error.txn_requires_abort():
+        return Aborted(said)
+    return OutcomeUnknown(said)
+
+
+_: type[ports.Cluster] = KafkaCluster

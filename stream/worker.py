@@ -1,0 +1,404 @@
+"""The worker: Faust keeps the app, the agent, the subscription and the group; the writer keeps the promise.
+
+Faust hands the agent one event per fetched partition (`BatchConsumer`), not one per order; its own
+commits are off. What the group assigns is published to the writer as one snapshot, and every batch
+carries the snapshot it was fetched under.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Final, cast
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP as FaustTP
+from faust.types import ConsumerMessage
+
+from models.errors import RegistryError
+from models.policy import Policy
+from models.registry import Registry
+from models.scorer import Scorer
+from stream.desk import ScoringDesk
+from stream.kafka import KafkaCluster, RealClock
+from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
+from stream.settings import Settings
+from stream.store import RocksStore
+from stream.writer import Limits, Mailbox, Writer
+
+__all__ = ["run"]
+
+log = logging.getLogger("fraudstream.worker")
+
+CRASHED: Final = 70
+REFUSED: Final = 1
+
+_FETCH_WAIT_MS: Final = 100
+_WAITING_RECORDS: Final = 8
+"""Times the records of one transaction that may wait for the writer before fetching pauses."""
+
+
+class _PassThrough:
+    """A codec for values that are not bytes to be decoded but batches."""
+
+    def loads(self, value: Any) -> Any:
+        return value
+
+    def dumps(self, value: Any) -> Any:
+        return value
+
+    def __or__(self, other: Any) -> Any:
+        return other
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread, reading committed records only."""
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        # Faust's own is hard-wired read_uncommitted outside its exactly_once, waits 1.5 s for a
+        # fetch, and without tables would take a round-robin assignor that puts one partition of
+        # two topics on two workers
+        conf = self.app.conf
+        self._assignor = self.app.assignor
+        return AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's consumer, handing over the records of one fetch of one partition as one message."""
+
+    app: "ScorerApp"
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 (Faust's name)
+        snapshot = self.app.mailbox.assignment
+        if snapshot is None:
+            # a fetch now could not be told from one under the next assignment
+            await self.sleep(0.02)
+            return {}
+        fetched = await super()._getmany(active_partitions, timeout)
+        if self.app.mailbox.assignment is not snapshot:
+            # what came may belong to either assignment: read it again under the present one
+            self._reread(fetched)
+            return {}
+        batches = {}
+        for tp, records in fetched.items():
+            if not records:
+                continue
+            after = self.app.handed_over.get(tp)
+            batches[tp] = [Batch(tp.topic, tp.partition, records, snapshot, after)]
+            self.app.handed_over[tp] = records[-1].offset + 1
+        return batches
+
+    def _reread(self, fetched: Mapping[FaustTP, Any]) -> None:
+        assigned = self.assignment()
+        for tp, records in fetched.items():
+            self.app.handed_over.pop(tp, None)
+            if records and tp in assigned:
+                self._thread.seek(tp, records[0].offset)
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; what comes next does not follow on from what came before."""
+        self.app.handed_over.clear()
+        await super().perform_seek()
+        self.app.handed_over.clear()
+
+    def _to_message(self, tp: FaustTP, record: Any) -> ConsumerMessage:
+        batch: Batch = record
+        last = batch.records[-1]
+        return ConsumerMessage(
+            batch.topic,
+            batch.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            0,
+            None,
+            None,
+            cast("bytes", batch),  # the pass-through codec keeps it what it is
+            None,
+            0,
+            0,
+            tp,
+            # by keyword: a batch without it is skipped by the stream, silently
+            generation_id=self.app.consumer_generation_id,
+        )
+
+
+class BatchTransport(driver.Transport):
+    """Faust's Kafka transport with our consumer."""
+
+    Consumer = BatchConsumer
+
+
+class ScorerApp(faust.App):
+    """The Faust app, with the mailbox that its consumer and its agent fill."""
+
+    mailbox: Mailbox
+    handed_over: dict[Any, int]
+    """Where the last batch of each partition ended, since the last assignment or seek."""
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+
+def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
+    """The app: one agent that hands fetched batches to the mailbox, and the assignment callbacks."""
+    home = settings.home / "faust" / settings.worker
+    home.mkdir(parents=True, exist_ok=True)
+    app = ScorerApp(
+        settings.group,
+        broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],
+        broker_client_id=settings.worker,
+        broker_credentials=_credentials(settings),
+        broker_max_poll_records=4 * settings.batch_records,
+        broker_max_poll_interval=600.0,
+        broker_session_timeout=settings.session_s,
+        broker_heartbeat_interval=settings.session_s * 0.3,
+        broker_request_timeout=max(30.0, settings.session_s + 5),
+        broker_rebalance_timeout=max(15.0, settings.session_s + 5),
+        datadir=str(home),
+        stream_buffer_maxsize=64,
+        stream_wait_empty=False,
+        # the tasks of one event are few, its records many: no event may be acknowledged by Faust
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=1,  # there are no tables; at 0 Faust turns to round-robin
+        web_enabled=False,
+        cython_optimizations=True,
+        reply_create_topic=False,
+    )
+    app.mailbox = mailbox
+    app.handed_over = {}
+    inputs = app.topic(
+        *settings.inputs,
+        value_serializer=cast("Any", _PassThrough()),
+        key_serializer="raw",
+        acks=False,
+        internal=False,
+    )
+    most = _WAITING_RECORDS * settings.batch_records
+
+    async def hand_over(batches: Any) -> None:
+        async for batch in batches:
+            mailbox.offer(batch)
+            while mailbox.waiting > most:
+                await asyncio.sleep(0.005)
+
+    app.agent(inputs, name="hand_over")(hand_over)
+
+    async def on_assigned(sender: Any, assigned: Any, **_: Any) -> None:
+        mailbox.assign(_snapshot(app, settings, assigned))
+
+    async def on_revoked(sender: Any, revoked: Any, **_: Any) -> None:
+        # off the loop: the writer may need seconds to finish, and the heartbeat must go on
+        finished = await asyncio.get_running_loop().run_in_executor(None, mailbox.revoke)
+        app.handed_over.clear()
+        if not finished:
+            log.warning("a transaction outlasts the revocation; the group will refuse it")
+
+    _connect(app.on_partitions_assigned, on_assigned)
+    _connect(app.on_partitions_revoked, on_revoked)
+    return app
+
+
+def _connect(signal_: Any, receiver: Callable[..., Awaitable[None]]) -> None:
+    """Connect for good: Faust would forget a closure that nothing else holds."""
+    signal_.connect(receiver, weak=False)
+
+
+def _snapshot(app: ScorerApp, settings: Settings, assigned: Any) -> Assignment:
+    """What the group gave us, in one value; every input has the same partitions."""
+    by_topic = {topic: {tp.partition for tp in assigned if tp.topic == topic} for topic in settings.inputs}
+    partitions = by_topic[settings.inputs[0]]
+    if any(other != partitions for other in by_topic.values()):
+        raise Refused(f"the inputs were assigned different partitions: {by_topic}; this is a mistake of ours")
+    # Faust has no word for the member id
+    coordinator = cast("Any", app.consumer)._thread._consumer._coordinator  # noqa: SLF001
+    generation = app.consumer_generation_id
+    if generation <= 0:
+        raise Refused(f"assigned partitions in generation {generation}; this is a mistake of ours")
+    return Assignment(generation, coordinator.member_id, frozenset(partitions))
+
+
+def _credentials(settings: Settings) -> Any:
+    security = settings.security
+    if security.protocol.startswith("SASL") and security.sasl_password is not None:
+        return faust.SASLCredentials(
+            mechanism=security.sasl_mechanism,
+            username=security.sasl_username,
+            password=security.sasl_password.get_secret_value(),
+            ssl_context=settings.ssl_context(),
+        )
+    if security.protocol == "SSL":
+        return faust.SSLCredentials(settings.ssl_context())
+    return None
+
+
+def load_model(settings: Settings) -> tuple[Scorer, Policy]:
+    """The model in service and its policy. Raises Refused naming what is missing."""
+    registry = Registry(settings.home / "models", key=settings.signing_secret())
+    name, _, wanted = settings.model.partition("@")
+    try:
+        scorer = registry.load(name, wanted or None)
+    except RegistryError as error:
+        raise Refused(str(error)) from error
+    if settings.review_at is not None and settings.decline_at is not None:
+        return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
+    if scorer.suggested_policy is None:
+        raise Refused(
+            f"{scorer.name}@{scorer.version} suggests no thresholds; set FRAUDSTREAM_REVIEW_AT and "
+            "FRAUDSTREAM_DECLINE_AT"
+        )
+    return scorer, scorer.suggested_policy
+
+
+def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> None:
+    """Let an earlier worker of this name leave the group; refuse when it lives on.
+
+    Before the producer is made, because making it would fence the other one.
+    """
+    deadline = clock.monotonic() + settings.session_s + 5
+    while True:
+        try:
+            living = settings.worker in cluster.members().values()
+        except Unreachable as error:
+            log.warning("the broker can't be reached yet: %s", error)
+            living = False
+            clock.sleep(1.0)
+            continue
+        if not living:
+            return
+        if clock.monotonic() > deadline:
+            raise Refused(
+                f"a worker named '{settings.worker}' is already in group '{settings.group}'; "
+                "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
+            )
+        clock.sleep(0.25)
+
+
+class _WriterThread(threading.Thread):
+    """Runs the writer; when it fails the whole program ends."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__(name="writer")
+        self._writer = writer
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._writer.run()
+        except BaseException as failure:  # noqa: BLE001 (nothing may keep a broken worker going)
+            self.failure = failure
+            if not isinstance(failure, Refused):
+                # nothing of the batch was committed; the next start, or the next owner, takes it again
+                log.critical("the writer failed; the worker ends", exc_info=failure)
+                logging.shutdown()
+                os._exit(CRASHED)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(settings: Settings) -> int:
+    """Run one worker until it is stopped; returns its exit code, 0 for a clean stop.
+
+    Raises Refused when it must not start or go on.
+    """
+    scorer, policy = load_model(settings)
+    clock = RealClock()
+    cluster = KafkaCluster(settings)
+    wait_for_namesake(cluster, settings, clock)
+    store = RocksStore(settings.home / "rows" / settings.worker)
+    desk = ScoringDesk(
+        scorer=scorer,
+        policy=policy,
+        topics=settings.topics,
+        partitions=settings.partitions,
+        row_limit=settings.row_limit,
+        ahead_by_at_most=timedelta(seconds=settings.ahead_by_at_most_s),
+        reject_share=settings.reject_share,
+        headers=(
+            ("worker", settings.worker.encode()),
+            ("fraudstream", version("fraudstream").encode()),
+        ),
+    )
+    writer = Writer(
+        name=settings.worker,
+        inputs=settings.inputs,
+        changelog=settings.topics.changelog,
+        cluster=cluster,
+        store=store,
+        desk=desk,
+        clock=clock,
+        limits=Limits(records=settings.batch_records, crashes=settings.crashes),
+    )
+    thread = _WriterThread(writer)
+    app = make_app(settings, writer.mailbox)
+
+    async def finish(sender: Any = None, **_: Any) -> None:
+        # before the consumer leaves the group: the transaction in hand may still commit
+        writer.stop()
+        await asyncio.get_running_loop().run_in_executor(None, thread.join, 10.0)
+
+    _connect(app.on_before_shutdown, finish)
+    threading.Thread(target=_report, args=(writer,), name="report", daemon=True).start()
+    log.info(
+        "worker '%s' starts: model %s@%s, %d partitions", settings.worker, scorer.name, scorer.version,
+        settings.partitions,
+    )  # fmt: skip
+    thread.start()
+    worker = faust.Worker(
+        app, loglevel="WARNING", redirect_stdouts=False, quiet=True, workdir=None, debug=False,
+        logging_config=None, loghandlers=None,
+    )  # fmt: skip
+    try:
+        worker.execute_from_commandline()
+    except SystemExit:
+        pass
+    finally:
+        writer.stop()
+        thread.join(10.0)
+    if thread.failure is not None:
+        raise thread.failure
+    if thread.is_alive():
+        log.error("the writer did not finish within 10 s; its transaction is left to the next owner")
+        os._exit(CRASHED)
+    store.close()
+    cluster.close()
+    return 0
+
+
+def _report(writer: Writer, every_s: float = 10.0) -> None:
+    """Say every few seconds what was done, for whoever reads the log."""
+    last: dict[str, int] = {}
+    while True:
+        time.sleep(every_s)
+        counts = dict(writer.counts)
+        if counts != last:
+            log.info("so far: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
+            last = counts

@@ -1,0 +1,676 @@
+"""The transaction core: what a batch changes and emits becomes true at once or not at all.
+
+One writer thread per worker takes what Faust has fetched, lets the desk decide it, and makes the
+effects true in one Kafka transaction: decisions, rejects, one changelog record per touched key, the
+position of every partition and the group's offsets. Only then do the local rows change. Whatever
+goes wrong in between, the stable offsets of the group say what happened, and the rows are brought
+to them from the changelog.
+
+The order of every step here was tried against every fault by `make simulate-faults`; the reasons
+are in docs/decisions/0002-one-transaction-per-batch.md.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from stream.ports import (
+    TP,
+    Aborted,
+    Assignment,
+    Batch,
+    Clock,
+    Cluster,
+    Committed,
+    Desk,
+    Effects,
+    Fenced,
+    LocalPosition,
+    NotStable,
+    OutcomeUnknown,
+    Produce,
+    Producer,
+    Record,
+    Refused,
+    Store,
+    TransactionError,
+    Unreachable,
+)
+
+__all__ = ["POSITION_KEY", "Limits", "Mailbox", "Owner", "Writer", "decode_position", "encode_position"]
+
+log = logging.getLogger("fraudstream.writer")
+
+POSITION_KEY = b"\0position"
+"""The changelog key whose record says up to which inputs the records before it go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the core; durations in seconds."""
+
+    records: int = 1_000
+    """Records in one transaction, give or take one fetch."""
+    revoke_s: float = 3.0
+    """How long a revocation waits for the transaction in hand."""
+    patience_s: float = 30.0
+    """How long an answer that should be transient is asked for again before the worker refuses."""
+    pause_s: float = 0.02
+    """Between two such questions."""
+    tombstones_s: float = 12 * 3600.0
+    """Rows untouched for longer are rebuilt: the changelog may have dropped a tombstone they need."""
+    crashes: int = 3
+    """How often one record alone may stop the worker before it is set aside."""
+
+
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the owner of a partition leaves in the metadata of its committed offset.
+
+    `opens` counts how often the partition was opened since a transaction last went through, while
+    input was waiting; `tries` how often the record at the offset was begun alone.
+    """
+
+    name: str = ""
+    member: str = ""
+    opens: int = 0
+    tries: int = 0
+
+    @classmethod
+    def of(cls, committed: Committed | None) -> "Owner":
+        """The owner that left this offset; one without a name where none is readable."""
+        if committed is None or not committed.metadata:
+            return cls()
+        try:
+            return msgspec.json.decode(committed.metadata, type=cls)
+        except msgspec.DecodeError:
+            # an operator's own tool may have committed the offset
+            return cls()
+
+    def left_with(self, offset: int) -> Committed:
+        """The offset to be committed with these words."""
+        return Committed(offset, msgspec.json.encode(self).decode())
+
+
+class _Position(msgspec.Struct, frozen=True):
+    next: dict[str, int]
+    v: int = 1
+
+
+def encode_position(inputs: Mapping[str, int]) -> bytes:
+    """The value of a position record: the next offset of every input topic."""
+    return msgspec.json.encode(_Position(dict(inputs)))
+
+
+def decode_position(value: bytes) -> dict[str, int]:
+    """The inputs of a position record. Raises Refused for one written by a newer version."""
+    position = msgspec.json.decode(value, type=_Position)
+    if position.v != 1:
+        raise Refused(
+            f"the changelog's position record has version {position.v} and this program reads 1; "
+            "run the version that wrote it, or a newer one"
+        )
+    return position.next
+
+
+class Mailbox:
+    """What the Faust side hands to the writer thread: the assignment, and batches fetched under it."""
+
+    def __init__(self, clock: Clock, limits: Limits) -> None:
+        self._changed = clock.condition()
+        self._clock = clock
+        self._limits = limits
+        self._batches: list[Batch] = []
+        self._busy = False
+        self._stopping = False
+        self.assignment: Assignment | None = None
+        self.waiting = 0
+        """How many records wait for the writer."""
+
+    def assign(self, assignment: Assignment) -> None:
+        """Publish what the group gave this worker; batches of any earlier assignment are dropped."""
+        with self._changed:
+            self.assignment = assignment
+            self._empty()
+            self._changed.notify_all()
+
+    def revoke(self) -> bool:
+        """Take everything away and wait, bounded, for the transaction in hand; False if it is still going.
+
+        What still goes on then is harmless: it is sent under the revoked generation.
+        """
+        with self._changed:
+            self.assignment = None
+            self._empty()
+            self._changed.notify_all()
+            deadline = self._clock.monotonic() + self._limits.revoke_s
+            while self._busy and (left := deadline - self._clock.monotonic()) > 0:
+                self._changed.wait(left)
+            return not self._busy
+
+    def offer(self, batch: Batch) -> bool:
+        """Queue a batch; False when it was fetched under an assignment that is no longer current."""
+        with self._changed:
+            if batch.assignment is not self.assignment or batch.partition not in batch.assignment.partitions:
+                return False
+            self._batches.append(batch)
+            self.waiting += len(batch.records)
+            self._changed.notify_all()
+            return True
+
+    def stop(self) -> None:
+        """Ask the writer to end after the transaction in hand."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def take(self, opened: Assignment | None) -> tuple[Assignment, list[Batch]] | None:
+        """Wait for work: an assignment not yet opened, or batches of the opened one; None to end."""
+        with self._changed:
+            while not self._stopping:
+                assignment = self.assignment
+                if assignment is not None and (assignment is not opened or self._batches):
+                    self._busy = True
+                    return assignment, self._some() if assignment is opened else []
+                self._changed.wait()
+            return None
+
+    def done(self, again: Sequence[Batch] = ()) -> None:
+        """End the turn that `take` began; batches to be taken again go back to the front."""
+        with self._changed:
+            self._busy = False
+            current = [batch for batch in again if batch.assignment is self.assignment]
+            self._batches[:0] = current
+            self.waiting += sum(len(batch.records) for batch in current)
+            self._changed.notify_all()
+
+    def _some(self) -> list[Batch]:
+        taken: list[Batch] = []
+        records = 0
+        while self._batches and records < self._limits.records:
+            batch = self._batches.pop(0)
+            taken.append(batch)
+            records += len(batch.records)
+        self.waiting -= records
+        return taken
+
+    def _empty(self) -> None:
+        self._batches.clear()
+        self.waiting = 0
+
+
+@dataclass(slots=True)
+class _Partition:
+    """An opened partition: where it stands, and how carefully it goes on."""
+
+    number: int
+    inputs: dict[str, int]
+    """The next offset of every input."""
+    log: str
+    attempt: int = 0
+    """Records to try in one transaction after the worker was stopped here repeatedly; 0 is no limit."""
+    tries: int = 0
+    """How often the record at the position was begun alone."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The records admitted to the next transaction, by partition and input."""
+
+    records: dict[TP, list[Record]] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, tp: TP, records: Sequence[Record]) -> None:
+        self.records.setdefault(tp, []).extend(records)
+        self.count += len(records)
+
+
+class _Outdated(Exception):
+    """The assignment changed while something was done under it."""
+
+
+class Writer:
+    """Takes batches and makes what the desk decides of them true, exactly once."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        inputs: Sequence[str],
+        changelog: str,
+        cluster: Cluster,
+        store: Store,
+        desk: Desk,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self.mailbox = Mailbox(clock, limits)
+        self.counts: Counter[str] = Counter()
+        """What committed batches did since the worker started."""
+        self._name = name
+        self._inputs = tuple(inputs)
+        self._changelog = changelog
+        self._cluster = cluster
+        self._store = store
+        self._desk = desk
+        self._clock = clock
+        self._limits = limits
+        self._producer: Producer | None = None
+        self._opened: Assignment | None = None
+        self._partitions: dict[int, _Partition] = {}
+        self._stuck_since: float | None = None
+
+    @property
+    def opened(self) -> Mapping[int, Mapping[str, int]]:
+        """The positions of the opened partitions: partition -> input topic -> next offset."""
+        return {number: dict(partition.inputs) for number, partition in self._partitions.items()}
+
+    def stop(self) -> None:
+        """Ask `run` to return after the transaction in hand."""
+        self.mailbox.stop()
+
+    def run(self) -> None:
+        """Take and commit until stopped.
+
+        Raises Refused when the worker must not go on, and whatever the desk raises: that is a
+        mistake of ours, and the program ends with nothing of its batch committed.
+        """
+        try:
+            while (turn := self.mailbox.take(self._opened)) is not None:
+                again: Sequence[Batch] = ()
+                try:
+                    again = self._take_turn(*turn)
+                finally:
+                    self.mailbox.done(again)
+        finally:
+            self._drop_producer()
+
+    def _take_turn(self, assignment: Assignment, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Open the assignment, or commit its batches; return those to be taken again."""
+        try:
+            if assignment is not self._opened:
+                self._open(assignment)
+            else:
+                self._commit(batches)
+        except _Outdated:
+            self._stuck_since = None
+            return ()
+        except Aborted as error:
+            log.warning("transaction aborted: %s", error)
+            self.counts["transactions_aborted"] += 1
+            self._bear(error)
+            return self._after_abort(batches)
+        except (OutcomeUnknown, Fenced) as error:
+            log.warning("transaction outcome unknown: %s", error)
+            self.counts["transactions_unknown"] += 1
+            self._start_over()
+            self._bear(error)
+            return batches
+        except (Unreachable, NotStable) as error:
+            log.warning("the cluster can't answer yet: %s", error)
+            self._clock.sleep(self._limits.pause_s)
+            return batches
+        self._stuck_since = None
+        return ()
+
+    # --- committing ------------------------------------------------------------------------------
+
+    def _commit(self, batches: Sequence[Batch]) -> None:
+        """Commit what is new in these batches, in as few transactions as their size allows."""
+        turn = _Turn()
+        reached = {
+            (topic, number): offset
+            for number, partition in self._partitions.items()
+            for topic, offset in partition.inputs.items()
+        }
+        for batch in batches:
+            if batch.assignment is not self._opened:
+                continue
+            tp = (batch.topic, batch.partition)
+            records = [record for record in batch.records if record.offset >= reached[tp]]
+            if not records:
+                continue
+            if records[0].offset > reached[tp] and (batch.after is None or batch.after > reached[tp]):
+                # Faust may lose what it fetched around a rebalance or a seek: a hole is read, never
+                # taken for transaction markers, unless this batch follows on from one we have seen
+                self._transact(turn)
+                turn = _Turn()
+                for chunk in self._cluster.read(tp, reached[tp], records[0].offset):
+                    turn.add(tp, chunk)
+                    self._transact(turn)
+                    turn = _Turn()
+            turn.add(tp, records)
+            reached[tp] = records[-1].offset + 1
+            if turn.count >= self._limits.records:
+                self._transact(turn)
+                turn = _Turn()
+        self._transact(turn)
+
+    def _transact(self, turn: _Turn) -> None:
+        """Decide the admitted records and make the effects true."""
+        careful = [tp for tp in turn.records if self._partitions[tp[1]].attempt]
+        plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
+        if plain:
+            self._make_true(self._desk.decide(plain, self._store.recall), _ends(plain))
+        for tp in careful:
+            self._carefully(self._partitions[tp[1]], turn.records[tp])
+
+    def _carefully(self, partition: _Partition, records: Sequence[Record]) -> None:
+        """Commit record by record, then by twos, fours, …: something here stopped the worker before."""
+        begin = 0
+        while begin < len(records):
+            some = records[begin : begin + (partition.attempt or len(records))]
+            if partition.attempt == 1 and partition.tries >= self._limits.crashes:
+                log.error(
+                    "order set aside after stopping the worker %d times: %s partition %d offset %d",
+                    partition.tries,
+                    some[0].topic,
+                    some[0].partition,
+                    some[0].offset,
+                )
+                effects = self._desk.set_aside(some[0], self._store.recall)
+            else:
+                if partition.attempt == 1:
+                    # said before it is tried, where the next owner will read it: a crash leaves no time
+                    partition.tries += 1
+                    self._make_true(Effects(), {partition.number: {}})
+                effects = self._desk.decide(some, self._store.recall)
+            partition.tries = 0
+            partition.attempt *= 2
+            if partition.attempt > self._limits.records:
+                partition.attempt = 0
+            self._make_true(effects, _ends(some))
+            begin += len(some)
+
+    def _make_true(self, effects: Effects, ends: Mapping[int, Mapping[str, int]]) -> None:
+        """One transaction: the effects, the positions and the offsets; afterwards the local rows."""
+        assignment, producer = self._opened, self._producer
+        if assignment is None or producer is None or self.mailbox.assignment is not assignment:
+            raise _Outdated
+        inputs = {number: self._partitions[number].inputs | dict(end) for number, end in ends.items()}
+        producer.begin()
+        for record in effects.produce:
+            producer.produce(record)
+        for number, rows in effects.rows.items():
+            for key, value in rows.items():
+                producer.produce(Produce(self._changelog, number, key, value))
+        for number, position in inputs.items():
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
+        offsets = {
+            (topic, number): self._owner(self._partitions[number]).left_with(offset)
+            for number, position in inputs.items()
+            for topic, offset in position.items()
+        }
+        producer.send_offsets(offsets, assignment)
+        delivered = producer.flush()
+        producer.commit()
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+            self._store.write(
+                number,
+                effects.rows.get(number, {}),
+                LocalPosition(
+                    position, delivered[self._changelog, number] + 1, partition.log, self._clock.wall()
+                ),
+            )
+            partition.inputs = position
+        self.counts.update(effects.counts)
+        self.counts["transactions"] += 1
+
+    def _owner(self, partition: _Partition) -> Owner:
+        assert self._opened is not None  # noqa: S101 (only called inside a transaction of the opened one)
+        return Owner(
+            name=self._name,
+            member=self._opened.member,
+            # still careful: were it to crash now, the next owner must be careful at once
+            opens=2 if partition.attempt else 0,
+            tries=partition.tries,
+        )
+
+    # --- after a fault ---------------------------------------------------------------------------
+
+    def _after_abort(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """End the failed transaction; the batches may then be decided anew from the rows as they were."""
+        try:
+            if self._producer is not None:
+                self._producer.abort()
+        except TransactionError as error:
+            log.warning("the abort failed: %s", error)
+            self._start_over()
+        return batches
+
+    def _start_over(self) -> None:
+        """Forget everything in memory; a new producer ends the old transaction, the offsets say how."""
+        self._drop_producer()
+        self._opened = None
+        self._partitions = {}
+
+    def _drop_producer(self) -> None:
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    def _bear(self, error: TransactionError) -> None:
+        """Pause after a failed transaction; raise Refused when none has gone through for too long."""
+        now = self._clock.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > self._limits.patience_s:
+            raise Refused(
+                f"no transaction went through for {now - self._stuck_since:.0f} s; the last said: {error}; "
+                "see the broker's log, then start the worker again"
+            ) from error
+        self._clock.sleep(self._limits.pause_s)
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def _open(self, assignment: Assignment) -> None:
+        """Take over the partitions of an assignment: end what was left open, claim, restore."""
+        self._opened = None
+        self._partitions = {}
+        self._wait_to_be_alone(assignment)
+        if self._producer is None:
+            self._producer = self._cluster.producer(self._name)
+        numbers = sorted(assignment.partitions)
+        tps = [(topic, number) for number in numbers for topic in self._inputs]
+        committed = self._stable_offsets(tps, assignment)
+        # an input never read before has no place in the changelog yet: its partition is restored
+        # first, and the claim adds the position
+        new = [number for number in numbers if any(committed[t, number] is None for t in self._inputs)]
+        local = {number: self._restore(number, committed, assignment) for number in new}
+        claim: dict[TP, Committed] = {}
+        for number in numbers:
+            claim |= self._claim(number, committed, assignment)
+        positions = {
+            number: dict(local[number].inputs) | {topic: claim[topic, number].offset for topic in self._inputs}
+            for number in new
+        }
+        delivered = self._commit_claim(claim, positions, assignment)
+        for number, position in positions.items():
+            after = delivered[self._changelog, number] + 1
+            local[number] = LocalPosition(position, after, local[number].log, self._clock.wall())
+            self._store.write(number, {}, local[number])
+        for number in numbers:
+            if number not in local:
+                local[number] = self._restore(number, committed, assignment)
+            owner = Owner.of(claim[self._inputs[0], number])
+            self._partitions[number] = _Partition(
+                number,
+                dict(local[number].inputs),
+                local[number].log,
+                attempt=1 if owner.opens >= 2 else 0,  # noqa: PLR2004 (the second open in vain)
+                tries=owner.tries,
+            )
+        self._opened = assignment
+        log.info("opened %d partitions in generation %d", len(numbers), assignment.generation)
+
+    def _wait_to_be_alone(self, assignment: Assignment) -> None:
+        """Wait for an earlier worker of this name to leave the group; refuse if it lives on."""
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        while True:
+            self._check_current(assignment)
+            others = [
+                member
+                for member, client in self._cluster.members().items()
+                if client == self._name and member != assignment.member
+            ]
+            # of two that start at once, the one with the smaller member id stays
+            if not others or (self._clock.monotonic() > deadline and assignment.member < min(others)):
+                return
+            if self._clock.monotonic() > deadline:
+                raise Refused(
+                    f"another worker named '{self._name}' is in the group (member {min(others)}); "
+                    "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
+                )
+            self._clock.sleep(self._limits.pause_s)
+
+    def _stable_offsets(self, tps: Sequence[TP], assignment: Assignment) -> Mapping[TP, Committed | None]:
+        """The committed offsets once no open transaction covers them; ends those of dead owners."""
+        ended: set[str] = set()
+        while True:
+            self._check_current(assignment)
+            owners = {Owner.of(committed) for committed in self._cluster.committed(tps, stable=False).values()}
+            members = self._cluster.members()
+            for owner in sorted(owners, key=lambda owner: owner.name):
+                # an owner that lives, or came back under its name, ends its transaction itself
+                alive = owner.member in members or owner.name in members.values()
+                if owner.name and owner.name not in ended and owner.name != self._name and not alive:
+                    self._cluster.producer(owner.name).close()
+                    ended.add(owner.name)
+            try:
+                return self._cluster.committed(tps, stable=True)
+            except NotStable:
+                self._clock.sleep(self._limits.pause_s)
+
+    def _claim(
+        self, number: int, committed: Mapping[TP, Committed | None], assignment: Assignment
+    ) -> dict[TP, Committed]:
+        """The same offsets under our own name, so that the next owner knows whose transaction to end."""
+        claim: dict[TP, Committed] = {}
+        for topic in self._inputs:
+            before = committed[topic, number]
+            owner = Owner.of(before)
+            offset = self._cluster.low((topic, number)) if before is None else before.offset
+            waiting = self._cluster.high((topic, number)) > offset
+            claim[topic, number] = Owner(
+                name=self._name,
+                member=assignment.member,
+                opens=owner.opens + 1 if waiting and before is not None else 0,
+                tries=owner.tries,
+            ).left_with(offset)
+        return claim
+
+    def _commit_claim(
+        self,
+        claim: Mapping[TP, Committed],
+        positions: Mapping[int, Mapping[str, int]],
+        assignment: Assignment,
+    ) -> Mapping[TP, int]:
+        producer = self._producer
+        assert producer is not None  # noqa: S101 (made by _open)
+        self._check_current(assignment)
+        producer.begin()
+        for number, position in positions.items():
+            # only where an input is new: elsewhere it would hide a changelog that fell behind
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
+        producer.send_offsets(claim, assignment)
+        delivered = producer.flush()
+        producer.commit()
+        return delivered
+
+    def _restore(
+        self, number: int, committed: Mapping[TP, Committed | None], assignment: Assignment
+    ) -> LocalPosition:
+        """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
+        expected = {
+            topic: before.offset for topic in self._inputs if (before := committed[topic, number]) is not None
+        }
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        while True:
+            local = self._replay_changelog(number, assignment)
+            found = {topic: offset for topic, offset in local.inputs.items() if topic in self._inputs}
+            if found == expected:
+                return local
+            if self._clock.monotonic() > deadline:
+                raise Refused(self._disagreement(number, expected, found))
+            # a coordinator that has just moved may answer from before; ask again
+            self._clock.sleep(self._limits.pause_s)
+            stable = self._stable_offsets([(topic, number) for topic in self._inputs], assignment)
+            now = {topic: c.offset for (topic, _), c in stable.items() if c is not None}
+            if now != expected:
+                # our claim was made for other offsets: open again from the start
+                raise OutcomeUnknown(f"offsets of partition {number} moved from {expected} to {now}")
+
+    def _replay_changelog(self, number: int, assignment: Assignment) -> LocalPosition:
+        """Replay the changelog onto the local rows up to its high watermark."""
+        tp = (self._changelog, number)
+        identity = self._cluster.log_id(self._changelog)
+        # not the last stable offset: an owner's last transaction may be decided but not yet marked
+        # in the changelog, while its offsets are already to be seen
+        high = self._cluster.high(tp)
+        local = self._store.position(number)
+        if (
+            local is None
+            or local.log != identity
+            or local.changelog > high
+            or self._clock.wall() - local.stored_at > self._limits.tombstones_s
+        ):
+            self._store.clear(number)
+            local = LocalPosition({}, self._cluster.low(tp), identity, self._clock.wall())
+        while True:
+            self._check_current(assignment)
+            try:
+                for chunk in self._cluster.read(tp, local.changelog, high):
+                    local = self._replay(number, chunk, local)
+            except NotStable:
+                self._clock.sleep(self._limits.pause_s)
+            else:
+                break
+        if local.changelog < high:
+            local = LocalPosition(local.inputs, high, identity, self._clock.wall())
+            self._store.write(number, {}, local)
+        return local
+
+    def _replay(self, number: int, chunk: Sequence[Record], local: LocalPosition) -> LocalPosition:
+        rows: dict[bytes, bytes | None] = {}
+        inputs = local.inputs
+        for record in chunk:
+            if record.key == POSITION_KEY and record.value is not None:
+                inputs = decode_position(record.value)
+            elif record.key is not None:
+                rows[record.key] = record.value
+        replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall())
+        self._store.write(number, rows, replayed)
+        return replayed
+
+    def _disagreement(self, number: int, expected: Mapping[str, int], found: Mapping[str, int]) -> str:
+        where = f"partition {number}: the group's offsets are {expected or 'missing'}, "
+        where += f"the changelog '{self._changelog}' stands at {found or 'nothing'}; "
+        if found and not expected:
+            return where + (
+                "the offsets have expired or were deleted: run 'fraudstream topics repair-offsets', "
+                "which puts them back from the changelog"
+            )
+        if all(found.get(topic, -1) >= offset for topic, offset in expected.items()):
+            return where + (
+                "the changelog already holds the orders in between, deciding them again would count them "
+                "twice: run 'fraudstream topics repair-offsets'"
+            )
+        return where + (
+            "the changelog has lost records: restore the topic, or delete the group and the changelog "
+            "and replay the orders"
+        )
+
+    def _check_current(self, assignment: Assignment) -> None:
+        if self.mailbox.assignment is not assignment:
+            raise _Outdated
+
+
+def _ends(records: Sequence[Record]) -> dict[int, dict[str, int]]:
+    """The next offset after these records, by partition and topic."""
+    ends: dict[int, dict[str, int]] = {}
+    for record in records:
+        ends.setdefault(record.partition, {})[record.topic] = record.offset + 1
+    return ends
