@@ -218,10 +218,10 @@ class ScoringDesk:
                 self._reject(record, passed, batch.effects)
             elif passed is not None and passed.vector is None:
                 counts["decision_repeated"] += 1
-                self._emit(record, self._again(passed), passed.order.order_id, batch.effects)
+                self._emit(record, self._again(passed), passed.order, batch.effects)
             elif passed is not None:
                 value = self._decided(passed, next(scores), counts)
-                self._emit(record, value, passed.order.order_id, batch.effects)
+                self._emit(record, value, passed.order, batch.effects)
         return batch.done()
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:  # noqa: ARG002 (its rows may be the cause)
@@ -344,16 +344,17 @@ class ScoringDesk:
             )
         )
 
-    def _emit(self, record: Record, value: bytes, order_id: str, effects: Effects) -> None:
+    def _emit(self, record: Record, value: bytes, order: Order | Rejection, effects: Effects) -> None:
         effects.counts["decisions"] += 1
+        order_id = order.order_id or ""
         headers = (
             ("order_id", order_id.encode()),
             ("order_arrived_at", str(record.timestamp).encode()),
             *self._headers,
         )
-        effects.produce.append(
-            Produce(self._topics.decisions, record.partition, record.key, value, headers)
-        )
+        # the order's own key: a rejected record may have come under one that is too large to pass on
+        key = (order.customer_id or order_id).encode()
+        effects.produce.append(Produce(self._topics.decisions, record.partition, key, value, headers))
 
     def _reject(self, record: Record, why: Rejection, effects: Effects) -> None:
         """Keep the record whole with its reason and, where its order can be named, ask for a review."""
@@ -382,7 +383,7 @@ class ScoringDesk:
             source=_source(record),
         )
         effects.counts["decision_review"] += 1
-        self._emit(record, encode(decision), why.order_id, effects)
+        self._emit(record, encode(decision), why, effects)
 
     def _mind_the_breaker(self, passing: Sequence[object]) -> None:
         """Stop when rejects flood: most likely the shop changed its format, and a person must look."""

@@ -111,8 +111,9 @@ class Settings(BaseSettings):
     """Score from which an order is reviewed; the model's own suggestion when absent."""
     decline_at: Share | None = None
     """Score from which an order is declined; the model's own suggestion when absent."""
-    row_limit: Annotated[int, Field(ge=1, le=100_000)] = 512
-    """How many orders of a customer are remembered exactly; older ones are dropped."""
+    row_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
+    """How many orders of a customer are remembered exactly; older ones are dropped. A full row of
+    10,000 orders has about 1 MB, half of what the changelog takes in one record."""
     ahead_by_at_most_s: Annotated[float, Field(ge=0, le=86_400)] = 300
     """How far ahead of its broker timestamp an order may be dated."""
 

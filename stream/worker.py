@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, cast
 
 import faust
@@ -31,6 +31,7 @@ from stream.kafka import KafkaCluster, RealClock
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
 from stream.settings import Settings
 from stream.store import RocksStore
+from stream.topics import TopicError, describe
 from stream.writer import Limits, Mailbox, Writer
 
 __all__ = ["run"]
@@ -261,6 +262,24 @@ def _credentials(settings: Settings) -> Any:
     return None
 
 
+def check_topics(settings: Settings) -> None:
+    """Refuse to start without every topic, or on one that would lose or split histories."""
+    try:
+        states = {state.plan.name: state for state in describe(settings)}
+    except TopicError as error:
+        raise Refused(str(error)) from error
+    used = (*settings.inputs, settings.topics.decisions, settings.topics.rejected, settings.topics.changelog)
+    missing = [name for name in used if states[name].partitions is None]
+    if missing:
+        raise Refused(
+            f"missing on {settings.broker}: topic {', '.join(missing)}; "
+            "run 'fraudstream topics create'"
+        )
+    wrong = [f"topic '{name}' {what}" for name in used for what in states[name].wrong]
+    if wrong:
+        raise Refused(f"{'; '.join(wrong)}; make the topic, or FRAUDSTREAM_PARTITIONS, agree")
+
+
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
     """The model in service and its policy. Raises Refused naming what is missing."""
     registry = Registry(settings.home / "models", key=settings.signing_secret())
@@ -303,11 +322,18 @@ def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> Non
         clock.sleep(0.25)
 
 
+class _FaustWorker(faust.Worker):
+    """Faust's worker, with logging left to whoever started us."""
+
+    def _setup_logging(self) -> None:
+        self.spinner = None
+
+
 class _WriterThread(threading.Thread):
     """Runs the writer; when it fails the whole program ends."""
 
     def __init__(self, writer: Writer) -> None:
-        super().__init__(name="writer")
+        super().__init__(name="writer", daemon=True)
         self._writer = writer
         self.failure: BaseException | None = None
 
@@ -329,6 +355,7 @@ def run(settings: Settings) -> int:
 
     Raises Refused when it must not start or go on.
     """
+    check_topics(settings)
     scorer, policy = load_model(settings)
     clock = RealClock()
     cluster = KafkaCluster(settings)
@@ -344,7 +371,7 @@ def run(settings: Settings) -> int:
         reject_share=settings.reject_share,
         headers=(
             ("worker", settings.worker.encode()),
-            ("fraudstream", version("fraudstream").encode()),
+            ("fraudstream", _version().encode()),
         ),
     )
     writer = Writer(
@@ -366,20 +393,18 @@ def run(settings: Settings) -> int:
         await asyncio.get_running_loop().run_in_executor(None, thread.join, 10.0)
 
     _connect(app.on_before_shutdown, finish)
+    faust_worker = _FaustWorker(app, redirect_stdouts=False, quiet=True)
     threading.Thread(target=_report, args=(writer,), name="report", daemon=True).start()
     log.info(
         "worker '%s' starts: model %s@%s, %d partitions", settings.worker, scorer.name, scorer.version,
         settings.partitions,
     )  # fmt: skip
     thread.start()
-    worker = faust.Worker(
-        app, loglevel="WARNING", redirect_stdouts=False, quiet=True, workdir=None, debug=False,
-        logging_config=None, loghandlers=None,
-    )  # fmt: skip
+    exit_code = 0
     try:
-        worker.execute_from_commandline()
-    except SystemExit:
-        pass
+        faust_worker.execute_from_commandline()
+    except SystemExit as end:
+        exit_code = CRASHED if end.code else 0
     finally:
         writer.stop()
         thread.join(10.0)
@@ -390,7 +415,14 @@ def run(settings: Settings) -> int:
         os._exit(CRASHED)
     store.close()
     cluster.close()
-    return 0
+    return exit_code
+
+
+def _version() -> str:
+    try:
+        return version("fraudstream")
+    except PackageNotFoundError:
+        return "unknown"  # run from a checkout that is not installed
 
 
 def _report(writer: Writer, every_s: float = 10.0) -> None:

@@ -1,0 +1,209 @@
+"""The worker on a real broker, as its users run it."""
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from features.events import Order
+from models.registry import Registry
+from models.train import train
+from stream import topics
+from stream.desk import customer_key, partition_of
+from stream.repair import repair_offsets
+from stream.settings import Settings
+from tests.running import Worker, decisions, orders, read, send
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a small model in service."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    examples = [
+        (
+            Order(
+                order_id=f"t{n}",
+                customer_id=f"c{n % 40}",
+                placed_at=start + timedelta(minutes=7 * n),
+                amount=100 * (n % 97),
+                currency="EUR",
+            ),
+            n % 97 > 80,
+        )
+        for n in range(600)
+    ]
+    root = tmp_path_factory.mktemp("registry")
+    trained = train(
+        examples,
+        name="starter",
+        predictor="logistic_regression",
+        row_limit=512,
+        trained_at=date(2026, 2, 1),
+    )
+    published = Registry(root)
+    published.publish(trained)
+    published.promote("starter", trained.version)
+    return root
+
+
+@pytest.fixture
+def shop(settings: Settings, registry: Path) -> Settings:
+    """Settings with every topic made and a model to decide with."""
+    topics.create(settings)
+    shutil.copytree(registry, settings.home / "models")
+    return settings.model_copy(update={"session_s": 6.0, "transaction_s": 5.0})
+
+
+def test_every_order_is_decided_once_and_a_stopped_worker_goes_on_where_it_was(
+    shop: Settings, tmp_path: Path
+) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(100))
+        decisions(shop, 100)
+        assert worker.stop() == 0, worker.said()
+    send(shop, orders(100, first=100))
+    with Worker(shop, tmp_path / "log") as worker:
+        decided = decisions(shop, 200)
+        assert worker.stop() == 0, worker.said()
+
+    assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(200))
+    assert max(d["features"]["orders_count_1d"] for d in decided) == 39, "40 orders a customer, none its own past"
+
+
+def test_bad_input_ends_whole_in_orders_rejected_and_the_stream_goes_on(shop: Settings, tmp_path: Path) -> None:
+    good = orders(3, customers=1)
+    readable = json.loads(good[0][1])
+    bad: list[tuple[bytes | None, bytes | None]] = [
+        (b"c0", None),
+        (b"c0", b"\xff\xfe\xfd"),
+        (b"c0", b"not json"),
+        (b"c0", b"[" * 200_000),
+        (b"c0", json.dumps(readable | {"order_id": "b1", "amount": -5}).encode()),
+        (b"c0", json.dumps(readable | {"order_id": "b2", "placed_at": "2099-01-01T00:00:00Z"}).encode()),
+        (b"someone else", json.dumps(readable | {"order_id": "b3"}).encode()),
+        (b"k" * 900_000, json.dumps(readable | {"order_id": "b4"}).encode()),
+        (b"c0", json.dumps(readable | {"amount": 77}).encode()),
+    ]
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, [good[0], *bad, *good[1:]])
+        decided = decisions(shop, 8)
+        assert worker.stop() == 0, worker.said()
+
+    rejected = read(shop, shop.topics.rejected, len(bad))
+    assert Counter((m.key(), m.value()) for m in rejected) == Counter(bad)
+    for message in rejected:
+        headers = dict(message.headers() or ())
+        assert headers["source_topic"] == shop.topics.orders.encode()
+        assert headers["reason"]
+        assert headers["detail"]
+    reviewed = sorted(d["order_id"] for d in decided if d["p_fraud"] is None)
+    assert reviewed == ["b1", "b2", "b3", "b4", "o0"], "each with a readable id, the conflict included"
+    assert sorted(d["order_id"] for d in decided if d["p_fraud"] is not None) == ["o0", "o1", "o2"]
+
+
+def test_rows_lost_with_the_disk_come_back_from_the_changelog(shop: Settings, tmp_path: Path) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(50))
+        decisions(shop, 50)
+        worker.kill()
+    shutil.rmtree(shop.home / "rows")
+    again = orders(50)[:5]
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, again)
+        decided = decisions(shop, 55)
+        assert worker.stop() == 0, worker.said()
+
+    first = {d["order_id"]: d for d in decided if d["repeat_of"] is None}
+    repeated = [d for d in decided if d["repeat_of"] is not None]
+    assert len(first) == 50
+    assert {d["order_id"]: d["repeat_of"] for d in repeated} == {
+        f"o{n}": first[f"o{n}"]["decision_id"] for n in range(5)
+    }
+
+
+@pytest.mark.slow
+def test_an_order_that_kills_the_worker_is_set_aside_for_review_and_the_rest_is_decided(
+    shop: Settings, tmp_path: Path
+) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(4, customers=2))
+        decisions(shop, 4)
+        assert worker.stop() == 0, worker.said()
+    # a row no version wrote: reading it is a mistake of ours, and stops the program
+    partition = partition_of(b"c1", shop.partitions)
+    send(shop, [(customer_key("c1"), b"\x01garbage")], topic=shop.topics.changelog, partition=partition)
+    send(shop, orders(3, customers=2, first=4))
+
+    crashes = 0
+    decided = None
+    while decided is None and crashes < 10:
+        with Worker(shop, tmp_path / "log") as worker:
+            try:
+                assert worker.ends(within_s=20) == 70
+                crashes += 1
+            except subprocess.TimeoutExpired:
+                decided = decisions(shop, 7)
+
+    assert decided is not None
+    assert 3 <= crashes <= 6
+    assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(7))
+    (aside,) = [d for d in decided if d["p_fraud"] is None]
+    assert (aside["order_id"], aside["action"]) == ("o5", "review")
+    assert aside["reasons"][0]["code"] == "scorer_error"
+    (kept,) = read(shop, shop.topics.rejected, 1)
+    assert kept.value() == orders(1, customers=2, first=5)[0][1]
+
+
+def test_a_second_worker_of_the_same_name_refuses(shop: Settings, tmp_path: Path) -> None:
+    elsewhere = shop.model_copy(update={"home": tmp_path / "elsewhere"})
+    shutil.copytree(shop.home / "models", elsewhere.home / "models")
+    with Worker(shop, tmp_path / "first") as first:
+        send(shop, orders(1))
+        decisions(shop, 1)
+        with Worker(elsewhere, tmp_path / "second") as second:
+            assert second.ends(within_s=40) == 1
+            assert f"a worker named '{shop.worker}' is already in group" in second.said()
+        send(shop, orders(1, first=1))
+        decisions(shop, 2)
+        assert first.stop() == 0
+
+
+def test_a_worker_without_topics_says_which_command_makes_them(settings: Settings, registry: Path, tmp_path: Path) -> None:
+    shutil.copytree(registry, settings.home / "models")
+    with Worker(settings, tmp_path / "log") as worker:
+        assert worker.ends(within_s=30) == 1
+        assert "run 'fraudstream topics create'" in worker.said()
+
+
+def test_a_flood_of_rejects_stops_the_worker_when_the_breaker_is_set(shop: Settings, tmp_path: Path) -> None:
+    flooded = shop.model_copy(update={"reject_share": 0.5})
+    send(flooded, [(b"c0", b"not json")] * 2500)
+    with Worker(flooded, tmp_path / "log") as worker:
+        assert worker.ends(within_s=40) == 1
+        assert "of the last 1000 orders were rejected" in worker.said()
+
+
+def test_lost_offsets_are_refused_and_put_back_from_the_changelog(shop: Settings, tmp_path: Path) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(20))
+        decisions(shop, 20)
+        assert worker.stop() == 0, worker.said()
+    admin = AdminClient(shop.confluent())
+    admin.delete_consumer_groups([shop.group])[shop.group].result(10)
+    with Worker(shop, tmp_path / "refused") as worker:
+        assert worker.ends(within_s=80) == 1
+        assert "run 'fraudstream topics repair-offsets'" in worker.said()
+
+    repaired = repair_offsets(shop)
+
+    assert sum(repaired.values()) == 20
+    send(shop, orders(5, first=20))
+    with Worker(shop, tmp_path / "log") as worker:
+        decided = decisions(shop, 25)
+        assert worker.stop() == 0, worker.said()
+    assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(25))
