@@ -125,6 +125,8 @@ class Settings(BaseSettings):
     """After this long the broker aborts a transaction that was left open."""
     call_s: Annotated[float, Field(ge=1, le=600)] = 30
     """After this long in one transactional call the watchdog ends the process."""
+    patience_s: Annotated[float, Field(ge=1, le=3600)] = 30
+    """How long a worker asks again when offsets and changelog disagree, before it refuses to go on."""
     crashes: Annotated[int, Field(ge=1, le=100)] = 3
     """How often one order alone may stop the worker before it is set aside."""
     reject_share: Share = 0

@@ -382,7 +382,11 @@ def run(settings: Settings) -> int:
         store=store,
         desk=desk,
         clock=clock,
-        limits=Limits(records=settings.batch_records, crashes=settings.crashes),
+        limits=Limits(
+            records=settings.batch_records,
+            patience_s=max(settings.patience_s, settings.session_s + 5),
+            crashes=settings.crashes,
+        ),
     )
     thread = _WriterThread(writer)
     app = make_app(settings, writer.mailbox)

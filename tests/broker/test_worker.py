@@ -56,7 +56,7 @@ def shop(settings: Settings, registry: Path) -> Settings:
     """Settings with every topic made and a model to decide with."""
     topics.create(settings)
     shutil.copytree(registry, settings.home / "models")
-    return settings.model_copy(update={"session_s": 6.0, "transaction_s": 5.0})
+    return settings.model_copy(update={"session_s": 6.0, "transaction_s": 5.0, "patience_s": 5.0})
 
 
 def test_every_order_is_decided_once_and_a_stopped_worker_goes_on_where_it_was(
