@@ -1,0 +1,50 @@
+"""What we believe: models, what they say of an order, and what is decided from it.
+
+Training stands apart in `models.train`, because it brings scikit-learn.
+"""
+
+from models.decision import (
+    Decision,
+    ModelRef,
+    Reason,
+    Source,
+    decision_id,
+    decode_decision,
+    encode,
+    rejected_decision,
+    scored_decision,
+)
+from models.errors import ExportError, MalformedModelError, ModelError, RegistryError, TrainingError
+from models.policy import Action, Policy, rounded, score_of, suggest_policy
+from models.registry import Manifest, Registry
+from models.scorer import Push, Scored, Scorer
+from models.trained import GoldenRows, Trained
+
+__all__ = [
+    "Action",
+    "Decision",
+    "ExportError",
+    "GoldenRows",
+    "MalformedModelError",
+    "Manifest",
+    "ModelError",
+    "ModelRef",
+    "Policy",
+    "Push",
+    "Reason",
+    "Registry",
+    "RegistryError",
+    "Scored",
+    "Scorer",
+    "Source",
+    "Trained",
+    "TrainingError",
+    "decision_id",
+    "decode_decision",
+    "encode",
+    "rejected_decision",
+    "rounded",
+    "score_of",
+    "scored_decision",
+    "suggest_policy",
+]

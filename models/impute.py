@@ -1,0 +1,90 @@
+"""What stands in for a feature that is unknown: its median in training, and a flag saying so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import MalformedModelError, TrainingError
+
+Matrix = npt.NDArray[np.float64]
+NO_MEDIAN: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Imputer:
+    """The training medians of a model's features, and which features carry a missing flag.
+
+    A predictor sees the features first, in their order, then one column (1.0 or 0.0) for each flagged
+    feature. A feature flagged was sometimes missing in training, so the predictor could learn what
+    being unknown means. A feature that was always missing has no median: it is named in `all_missing`,
+    its column holds 0.0 for every training order, and so it cannot move a score.
+    """
+
+    names: tuple[str, ...]
+    medians: tuple[float, ...]
+    flagged: tuple[str, ...]
+    all_missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse medians that do not belong to the features."""
+        if not self.names or len(set(self.names)) != len(self.names):
+            message = f"an imputer needs at least one feature and each once; got {self.names}"
+            raise MalformedModelError(message)
+        if len(self.medians) != len(self.names) or not np.isfinite(self.medians).all():
+            message = f"expected {len(self.names)} finite medians, one a feature; got {self.medians}"
+            raise MalformedModelError(message)
+        strangers = [n for n in (*self.flagged, *self.all_missing) if n not in self.names]
+        if strangers or len(set(self.flagged)) != len(self.flagged):
+            message = (
+                f"flags must name the imputer's own features once; got {self.flagged}, {self.all_missing}"
+            )
+            raise MalformedModelError(message)
+
+    @property
+    def columns(self) -> int:
+        """How many columns the predictor sees: features and flags."""
+        return len(self.names) + len(self.flagged)
+
+    @property
+    def flag_columns(self) -> tuple[int, ...]:
+        """For each feature the column of its missing flag, -1 where it has none."""
+        column = {name: len(self.names) + i for i, name in enumerate(self.flagged)}
+        return tuple(column.get(name, -1) for name in self.names)
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """For each column the feature it speaks of, by position."""
+        return (*range(len(self.names)), *(self.names.index(name) for name in self.flagged))
+
+    def fill(self, matrix: Matrix) -> Matrix:
+        """The matrix a predictor sees: medians where a value is NaN, then the flags."""
+        missing = np.isnan(matrix)
+        flags = [missing[:, self.names.index(name)] for name in self.flagged]
+        filled = np.where(missing, np.asarray(self.medians), matrix)
+        return np.column_stack([filled, *flags]).astype(np.float64)
+
+
+def fit_imputer(matrix: Matrix, names: Sequence[str]) -> Imputer:
+    """The medians of the known values of each feature of the training orders.
+
+    >>> fit_imputer(np.array([[1.0, np.nan], [3.0, 5.0], [8.0, np.nan]]), ["amount", "days_since_last_order"])
+    Imputer(names=('amount', 'days_since_last_order'), medians=(3.0, 5.0), flagged=('days_since_last_order',), all_missing=())
+    """  # noqa: E501 - a doctest's answer is one line
+    infinite = [name for name, column in zip(names, matrix.T, strict=True) if np.isinf(column).any()]
+    if infinite:
+        message = (
+            f"features {infinite} gave an infinite value on a training order; a feature is finite or None"
+        )
+        raise TrainingError(message)
+    medians, flagged, all_missing = [], [], []
+    for name, column in zip(names, matrix.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            all_missing.append(name)
+        elif len(known) < len(column):
+            flagged.append(name)
+        medians.append(float(np.median(known)) if len(known) else NO_MEDIAN)
+    return Imputer(tuple(names), tuple(medians), tuple(flagged), tuple(all_missing))

@@ -1,0 +1,398 @@
+"""Where published models stand: write-once folders `name/version/`, every byte of them checked on load.
+
+A folder holds `manifest.json`, which names the sha256 of the other files, `arrays.safetensors`,
+`golden.safetensors` and, when the registry has a key, `manifest.hmac`. No file can run code. Aliases
+(`champion`) are small files beside the versions and are all that ever changes.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from features.catalogue import by_name
+from features.define import Feature, features_digest
+from models.decision import Reason
+from models.errors import MalformedModelError, RegistryError
+from models.flat import PREDICTORS, Engine, FlatModel, Predictor
+from models.impute import Imputer
+from models.policy import Policy
+from models.reasons import reasons_for
+from models.scorer import Scorer
+from models.trained import GoldenRows, Trained
+
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.hmac"
+ARRAYS: Final = "arrays.safetensors"
+GOLDEN: Final = "golden.safetensors"
+CHAMPION: Final = "champion"
+
+_MANIFEST_LIMIT: Final = 4 * 1024 * 1024
+_FILE_LIMIT: Final = 1024 * 1024 * 1024
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8}")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileSeal(_Part):
+    """What a file of the model must be, to the byte."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, le=_FILE_LIMIT)
+
+
+class FeatureEntry(_Part):
+    """A feature the model was trained on: its name, its reason's code and text, its whole declaration."""
+
+    name: str
+    code: str
+    text: str
+    unit: str
+    missing: str
+    declaration: str
+
+
+class ImputerEntry(_Part):
+    """The training medians by feature, which features carry a missing flag, which were always missing."""
+
+    medians: dict[str, float]
+    flagged: tuple[str, ...]
+    all_missing: tuple[str, ...]
+
+
+class Manifest(_Part):
+    """Everything about a published model but its numbers; its sha256 is the model's digest."""
+
+    format: Literal[1] = 1
+    name: str
+    version: str
+    predictor: Literal["logistic_regression", "random_forest"]
+    features: tuple[FeatureEntry, ...]
+    features_digest: str
+    imputer: ImputerEntry
+    settings: dict[str, str | int | float]
+    libraries: dict[str, str]
+    trained_at: str
+    trained_on: dict[str, str | int]
+    split: str
+    metrics: dict[str, float | int | None]
+    suggested_policy: Policy
+    parents: tuple[str, ...] = ()
+    files: dict[str, FileSeal]
+
+
+class Registry:
+    """The published models under one folder.
+
+    With a `key`, models are signed (HMAC-SHA256) when published and refused on load unless the signature
+    is right; without one, a signature is neither made nor read.
+    """
+
+    def __init__(
+        self, root: Path, *, key: bytes | None = None, find_feature: Callable[[str], Feature] = by_name
+    ) -> None:
+        """A registry at `root`, which need not exist yet; `find_feature` gives the feature of a name."""
+        if key is not None and not key:
+            message = "the registry's key is empty; give the secret's bytes, or None for an unsigned registry"
+            raise RegistryError(message)
+        self.root = root
+        self._key = key
+        self._find_feature = find_feature
+
+    def publish(self, trained: Trained) -> Path:
+        """Put a trained model in its place for ever, and return that folder.
+
+        All of it appears at once or none of it; a version that exists is refused. It is loaded once from
+        where it was written before it gets its name, so what is published can be loaded.
+        """
+        place = self._place(trained.name, trained.version)
+        if place.exists():
+            message = f"{trained.name}@{trained.version} is published already, and versions never change"
+            raise RegistryError(message)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # the dot keeps an unfinished folder out of list(); the same parent keeps the rename on one disk
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{trained.version}-", dir=place.parent))
+        try:
+            for name, content in self._files(trained).items():
+                _write(unfinished / name, content)
+            unfinished.chmod(0o755)
+            _sync_folder(unfinished)
+            self._read(unfinished, trained.name, trained.version, engine=None)
+            try:
+                unfinished.rename(place)  # refused by the system if a full folder stands there by now
+            except OSError as taken:
+                message = (
+                    f"{trained.name}@{trained.version} was published by someone else just now; train again"
+                )
+                raise RegistryError(message) from taken
+            _sync_folder(place.parent)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return place
+
+    def load(self, name: str, version: str | None = None, *, engine: Engine | None = None) -> Scorer:
+        """The scorer of a version, or of the champion, after checking every byte and its golden rows."""
+        if version is None:
+            version = self.champion(name)
+            if version is None:
+                there = [v for n, v in self.list() if n == name]
+                message = f"model '{name}' has no champion; promote one of its versions {there} or name one"
+                raise RegistryError(message)
+        return self._read(self._place(name, version), name, version, engine=engine)
+
+    def manifest(self, name: str, version: str) -> Manifest:
+        """The manifest of a version, its signature checked if the registry has a key."""
+        return self._manifest(self._place(name, version), name, version)[0]
+
+    def list(self) -> tuple[tuple[str, str], ...]:
+        """The name and version of everything published, by name and then by version."""
+        return tuple(
+            (manifest.parent.parent.name, manifest.parent.name)
+            for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}"))
+            if _NAME.fullmatch(manifest.parent.parent.name) and _VERSION.fullmatch(manifest.parent.name)
+        )
+
+    def champion(self, name: str) -> str | None:
+        """The version in service, or None if none was promoted."""
+        try:
+            version = (self._folder(name) / CHAMPION).read_text("ascii").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as unreadable:
+            message = f"the champion of '{name}' cannot be read; promote a version again"
+            raise RegistryError(message) from unreadable
+        if not _VERSION.fullmatch(version):
+            message = (
+                f"the champion of '{name}' should be a version such as 2026-02-14.3f9c; promote one again"
+            )
+            raise RegistryError(message)
+        return version
+
+    def promote(self, name: str, version: str) -> None:
+        """Make a published version the champion, once it has loaded; the old one stays where it is."""
+        self.load(name, version)
+        folder = self._folder(name)
+        handle, unfinished = tempfile.mkstemp(prefix=f".{CHAMPION}-", dir=folder)
+        os.close(handle)
+        _write(Path(unfinished), f"{version}\n".encode())
+        Path(unfinished).chmod(0o644)
+        Path(unfinished).replace(folder / CHAMPION)
+        _sync_folder(folder)
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            message = f"a model's name is lower-case letters, digits and underscores; got {name!r}"
+            raise RegistryError(message)
+        return self.root / name
+
+    def _place(self, name: str, version: str) -> Path:
+        folder = self._folder(name)
+        if not _VERSION.fullmatch(version):
+            message = f"a version of '{name}' looks like 2026-02-14.3f9c; got {version!r}"
+            raise RegistryError(message)
+        return folder / version
+
+    def _files(self, trained: Trained) -> dict[str, bytes]:
+        predictor, golden = trained.model.predictor, trained.golden
+        content = {
+            ARRAYS: _saved(predictor),
+            GOLDEN: _saved(golden),
+        }
+        imputer = trained.model.imputer
+        manifest = Manifest(
+            name=trained.name,
+            version=trained.version,
+            predictor=predictor.kind,
+            features=tuple(map(_entry, trained.features, reasons_for(trained.features))),
+            features_digest=features_digest(trained.features),
+            imputer=ImputerEntry(
+                medians=dict(zip(imputer.names, imputer.medians, strict=True)),
+                flagged=imputer.flagged,
+                all_missing=imputer.all_missing,
+            ),
+            settings=dict(trained.settings),
+            libraries=dict(trained.libraries),
+            trained_at=trained.trained_at,
+            trained_on=dict(trained.trained_on),
+            split=trained.split,
+            metrics=dict(trained.metrics),
+            suggested_policy=trained.suggested_policy,
+            parents=tuple(trained.parents),
+            files={
+                n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()
+            },
+        )
+        content[MANIFEST] = (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
+        if self._key is not None:
+            content[SIGNATURE] = _signature(self._key, content[MANIFEST])
+        return content
+
+    def _manifest(self, folder: Path, name: str, version: str) -> tuple[Manifest, str]:
+        said = f"{name}@{version}"
+        content = _read_file(folder / MANIFEST, limit=_MANIFEST_LIMIT, said=said)
+        if self._key is not None:
+            signature = _read_file(folder / SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
+            if not hmac.compare_digest(signature.strip(), _signature(self._key, content)):
+                message = (
+                    f"{said} is not signed with this registry's key; publish it again or give the right key"
+                )
+                raise RegistryError(message)
+        try:
+            manifest = Manifest.model_validate_json(content)
+        except ValidationError as wrong:
+            first = wrong.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(step) for step in first["loc"]) or "the whole"
+            message = f"{said} has a manifest that this fraudstream cannot read, at {where}: {first['msg']}"
+            raise RegistryError(message) from None
+        if (manifest.name, manifest.version) != (name, version):
+            message = f"{said} holds the manifest of {manifest.name}@{manifest.version}; put the folder back"
+            raise RegistryError(message)
+        if set(manifest.files) != {ARRAYS, GOLDEN}:
+            message = f"{said} should seal the files {ARRAYS} and {GOLDEN}; it seals {sorted(manifest.files)}"
+            raise RegistryError(message)
+        return manifest, hashlib.sha256(content).hexdigest()
+
+    def _read(self, folder: Path, name: str, version: str, *, engine: Engine | None) -> Scorer:
+        said = f"{name}@{version}"
+        manifest, digest = self._manifest(folder, name, version)
+        content = {}
+        for file, seal in manifest.files.items():
+            # these very bytes are parsed below: nobody can swap the file in between
+            content[file] = _read_file(folder / file, limit=seal.size, said=said)
+            if len(content[file]) != seal.size or hashlib.sha256(content[file]).hexdigest() != seal.sha256:
+                message = f"{said}: {file} is not as published, its sha256 differs; restore it from a copy"
+                raise RegistryError(message)
+        features = self._features(manifest, said)
+        try:
+            model = _model(manifest, content[ARRAYS])
+            golden = GoldenRows(**_tensors(content[GOLDEN], set(GoldenRows.__dataclass_fields__)))
+            golden.check(model, engine=engine)
+        except MalformedModelError as wrong:
+            message = f"{said} is refused: {wrong}"
+            raise MalformedModelError(message) from wrong
+        return Scorer(
+            name=name,
+            version=version,
+            digest=digest,
+            features=features,
+            model=model,
+            reasons=[Reason(code=e.code, text=e.text, feature=e.name) for e in manifest.features],
+            suggested_policy=manifest.suggested_policy,
+            engine=engine,
+        )
+
+    def _features(self, manifest: Manifest, said: str) -> tuple[Feature, ...]:
+        found = []
+        for entry in manifest.features:
+            try:
+                feature = self._find_feature(entry.name)
+            except Exception as unknown:  # whatever the catalogue raises, the model cannot be used
+                message = f"{said} was trained on feature '{entry.name}', and {unknown}"
+                raise RegistryError(message) from unknown
+            if feature.declaration != entry.declaration:
+                message = (
+                    f"{said} was trained on feature '{entry.name}' declared as {entry.declaration}, "
+                    f"and here it is {feature.declaration}; train again or go back to the old definition"
+                )
+                raise RegistryError(message)
+            found.append(feature)
+        if features_digest(found) != manifest.features_digest:
+            message = f"{said} was trained on features whose digest differs from the catalogue's; train again"
+            raise RegistryError(message)
+        return tuple(found)
+
+
+def _entry(feature: Feature, reason: Reason) -> FeatureEntry:
+    return FeatureEntry(
+        name=feature.name,
+        code=reason.code,
+        text=reason.text,
+        unit=feature.unit,
+        missing=feature.missing,
+        declaration=feature.declaration,
+    )
+
+
+def _model(manifest: Manifest, arrays: bytes) -> FlatModel:
+    imputer = Imputer(
+        names=tuple(manifest.imputer.medians),
+        medians=tuple(manifest.imputer.medians.values()),
+        flagged=manifest.imputer.flagged,
+        all_missing=manifest.imputer.all_missing,
+    )
+    if imputer.names != tuple(feature.name for feature in manifest.features):
+        message = "the imputer's medians do not follow the features"
+        raise MalformedModelError(message)
+    predictor = PREDICTORS[manifest.predictor]
+    return FlatModel(imputer, predictor(**_tensors(arrays, set(predictor.__dataclass_fields__))))
+
+
+def _signature(key: bytes, content: bytes) -> bytes:
+    return hmac.new(key, content, "sha256").hexdigest().encode()
+
+
+def _saved(arrays: Predictor | GoldenRows) -> bytes:
+    # safetensors writes a strided array's memory as it lies there, which is another array
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(getattr(arrays, name)) for name in arrays.__dataclass_fields__}
+    )
+
+
+def _tensors(content: bytes, expected: set[str]) -> Mapping[str, npt.NDArray[Any]]:
+    # safetensors holds offsets, shapes and types against the length of the file before anything is made
+    try:
+        arrays = safetensors.numpy.load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as wrong:
+        message = (
+            f"its arrays cannot be read ({type(wrong).__name__}); publish the model again from its training"
+        )
+        raise MalformedModelError(message) from wrong
+    if set(arrays) != expected:
+        message = f"expected the arrays {sorted(expected)}; got {sorted(arrays)}"
+        raise MalformedModelError(message)
+    return arrays
+
+
+def _read_file(path: Path, *, limit: int, said: str) -> bytes:
+    try:
+        # no links: a model is the bytes in its own folder; no waiting on a pipe somebody put there
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as wrong:
+        message = f"{said}: {path.name} cannot be read ({wrong.strerror}); is that version published here?"
+        raise RegistryError(message) from wrong
+    if len(content) > limit:
+        message = f"{said}: {path.name} is larger than the {limit} bytes it may have; restore it from a copy"
+        raise RegistryError(message)
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

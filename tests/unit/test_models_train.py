@@ -1,0 +1,222 @@
+import dataclasses
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.catalogue import STARTER, by_names
+from features.events import Order
+from models.errors import ExportError, TrainingError
+from models.flat import FlatForest, FlatLinear, FlatModel
+from models.impute import fit_imputer
+from models.policy import Policy
+from models.train import Fitted, PredictorKind, flatten, prove, replay, train
+from tests.small_shop import TRAINED_AT, a_past, a_trained, an_order
+
+KINDS: tuple[PredictorKind, ...] = ("logistic_regression", "random_forest")
+COUNT = by_names(["orders_count_1d", "amount_sum_1d"])
+
+
+def counts(*orders: Order) -> list[tuple[float | None, ...]]:
+    examples = [(order, False) for order in orders]
+    return [each.vector for each in replay(examples, features=COUNT, row_limit=10)]
+
+
+def trained(
+    past: Iterable[tuple[Order, bool | None]], kind: PredictorKind = "logistic_regression", **with_: Any
+) -> Any:
+    given = {
+        "name": "order_risk",
+        "predictor": kind,
+        "trained_at": TRAINED_AT,
+        "row_limit": 50,
+        "features": COUNT,
+    }
+    return train(past, **(given | with_))
+
+
+def test_an_order_sees_the_orders_before_it_and_not_itself() -> None:
+    assert counts(an_order(0, amount=100), an_order(1, amount=50), an_order(2)) == [
+        (0, 0),
+        (1, 100),
+        (2, 150),
+    ]
+
+
+def test_a_late_order_sees_only_what_was_placed_before_it() -> None:
+    assert counts(an_order(0), an_order(2), an_order(1)) == [(0, 0), (1, 5000), (1, 5000)]
+
+
+def test_a_guest_has_no_history() -> None:
+    assert counts(an_order(0), an_order(1, customer_id=None)) == [(0, 0), (None, None)]
+
+
+def test_a_test_order_is_scored_and_never_remembered() -> None:
+    assert counts(an_order(0, test=True), an_order(1)) == [(0, 0), (0, 0)]
+
+
+def test_an_order_sent_again_counts_once_and_teaches_once() -> None:
+    assert counts(an_order(0), an_order(0), an_order(0, amount=7), an_order(1)) == [(0, 0), (1, 5000)]
+
+
+def test_a_revision_takes_the_place_of_the_order_it_revises() -> None:
+    revised = an_order(0, revision=1, amount=9000, placed_at=an_order(1).placed_at)
+    assert counts(an_order(0), revised, an_order(2)) == [(0, 0), (0, 0), (1, 9000)]
+
+
+def test_a_revision_that_comes_after_a_newer_one_is_not_remembered() -> None:
+    newer, older = an_order(0, revision=2, amount=9000), an_order(0, revision=1, amount=1)
+    assert counts(newer, older, older, an_order(2)) == [(0, 0), (0, 0), (1, 9000)]
+
+
+def test_a_row_holds_no_more_orders_than_the_workers() -> None:
+    examples = [(an_order(number), False) for number in range(5)]
+    seen = [each.vector[0] for each in replay(examples, features=COUNT, row_limit=2)]
+    assert seen == [0, 1, 2, 2, 2]
+
+
+def test_an_unlabelled_order_makes_history_and_teaches_nothing() -> None:
+    past = a_past(300)
+    known = sum(label is not None for _, label in past)
+    model = trained(past)
+    assert 0 < known < 300
+    assert model.trained_on["labelled_orders"] == known
+    without_history = trained([pair for pair in past if pair[1] is not None])
+    assert without_history.version != model.version
+
+
+def test_a_test_order_teaches_nothing() -> None:
+    past = a_past(300)
+    tests = [(an_order(1000 + i, test=True), True) for i in range(5)]
+    assert trained([*past, *tests]).version == trained(past).version
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_past_gives_the_same_model(kind: PredictorKind) -> None:
+    once, again = trained(a_past(300), kind), trained(a_past(300), kind)
+    assert once.version == again.version
+    for field in dataclasses.fields(once.model.predictor):
+        one, other = getattr(once.model.predictor, field.name), getattr(again.model.predictor, field.name)
+        assert one.tobytes() == other.tobytes()
+    assert once.golden.rows.tobytes() == again.golden.rows.tobytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 2}, {"row_limit": 49}, {"features": COUNT[:1]}, {"name": "other"}, {"kind": "random_forest"}],
+)
+def test_whatever_makes_a_model_is_in_its_version(changed: dict[str, Any]) -> None:
+    assert trained(a_past(300), **changed).version != trained(a_past(300)).version
+
+
+def test_a_version_says_the_day_it_was_trained_and_a_fingerprint() -> None:
+    day, fingerprint = a_trained("random_forest").version.split(".")
+    assert day == "2026-02-14"
+    assert len(bytes.fromhex(fingerprint)) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_can_be_learned_is_learned(kind: PredictorKind) -> None:
+    metrics = a_trained(kind).metrics
+    auc = metrics["holdout_auc"]
+    assert auc is not None
+    assert auc > 0.9
+    assert metrics["holdout_orders"] == round(0.2 * a_trained(kind).trained_on["labelled_orders"])  # type: ignore[operator]
+
+
+def test_labels_that_mean_nothing_teach_nothing() -> None:
+    rng = np.random.default_rng(0)
+    past = [(order, bool(rng.random() < 0.5)) for order, _ in a_past(1200)]
+    auc = trained(past).metrics["holdout_auc"]
+    assert 0.4 < auc < 0.6
+
+
+def test_metrics_come_from_orders_after_those_learned_from() -> None:
+    past = [(order, bool(label)) for order, label in a_past(300)]
+    late_frauds = [(order, label and number >= 240) for number, (order, label) in enumerate(past)]
+    metrics = trained(late_frauds).metrics
+    # no fraud among the first 80 %: nothing to learn from, so nothing is measured
+    assert metrics["holdout_auc"] is None
+    assert metrics["holdout_fraud"] == sum(label for _, label in late_frauds)
+    assert trained(late_frauds).suggested_policy == Policy(review_at=0.5, decline_at=0.9)
+
+
+@pytest.mark.parametrize("label", [True, False, None])
+def test_one_kind_of_label_cannot_teach(label: bool | None) -> None:
+    with pytest.raises(TrainingError, match="known to be fraud and orders known not to be"):
+        trained([(order, label) for order, _ in a_past(50)])
+
+
+def test_an_unknown_predictor_is_refused() -> None:
+    with pytest.raises(TrainingError, match="got 'oracle'"):
+        trained(a_past(100), "oracle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_flat_model_is_scikit_learn_to_the_twelfth_decimal(kind: PredictorKind) -> None:
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    rng = np.random.default_rng(11)
+    X = np.round(rng.normal(size=(500, 4)), 2)  # rounded: many rows stand on a threshold
+    X[rng.random(X.shape) < 0.1] = np.nan
+    y = np.nan_to_num(X[:, 0]) + rng.normal(size=500) > 0.5
+    imputer = fit_imputer(X, ["a", "b", "c", "d"])
+    filled = imputer.fill(X)
+    if kind == "random_forest":
+        theirs = RandomForestClassifier(30, random_state=0).fit(filled, y)
+        fitted = Fitted(imputer, None, theirs)
+    else:
+        scaler = StandardScaler().fit(filled)
+        fitted = Fitted(imputer, scaler, LogisticRegression().fit(scaler.transform(filled), y))
+        theirs = make_pipeline(scaler, fitted.estimator)
+    model = flatten(fitted)
+    assert np.abs(model.walk(X).p - theirs.predict_proba(filled)[:, 1]).max() <= 1e-12
+    golden = prove(fitted, model, X)
+    golden.check(model)
+    assert np.isnan(golden.rows).all(axis=1).any()
+    if isinstance(model.predictor, FlatForest):
+        thresholds = model.predictor.threshold[model.predictor.left >= 0]
+        assert np.isin(golden.rows, thresholds).any()
+
+
+def test_a_flat_model_that_is_a_hair_off_is_not_exported() -> None:
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+
+    X = np.random.default_rng(1).normal(size=(200, 2))
+    imputer = fit_imputer(X, ["a", "b"])
+    fitted = Fitted(imputer, None, RandomForestClassifier(5, max_depth=3, random_state=0).fit(X, X[:, 0] > 0))
+    model = flatten(fitted)
+    assert isinstance(model.predictor, FlatForest)
+    moved = model.predictor.threshold.copy()
+    moved[0] = np.nextafter(np.float32(moved[0]), np.float32(np.inf))  # the next number a tree can tell apart
+    off = FlatModel(imputer, dataclasses.replace(model.predictor, threshold=moved))
+    with pytest.raises(ExportError, match="away from scikit-learn"):
+        prove(fitted, off, X)
+
+
+def test_a_feature_that_was_always_missing_cannot_move_a_score() -> None:
+    for kind in KINDS:
+        model = a_trained(kind).model
+        assert "items_count" in model.imputer.all_missing
+        row = a_trained(kind).golden.rows[:1].copy()
+        there = row.copy()
+        there[0, model.imputer.names.index("items_count")] = 1000.0
+        assert model.walk(row).p == model.walk(there).p
+        assert isinstance(model.predictor, FlatForest | FlatLinear)
+
+
+def test_training_covers_the_period_of_its_labelled_orders() -> None:
+    past = [*a_past(100), (an_order(5000, placed_at=an_order(0).placed_at + timedelta(days=900)), None)]
+    told = trained(past).trained_on
+    labelled = [order.placed_at for order, label in past if label is not None]
+    assert told["first_placed_at"] == min(labelled).isoformat()
+    assert told["last_placed_at"] == max(labelled).isoformat()
+
+
+def test_a_starter_model_knows_all_starter_features() -> None:
+    assert a_trained("random_forest").features == STARTER
