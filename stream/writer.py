@@ -60,6 +60,8 @@ class Limits:
     """How long an answer that should be transient is asked for again before the worker refuses."""
     pause_s: float = 0.02
     """Between two such questions."""
+    idle_s: float = 10.0
+    """Without a batch for so long, the inputs are searched for records that were never handed over."""
     tombstones_s: float = 12 * 3600.0
     """Rows untouched for longer are rebuilt: the changelog may have dropped a tombstone they need."""
     crashes: int = 3
@@ -167,14 +169,18 @@ class Mailbox:
             self._changed.notify_all()
 
     def take(self, opened: Assignment | None) -> tuple[Assignment, list[Batch]] | None:
-        """Wait for work: an assignment not yet opened, or batches of the opened one; None to end."""
+        """Wait for work: an assignment not yet opened, or batches of the opened one; None to end.
+
+        No batches of the opened assignment come after `idle_s` without any.
+        """
+        idle = False
         with self._changed:
             while not self._stopping:
                 assignment = self.assignment
-                if assignment is not None and (assignment is not opened or self._batches):
+                if assignment is not None and (assignment is not opened or self._batches or idle):
                     self._busy = True
                     return assignment, self._some() if assignment is opened else []
-                self._changed.wait()
+                idle = not self._changed.wait(self._limits.idle_s)
             return None
 
     def done(self, again: Sequence[Batch] = ()) -> None:
@@ -261,6 +267,10 @@ class Writer:
         self._opened: Assignment | None = None
         self._partitions: dict[int, _Partition] = {}
         self._stuck_since: float | None = None
+        self._ended: set[str] = set()
+        """Dead owners whose transactions were ended for the present assignment."""
+        self._looked: dict[TP, int] = {}
+        """How far an idle partition was searched for records that were never handed over."""
 
     @property
     def opened(self) -> Mapping[int, Mapping[str, int]]:
@@ -292,8 +302,10 @@ class Writer:
         try:
             if assignment is not self._opened:
                 self._open(assignment)
-            else:
+            elif batches:
                 self._commit(batches)
+            else:
+                self._look_for_lost_records()
         except _Outdated:
             self._stuck_since = None
             return ()
@@ -337,16 +349,30 @@ class Writer:
                 # taken for transaction markers, unless this batch follows on from one we have seen
                 self._transact(turn)
                 turn = _Turn()
-                for chunk in self._cluster.read(tp, reached[tp], records[0].offset):
-                    turn.add(tp, chunk)
-                    self._transact(turn)
-                    turn = _Turn()
+                self._read_and_commit(tp, reached[tp], records[0].offset)
             turn.add(tp, records)
             reached[tp] = records[-1].offset + 1
             if turn.count >= self._limits.records:
                 self._transact(turn)
                 turn = _Turn()
         self._transact(turn)
+
+    def _look_for_lost_records(self) -> None:
+        """Commit what lies beyond the positions though nothing came: the tail of a fetch that was lost."""
+        for number, partition in self._partitions.items():
+            for topic, position in partition.inputs.items():
+                tp = (topic, number)
+                high = self._cluster.high(tp)
+                if high > max(position, self._looked.get(tp, 0)):
+                    self._read_and_commit(tp, position, high)
+                    # only markers and aborted records are left, if any
+                    self._looked[tp] = high
+
+    def _read_and_commit(self, tp: TP, start: int, end: int) -> None:
+        for chunk in self._cluster.read(tp, start, end):
+            turn = _Turn()
+            turn.add(tp, chunk)
+            self._transact(turn)
 
     def _transact(self, turn: _Turn) -> None:
         """Decide the admitted records and make the effects true."""
@@ -467,44 +493,23 @@ class Writer:
     # --- opening ---------------------------------------------------------------------------------
 
     def _open(self, assignment: Assignment) -> None:
-        """Take over the partitions of an assignment: end what was left open, claim, restore."""
+        """Take over the partitions of an assignment: end what was left open, restore, claim."""
         self._opened = None
         self._partitions = {}
+        self._ended = set()
+        self._looked = {}
         self._wait_to_be_alone(assignment)
         if self._producer is None:
             self._producer = self._cluster.producer(self._name)
         numbers = sorted(assignment.partitions)
-        tps = [(topic, number) for number in numbers for topic in self._inputs]
-        committed = self._stable_offsets(tps, assignment)
-        # an input never read before has no place in the changelog yet: its partition is restored
-        # first, and the claim adds the position
-        new = [number for number in numbers if any(committed[t, number] is None for t in self._inputs)]
-        local = {number: self._restore(number, committed, assignment) for number in new}
-        claim: dict[TP, Committed] = {}
-        for number in numbers:
-            claim |= self._claim(number, committed, assignment)
-        positions = {
-            number: dict(local[number].inputs) | {topic: claim[topic, number].offset for topic in self._inputs}
-            for number in new
-        }
-        delivered = self._commit_claim(claim, positions, assignment)
-        for number, position in positions.items():
-            after = delivered[self._changelog, number] + 1
-            local[number] = LocalPosition(position, after, local[number].log, self._clock.wall())
-            self._store.write(number, {}, local[number])
-        for number in numbers:
-            if number not in local:
-                local[number] = self._restore(number, committed, assignment)
-            owner = Owner.of(claim[self._inputs[0], number])
-            self._partitions[number] = _Partition(
-                number,
-                dict(local[number].inputs),
-                local[number].log,
-                attempt=1 if owner.opens >= 2 else 0,  # noqa: PLR2004 (the second open in vain)
-                tries=owner.tries,
-            )
+        committed = dict(self._stable_offsets(self._tps(numbers), assignment))
+        restored = {number: self._restore(number, committed, assignment) for number in numbers}
+        self._partitions = self._claim(restored, committed, assignment)
         self._opened = assignment
         log.info("opened %d partitions in generation %d", len(numbers), assignment.generation)
+
+    def _tps(self, numbers: Sequence[int]) -> list[TP]:
+        return [(topic, number) for number in numbers for topic in self._inputs]
 
     def _wait_to_be_alone(self, assignment: Assignment) -> None:
         """Wait for an earlier worker of this name to leave the group; refuse if it lives on."""
@@ -528,80 +533,94 @@ class Writer:
 
     def _stable_offsets(self, tps: Sequence[TP], assignment: Assignment) -> Mapping[TP, Committed | None]:
         """The committed offsets once no open transaction covers them; ends those of dead owners."""
-        ended: set[str] = set()
         while True:
             self._check_current(assignment)
-            owners = {Owner.of(committed) for committed in self._cluster.committed(tps, stable=False).values()}
-            members = self._cluster.members()
-            for owner in sorted(owners, key=lambda owner: owner.name):
-                # an owner that lives, or came back under its name, ends its transaction itself
-                alive = owner.member in members or owner.name in members.values()
-                if owner.name and owner.name not in ended and owner.name != self._name and not alive:
-                    self._cluster.producer(owner.name).close()
-                    ended.add(owner.name)
+            self._end_left_open(tps)
             try:
                 return self._cluster.committed(tps, stable=True)
             except NotStable:
                 self._clock.sleep(self._limits.pause_s)
 
-    def _claim(
-        self, number: int, committed: Mapping[TP, Committed | None], assignment: Assignment
-    ) -> dict[TP, Committed]:
-        """The same offsets under our own name, so that the next owner knows whose transaction to end."""
-        claim: dict[TP, Committed] = {}
-        for topic in self._inputs:
-            before = committed[topic, number]
-            owner = Owner.of(before)
-            offset = self._cluster.low((topic, number)) if before is None else before.offset
-            waiting = self._cluster.high((topic, number)) > offset
-            claim[topic, number] = Owner(
-                name=self._name,
-                member=assignment.member,
-                opens=owner.opens + 1 if waiting and before is not None else 0,
-                tries=owner.tries,
-            ).left_with(offset)
-        return claim
-
-    def _commit_claim(
-        self,
-        claim: Mapping[TP, Committed],
-        positions: Mapping[int, Mapping[str, int]],
-        assignment: Assignment,
-    ) -> Mapping[TP, int]:
-        producer = self._producer
-        assert producer is not None  # noqa: S101 (made by _open)
-        self._check_current(assignment)
-        producer.begin()
-        for number, position in positions.items():
-            # only where an input is new: elsewhere it would hide a changelog that fell behind
-            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
-        producer.send_offsets(claim, assignment)
-        delivered = producer.flush()
-        producer.commit()
-        return delivered
+    def _end_left_open(self, tps: Sequence[TP]) -> None:
+        """End the transactions that dead owners may have left open."""
+        owners = {Owner.of(committed) for committed in self._cluster.committed(tps, stable=False).values()}
+        members = self._cluster.members()
+        # an owner that lives, or came back under its name, ends its transaction itself
+        dead = {
+            owner.name
+            for owner in owners
+            if owner.member not in members and owner.name not in {"", self._name, *members.values()}
+        }
+        for name in sorted(dead - self._ended):
+            self._cluster.producer(name).close()
+            self._ended.add(name)
 
     def _restore(
-        self, number: int, committed: Mapping[TP, Committed | None], assignment: Assignment
+        self, number: int, committed: dict[TP, Committed | None], assignment: Assignment
     ) -> LocalPosition:
         """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
-        expected = {
-            topic: before.offset for topic in self._inputs if (before := committed[topic, number]) is not None
-        }
         deadline = self._clock.monotonic() + self._limits.patience_s
+        tps = self._tps([number])
         while True:
             local = self._replay_changelog(number, assignment)
+            expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
             found = {topic: offset for topic, offset in local.inputs.items() if topic in self._inputs}
             if found == expected:
                 return local
             if self._clock.monotonic() > deadline:
                 raise Refused(self._disagreement(number, expected, found))
-            # a coordinator that has just moved may answer from before; ask again
+            # a coordinator that has just moved may answer from before: ask again, and claim nothing yet
             self._clock.sleep(self._limits.pause_s)
-            stable = self._stable_offsets([(topic, number) for topic in self._inputs], assignment)
-            now = {topic: c.offset for (topic, _), c in stable.items() if c is not None}
-            if now != expected:
-                # our claim was made for other offsets: open again from the start
-                raise OutcomeUnknown(f"offsets of partition {number} moved from {expected} to {now}")
+            committed.update(self._stable_offsets(tps, assignment))
+
+    def _claim(
+        self,
+        restored: Mapping[int, LocalPosition],
+        committed: Mapping[TP, Committed | None],
+        assignment: Assignment,
+    ) -> dict[int, _Partition]:
+        """Commit the same offsets under our own name, so that the next owner knows whose transaction to end."""
+        partitions: dict[int, _Partition] = {}
+        claim: dict[TP, Committed] = {}
+        started: dict[int, dict[str, int]] = {}
+        for number, local in restored.items():
+            owner = Owner()
+            inputs = dict(local.inputs)
+            for topic in self._inputs:
+                before = committed[topic, number]
+                if before is None:
+                    inputs[topic] = self._cluster.low((topic, number))
+                    started[number] = inputs
+                elif self._cluster.high((topic, number)) > before.offset:
+                    owner = Owner.of(before)
+                    owner = Owner(opens=owner.opens + 1, tries=owner.tries)
+            partition = partitions[number] = _Partition(
+                number,
+                inputs,
+                local.log,
+                attempt=1 if owner.opens >= 2 else 0,  # noqa: PLR2004 (the second open in vain)
+                tries=owner.tries,
+            )
+            words = Owner(self._name, assignment.member, opens=owner.opens, tries=owner.tries)
+            claim |= {(topic, number): words.left_with(partition.inputs[topic]) for topic in self._inputs}
+        if not claim:
+            return partitions
+        producer = self._producer
+        assert producer is not None  # noqa: S101 (made by _open)
+        self._check_current(assignment)
+        producer.begin()
+        for number, inputs in started.items():
+            # only where an input is new: elsewhere it would hide a changelog that fell behind
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(inputs)))
+        producer.send_offsets(claim, assignment)
+        delivered = producer.flush()
+        producer.commit()
+        for number, inputs in started.items():
+            after = delivered[self._changelog, number] + 1
+            self._store.write(
+                number, {}, LocalPosition(inputs, after, partitions[number].log, self._clock.wall())
+            )
+        return partitions
 
     def _replay_changelog(self, number: int, assignment: Assignment) -> LocalPosition:
         """Replay the changelog onto the local rows up to its high watermark."""
@@ -626,6 +645,7 @@ class Writer:
                     local = self._replay(number, chunk, local)
             except NotStable:
                 self._clock.sleep(self._limits.pause_s)
+                self._end_left_open(self._tps([number]))
             else:
                 break
         if local.changelog < high:

@@ -1,0 +1,334 @@
+"""The mistakes the simulation must find: each one changes a few words of `stream/writer.py`.
+
+A mutant is named by the mistake it makes. Its patches must each match the source exactly once, so a
+change of the writer that hides one is noticed at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import stream.writer
+
+SOURCE = Path(stream.writer.__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mistake: the words as they are, and as they would be."""
+
+    name: str
+    patches: tuple[tuple[str, str], ...]
+
+    def module(self) -> ModuleType:
+        """The writer with this mistake in it."""
+        source = SOURCE.read_text(encoding="utf-8")
+        for old, new in self.patches:
+            if (found := source.count(old)) != 1:
+                raise ValueError(
+                    f"mutant '{self.name}' expects its words exactly once in {SOURCE.name} and found them "
+                    f"{found} times: {old.strip().splitlines()[0]!r}; bring it up to date with the writer"
+                )
+            source = source.replace(old, new)
+        module = ModuleType("stream.writer")
+        exec(compile(source, f"<{self.name}>", "exec"), module.__dict__)  # noqa: S102 (our own source)
+        return module
+
+
+_FLUSH_COMMIT_STORE = """\
+        delivered = producer.flush()
+        producer.commit()
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+"""
+
+MUTANTS = (
+    Mutant(
+        "store before commit",
+        (
+            (
+                _FLUSH_COMMIT_STORE,
+                """\
+        delivered = producer.flush()
+        for number, position in inputs.items():
+            self._store.write(
+                number,
+                effects.rows.get(number, {}),
+                LocalPosition(
+                    position,
+                    delivered[self._changelog, number] + 1,
+                    self._partitions[number].log,
+                    self._clock.wall(),
+                ),
+            )
+        producer.commit()
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "offsets read before stable",
+        (
+            (
+                "return self._cluster.committed(tps, stable=True)",
+                "return self._cluster.committed(tps, stable=False)",
+            ),
+        ),
+    ),
+    Mutant(
+        "restore to the last stable offset only",
+        (
+            (
+                """\
+            except NotStable:
+                self._clock.sleep(self._limits.pause_s)
+            else:
+                break
+""",
+                """\
+            except NotStable:
+                return LocalPosition(
+                    {t: c.offset for t in self._inputs
+                     if (c := self._cluster.committed([(t, number)], stable=True)[t, number]) is not None},
+                    local.changelog, local.log, local.stored_at)
+            else:
+                break
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "old batch sent under a new generation",
+        (
+            (
+                "if assignment is None or producer is None or self.mailbox.assignment is not assignment:",
+                "if assignment is None or producer is None:",
+            ),
+            (
+                "        producer.send_offsets(offsets, assignment)",
+                "        producer.send_offsets(offsets, self.mailbox.assignment or assignment)",
+            ),
+        ),
+    ),
+    Mutant(
+        "changelog outside the transaction",
+        (
+            (
+                """\
+        producer.begin()
+        for record in effects.produce:
+""",
+                """\
+        producer.begin()
+        for number, rows in effects.rows.items():
+            for key, value in rows.items():
+                producer.produce(Produce(self._changelog, number, key, value))
+        producer.flush()
+        producer.commit()
+        producer.begin()
+        for record in effects.produce:
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "delivery error ignored",
+        (
+            (
+                _FLUSH_COMMIT_STORE,
+                """\
+        try:
+            delivered = producer.flush()
+        except Aborted:
+            delivered = {(self._changelog, n): self._cluster.high((self._changelog, n)) - 1 for n in inputs}
+        producer.commit()
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "gap accepted",
+        (
+            (
+                "if records[0].offset > reached[tp] and (batch.after is None or batch.after > reached[tp]):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "gap of the first batch accepted",
+        (("(batch.after is None or batch.after > reached[tp])", "(batch.after or 0) > reached[tp]"),),
+    ),
+    Mutant(
+        "own position not checked",
+        (
+            (
+                "records = [record for record in batch.records if record.offset >= reached[tp]]",
+                "records = list(batch.records)",
+            ),
+        ),
+    ),
+    Mutant(
+        "dead owner not fenced",
+        (("                    self._cluster.producer(owner.name).close()\n", ""),),
+    ),
+    Mutant(
+        "living owner fenced",
+        (("and owner.name != self._name and not alive:", "and owner.name != self._name:"),),
+    ),
+    Mutant(
+        "owner not claimed",
+        (
+            (
+                "claim |= self._claim(number, committed, assignment)",
+                "claim |= {\n"
+                "                tp: Committed(mine.offset, (committed[tp] or mine).metadata)\n"
+                "                for tp, mine in self._claim(number, committed, assignment).items()\n"
+                "            }",
+            ),
+        ),
+    ),
+    Mutant(
+        "overlay kept after abort",
+        (
+            (
+                "            self._make_true(self._desk.decide(plain, self._store.recall), _ends(plain))\n",
+                """\
+            kept = self.__dict__.setdefault("_kept", {})
+            effects = self._desk.decide(
+                plain, lambda n, k: kept[n, k] if (n, k) in kept else self._store.recall(n, k)
+            )
+            kept.update({(n, k): v for n, rows in effects.rows.items() for k, v in rows.items()})
+            self._make_true(effects, _ends(plain))
+            kept.clear()
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "position kept after abort",
+        (
+            (
+                "        delivered = producer.flush()\n        producer.commit()\n        for number",
+                "        for number, position in inputs.items():\n"
+                "            self._partitions[number].inputs = position\n"
+                "        delivered = producer.flush()\n        producer.commit()\n        for number",
+            ),
+        ),
+    ),
+    Mutant(
+        "retry after unknown outcome",
+        (
+            (
+                """\
+            self._start_over()
+            self._bear(error)
+            return batches
+""",
+                """\
+            if self._opened is None:
+                self._start_over()
+            else:
+                self._drop_producer()
+                self._producer = self._cluster.producer(self._name)
+            self._bear(error)
+            return batches
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "abort after unknown outcome",
+        (
+            (
+                "        delivered = producer.flush()\n        producer.commit()\n        for number",
+                "        delivered = producer.flush()\n"
+                "        try:\n"
+                "            producer.commit()\n"
+                "        except OutcomeUnknown as error:\n"
+                "            raise Aborted('no answer') from error\n"
+                "        for number",
+            ),
+        ),
+    ),
+    Mutant(
+        "unknown outcome taken for success",
+        (
+            (
+                _FLUSH_COMMIT_STORE,
+                """\
+        delivered = producer.flush()
+        try:
+            producer.commit()
+        except OutcomeUnknown:
+            self._drop_producer()
+            self._producer = self._cluster.producer(self._name)
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "position not in the changelog",
+        (
+            (
+                """\
+        for number, position in inputs.items():
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
+        offsets = {""",
+                """\
+        for number, position in inputs.items():
+            producer.produce(Produce("elsewhere", number, POSITION_KEY, encode_position(position)))
+            producer.produce(Produce(self._changelog, number, b"none", None))
+        offsets = {""",
+            ),
+        ),
+    ),
+    Mutant(
+        "local ahead accepted",
+        (
+            (
+                "            if found == expected:\n",
+                "            if all(found.get(topic, -1) >= offset for topic, offset in expected.items()):\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "local behind accepted",
+        (
+            (
+                """\
+        while True:
+            self._check_current(assignment)
+            try:
+                for chunk in self._cluster.read(tp, local.changelog, high):
+""",
+                """\
+        if local.inputs:
+            return LocalPosition(
+                {t: c.offset for t in self._inputs
+                 if (c := self._cluster.committed([(t, number)], stable=True)[t, number]) is not None},
+                local.changelog, local.log, local.stored_at)
+        while True:
+            self._check_current(assignment)
+            try:
+                for chunk in self._cluster.read(tp, local.changelog, high):
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "rows older than the tombstones trusted",
+        (
+            (
+                "            or self._clock.wall() - local.stored_at > self._limits.tombstones_s\n",
+                "",
+            ),
+        ),
+    ),
+)
