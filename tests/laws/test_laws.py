@@ -1,0 +1,86 @@
+"""Laws of events and rows, whatever the orders."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.decode import decode_order
+from features.events import Order
+from features.history import Row
+from tests.strategies import histories, orders
+
+limits = st.integers(1, 14)
+
+
+def a_row_of(arrived: list[Order], limit: int) -> Row:
+    row = Row(limit)
+    for order in arrived:
+        row.remember(order)
+    return row
+
+
+@given(arrived=histories(), limit=limits)
+def test_a_row_comes_back_from_its_bytes(arrived: list[Order], limit: int) -> None:
+    row = a_row_of(arrived, limit)
+
+    assert Row.decode(row.encode(), limit).encode() == row.encode()
+
+
+@given(order=orders())
+def test_an_order_comes_back_from_its_json(order: Order) -> None:
+    value = order.model_dump_json().encode()
+
+    assert (
+        decode_order(value, key=order.key.encode(), arrived_at=None, ahead_by_at_most=timedelta(minutes=5))
+        == order
+    )
+
+
+@given(order=orders(), other=orders())
+def test_orders_share_a_digest_when_they_say_the_same_and_only_then(order: Order, other: Order) -> None:
+    again = Order.model_validate_json(order.model_dump_json())
+
+    assert again.content_digest == order.content_digest
+    # not the other way round: True == 1 == 1.0 in Python, and a shop that sends them says three things
+    assert order == other or order.content_digest != other.content_digest
+
+
+@given(arrived=histories(), data=st.data(), limit=limits)
+def test_remembering_in_any_order_makes_the_same_row(
+    arrived: list[Order], data: st.DataObject, limit: int
+) -> None:
+    distinct = list({order.placed_at: order for order in arrived}.values())
+    otherwise = data.draw(st.permutations(distinct))
+
+    assert a_row_of(otherwise, limit) == a_row_of(distinct, limit)
+
+
+@given(arrived=histories(), limit=limits)
+def test_remembering_through_bytes_is_remembering(arrived: list[Order], limit: int) -> None:
+    row = Row(limit)
+    for order in arrived:
+        row = Row.decode(row.encode(), limit)
+        row.remember(order)
+
+    assert row == a_row_of(arrived, limit)
+
+
+@given(arrived=histories(), data=st.data())
+def test_forgetting_undoes_remembering(arrived: list[Order], data: st.DataObject) -> None:
+    kept = [order for order in arrived if data.draw(st.booleans())]
+    row = a_row_of(arrived, 125)
+    for order in arrived:
+        if order not in kept:
+            assert row.forget(order.order_id, order.placed_at)
+
+    assert row == a_row_of(kept, 125)
+
+
+@given(arrived=histories(), limit=limits)
+def test_every_order_is_held_or_counted_as_dropped(arrived: list[Order], limit: int) -> None:
+    row = a_row_of(arrived, limit)
+
+    assert len(row) + row.dropped == len(arrived)
+    assert len(row) == min(len(arrived), limit)
+    assert row.first_at == a_row_of(arrived, 125).first_at

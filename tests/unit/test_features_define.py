@@ -1,0 +1,213 @@
+"""Declarations check themselves, name themselves and mean what they say."""
+
+from datetime import timedelta
+
+import pytest
+
+from features.catalogue import STARTER, amount, by_name, by_names
+from features.define import (
+    Count,
+    Distinct,
+    Feature,
+    FeatureDefinitionError,
+    FeatureValueError,
+    IsNew,
+    Max,
+    Mean,
+    Ratio,
+    SinceFirst,
+    SinceLast,
+    Sum,
+    compute,
+    days,
+    feature,
+    features_digest,
+    hours,
+    minutes,
+)
+from features.events import Order
+from features.history import Row
+from tests.strategies import NOON, an_order
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        (Count(over=hours(1)), "orders_count_1h"),
+        (Count(over=minutes(90)), "orders_count_90m"),
+        (Count(over=hours(24)), "orders_count_1d"),
+        (Sum("amount", over=days(1)), "amount_sum_1d"),
+        (Mean("amount", over=days(30)), "amount_mean_30d"),
+        (Max("amount", over=days(7)), "amount_max_7d"),
+        (Distinct("shipping_address", over=days(30)), "shipping_address_distinct_30d"),
+        (SinceLast(), "days_since_last_order"),
+        (SinceFirst(), "days_since_first_order"),
+        (IsNew("card"), "card_is_new"),
+        (Ratio(amount, to=Mean("amount", over=days(30))), "amount_over_amount_mean_30d"),
+        (amount, "amount"),
+    ],
+)
+def test_a_feature_is_called_what_it_declares(declared: Feature, name: str) -> None:
+    assert declared.name == name
+
+
+def test_a_misspelt_number_is_refused_with_the_nearest() -> None:
+    with pytest.raises(FeatureDefinitionError, match=r"Order has no field 'amuont'; did you mean 'amount'\?"):
+        Mean("amuont", over=days(30))
+
+
+def test_a_mean_of_devices_is_refused() -> None:
+    with pytest.raises(FeatureDefinitionError, match=r"no number 'device' in a history; .*Distinct"):
+        Mean("device", over=days(30))
+
+
+def test_a_misspelt_value_is_refused_with_the_nearest() -> None:
+    with pytest.raises(FeatureDefinitionError, match=r"does not remember 'devcie'; did you mean 'device'\?"):
+        Distinct("devcie", over=days(30))
+    with pytest.raises(
+        FeatureDefinitionError, match="does not remember 'shoe_size'; there are card, category"
+    ):
+        IsNew("shoe_size")
+
+
+@pytest.mark.parametrize("over", [timedelta(0), days(-1), timedelta(seconds=90), 30])
+def test_a_window_is_whole_minutes(over: timedelta) -> None:
+    with pytest.raises(FeatureDefinitionError, match="Count looks over"):
+        Count(over=over)
+
+
+def test_a_feature_without_a_docstring_is_refused() -> None:
+    with pytest.raises(FeatureDefinitionError, match="feature 'nope' has no docstring"):
+
+        @feature(unit="1", between=(0, 1), missing="never")
+        def nope(order: Order) -> float:
+            return order.amount
+
+
+def test_a_feature_that_asks_for_more_than_the_order_is_refused() -> None:
+    with pytest.raises(FeatureDefinitionError, match="must take the order and nothing else"):
+
+        @feature(unit="1", between=(0, 1), missing="never")  # type: ignore[arg-type]
+        def greedy(order: Order, history: object) -> float:
+            """Too much."""
+            return order.amount
+
+
+def test_a_feature_that_answers_nan_is_named() -> None:
+    @feature(unit="1", between=(0, 1), missing="never")
+    def broken(order: Order) -> float:
+        """Never a number."""
+        return order.amount * float("nan")
+
+    with pytest.raises(FeatureValueError, match="feature 'broken' answered nan"):
+        broken.value(an_order(), None)
+
+
+def test_a_ratio_compares_features_only() -> None:
+    with pytest.raises(FeatureDefinitionError, match=r"Ratio compares features such as .*, not 'amount'"):
+        Ratio(amount, to="amount")  # type: ignore[arg-type]
+
+
+def test_an_order_never_counts_itself() -> None:
+    row = Row(9)
+    row.remember(an_order())
+
+    assert compute((Count(over=days(1)), SinceLast(), SinceFirst()), an_order(), row.as_of(NOON)) == (
+        0.0,
+        None,
+        None,
+    )
+
+
+def test_a_guest_has_no_history_and_not_an_empty_one() -> None:
+    features = (
+        Count(over=days(1)),
+        Sum("amount", over=days(1)),
+        IsNew("device"),
+        Distinct("card", over=days(1)),
+    )
+
+    assert compute(features, an_order(customer_id=None, device_id="phone"), None) == (None, None, None, None)
+    assert compute(features, an_order(device_id="phone"), Row(1).as_of(NOON)) == (0.0, 0.0, 1.0, 0.0)
+
+
+def test_nothing_is_compared_with_a_mean_of_zero() -> None:
+    row = Row(9)
+    row.remember(an_order(order_id="free", amount=0, placed_at=NOON - days(1)))
+
+    assert Mean("amount", over=days(30)).value(an_order(), row.as_of(NOON)) == 0.0
+    assert Ratio(amount, to=Mean("amount", over=days(30))).value(an_order(), row.as_of(NOON)) is None
+
+
+def test_a_ratio_is_rounded_once() -> None:
+    row = Row(9)
+    for number, each in enumerate((1, 1, 1)):
+        row.remember(an_order(order_id=f"o{number}", amount=each, placed_at=NOON - days(number + 1)))
+    third = Ratio(Sum("amount", over=days(1)), to=Sum("amount", over=days(30)))
+
+    assert third.value(an_order(), row.as_of(NOON)) == 1 / 3
+
+
+def test_two_instants_a_microsecond_apart_are_apart() -> None:
+    row = Row(9)
+    row.remember(an_order(placed_at=NOON - timedelta(microseconds=1)))
+
+    assert SinceLast().value(an_order(), row.as_of(NOON)) == 1 / 86_400_000_000
+
+
+def test_the_digest_holds_what_features_compute_and_their_order() -> None:
+    count, mean = Count(over=days(1)), Mean("amount", over=days(30))
+
+    assert features_digest([count, mean]) == features_digest([Count(over=hours(24)), mean])
+    assert features_digest([count, mean]) != features_digest([mean, count])
+    assert features_digest([count]) != features_digest([Count(over=days(2))])
+
+
+def test_the_digest_of_a_function_holds_its_body_and_not_its_layout() -> None:
+    def declared(version: int) -> Feature:
+        if version == 1:
+
+            @feature(unit="1", between=(0, None), missing="never")
+            def doubled(order: Order) -> float:
+                """Twice."""
+                return order.amount * 2
+
+        elif version == 2:
+
+            @feature(unit="1", between=(0, None), missing="never")
+            def doubled(order: Order) -> float:
+                """Two times."""
+                # the same in another layout
+                return (order.amount
+                        * 2)  # fmt: skip
+
+        else:
+
+            @feature(unit="1", between=(0, None), missing="never")
+            def doubled(order: Order) -> float:
+                """Twice."""
+                return order.amount * 3
+
+        return doubled
+
+    first, same, other = (features_digest([declared(version)]) for version in (1, 2, 3))
+
+    assert first == same
+    assert first != other
+
+
+def test_a_feature_is_found_by_its_name() -> None:
+    assert by_name("orders_count_30d") == Count(over=days(30))
+    assert by_names(["amount", "card_is_new"]) == (amount, IsNew("card"))
+
+
+def test_a_misspelt_feature_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        FeatureDefinitionError, match=r"no feature 'order_count_30d'; did you mean 'orders_count_30d'\?"
+    ):
+        by_name("order_count_30d")
+
+
+def test_the_starter_features_are_what_trained_models_know_them_as() -> None:
+    """A change here makes every model trained before refuse to load: say so in the changelog."""
+    assert features_digest(STARTER) == "7da3950284245e472f7050c305e0768dcf3917e863726971b99e00196ce7cc36"
