@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from pydantic import SecretStr
 
 from stream.settings import Settings
 
@@ -64,7 +65,13 @@ def environment(settings: Settings) -> dict[str, str]:
         for name, value in settings.model_dump(exclude={"topics", "security"}, exclude_none=True).items()
     }
     topics = {"FRAUDSTREAM_TOPICS__" + name.upper(): topic for name, topic in settings.topics.model_dump().items()}
-    return given | topics
+    security = {
+        "FRAUDSTREAM_SECURITY__" + name.upper(): secret.get_secret_value()
+        if isinstance(secret, SecretStr)
+        else str(secret)
+        for name, secret in settings.security.model_dump(exclude_none=True).items()
+    }
+    return given | topics | security
 
 
 def send(

@@ -1,0 +1,82 @@
+"""Settings: where they come from, and what both Kafka clients are told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.settings import Settings, SettingsError, Topics, load_settings
+
+
+def test_the_call_wins_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text('group = "file"\nworker = "file"\npartitions = 3\n[topics]\norders = "shop-orders"\n')
+    monkeypatch.setenv("FRAUDSTREAM_GROUP", "environment")
+    monkeypatch.setenv("FRAUDSTREAM_WORKER", "environment")
+    monkeypatch.setenv("FRAUDSTREAM_TOPICS__DECISIONS", "shop-decisions")
+
+    settings = load_settings(file, worker="call")
+
+    assert (settings.worker, settings.group, settings.partitions) == ("call", "environment", 3)
+    assert (settings.topics.orders, settings.topics.decisions) == ("shop-orders", "shop-decisions")
+
+
+def test_one_file_does_not_linger_for_the_next_settings(tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text("partitions = 3\n")
+    load_settings(file)
+
+    assert load_settings().partitions == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"partitions": 0}, "setting partitions"),
+        ({"worker": "w 1"}, "worker 'w 1' can't be a name"),
+        ({"review_at": 0.5}, "review_at and decline_at go together"),
+        ({"review_at": 0.9, "decline_at": 0.1}, "0 < review_at <= decline_at"),
+        ({"topics": {"orders": "a/b"}}, "'a/b' can't be a topic"),
+        ({"topics": {"orders": "same", "decisions": "same"}}, "two topics have one name"),
+        ({"security": {"protocol": "SASL_SSL"}}, "needs sasl_username and sasl_password"),
+        ({"security": {"protocol": "SSL", "key_file": "k.pem"}}, "go together"),
+        ({"partition": 4}, "setting partition"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError, match=named.replace("(", r"\(")):
+        load_settings(**wrong)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("partitions =")
+
+    with pytest.raises(SettingsError, match=r"bad\.toml is not TOML"):
+        load_settings(tmp_path / "bad.toml")
+    with pytest.raises(SettingsError, match="can't read settings file"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_no_secret_is_ever_shown() -> None:
+    settings = Settings.model_validate(
+        {
+            "security": {"protocol": "SASL_SSL", "sasl_username": "u", "sasl_password": "hush"},
+            "signing_key": "hush",
+        }
+    )
+
+    assert "hush" not in repr(settings) + str(settings.model_dump_json())
+    assert settings.signing_secret() == b"hush"
+
+
+def test_the_signing_key_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"hush\n")
+
+    assert Settings(signing_key_file=tmp_path / "key").signing_secret() == b"hush"
+    assert Settings().signing_secret() is None
+
+
+def test_every_topic_has_a_name_of_its_own() -> None:
+    assert len(set(Topics().model_dump().values())) == len(Topics.model_fields)
