@@ -62,8 +62,8 @@ class Limits:
     """Between two such questions."""
     idle_s: float = 10.0
     """Without a batch for so long, the inputs are searched for records that were never handed over."""
-    tombstones_s: float = 12 * 3600.0
-    """Rows untouched for longer are rebuilt: the changelog may have dropped a tombstone they need."""
+    tombstones_s: float = 6 * 86_400.0
+    """Rows untouched for longer are rebuilt: the changelog keeps a tombstone for seven days only."""
     crashes: int = 3
     """How often one record alone may stop the worker before it is set aside."""
 

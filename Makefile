@@ -1,0 +1,96 @@
+# Every command of this repository. `make` alone lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+FRAUDSTREAM := $(VENV)/bin/fraudstream
+READY := $(VENV)/.ready
+
+# Python 3.11 under whichever of its names is installed; another version has another lock.
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+
+ARGS ?=
+T ?=
+ONCE ?=
+
+.PHONY: help
+help: ## List the commands.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 found; install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+.PHONY: setup
+setup: $(READY) ## Make .venv and install exactly what requirements.lock names (instant the second time).
+
+.PHONY: test
+test: $(READY) ## Run every test, with the embedded broker; T=words runs the tests so named, stopping at the first failure.
+	$(PY) -m pytest $(if $(T),-x -q -k "$(T)") $(ARGS)
+
+.PHONY: fast
+fast: $(READY) ## Run the tests that need no broker.
+	$(PY) -m pytest -q -m "not broker and not slow" $(ARGS)
+
+.PHONY: check
+check: $(READY) ## Lint, formatting and types.
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+.PHONY: demo
+demo: $(READY) ## See it work: broker, a shop's past, a model, a worker, live orders; ONCE=1 ends by itself.
+	@$(FRAUDSTREAM) demo $(if $(ONCE),--once) $(ARGS)
+
+.PHONY: broker-stop
+broker-stop: $(READY) ## Stop the embedded broker if it runs.
+	@$(FRAUDSTREAM) broker stop
+
+.PHONY: simulate-faults
+simulate-faults: $(READY) ## Try the transaction core against seeded schedules of faults, in memory.
+	$(PY) tests/faults/simulate.py $(ARGS)
+
+.PHONY: chaos
+chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order.
+	$(PY) tests/faults/chaos.py $(ARGS)
+
+.PHONY: real
+real: $(READY) ## Send 622,892 real orders through publish, worker and decisions, and check each.
+	$(PY) tests/bench/real.py $(ARGS)
+
+.PHONY: bench-latency
+bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s.
+	$(PY) tests/bench/latency.py $(ARGS)
+
+.PHONY: bench-profile
+bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
+	$(PY) tests/bench/profile.py $(ARGS)
+
+.PHONY: ci-long
+ci-long: $(READY) ## What .ci/run adds to the tests: a short simulation and a short chaos.
+	@echo "nothing here yet"
+
+.PHONY: contracts
+contracts: $(READY) ## Write the JSON Schemas of the contracts to docs/contracts.
+	$(FRAUDSTREAM) contracts export docs/contracts
+
+.PHONY: lock
+lock: ## Work out requirements.lock again from pyproject.toml (needs the network, takes minutes).
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2
+	CUSTOM_COMPILE_COMMAND="make lock" .lock-venv/bin/pip-compile --quiet --extra dev --all-build-deps --allow-unsafe \
+		--generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--output-file requirements.lock pyproject.toml
+	rm -rf .lock-venv
+
+.PHONY: clean
+clean: ## Stop the embedded broker and remove everything that make made (.venv, .fraudstream, caches).
+	@if [ -x $(FRAUDSTREAM) ]; then $(FRAUDSTREAM) broker stop; fi
+	rm -rf $(VENV) .lock-venv .fraudstream build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

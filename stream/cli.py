@@ -1,0 +1,469 @@
+"""The command `fraudstream`: each command says in one sentence what it does; errors are one line on stderr.
+
+Exit codes: 0 done, 1 refused, 2 usage. Imports wait until a command needs them, so that help is quick.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from stream.settings import Settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fraudstream",
+    help="Orders in on a Kafka topic, exactly one decision out for each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings come from FRAUDSTREAM_* or a TOML file: fraudstream settings",
+)
+broker_app = typer.Typer(
+    no_args_is_help=True, help="A real Kafka on this machine, for the demo and the tests."
+)
+topics_app = typer.Typer(no_args_is_help=True, help="The topics the scorer needs.")
+simulate_app = typer.Typer(no_args_is_help=True, help="A simulated shop with labelled fraud.")
+contracts_app = typer.Typer(no_args_is_help=True, help="The JSON Schemas of what goes in and comes out.")
+app.add_typer(broker_app, name="broker")
+app.add_typer(topics_app, name="topics")
+app.add_typer(simulate_app, name="simulate")
+app.add_typer(contracts_app, name="contracts")
+
+_config: Path | None = None
+
+
+@app.callback()
+def _common(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="FRAUDSTREAM_CONFIG", help="Settings in TOML."),
+    ] = None,
+) -> None:
+    global _config  # noqa: PLW0603 - one command a process
+    _config = config
+
+
+def _settings(**overrides: Any) -> "Settings":
+    from stream.settings import load_settings
+
+    return load_settings(_config, **overrides)
+
+
+def _refuse(message: object) -> NoReturn:
+    """One line on stderr, and exit code 1."""
+    typer.echo(f"fraudstream: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Tell a refusal in one line; a traceback is kept for mistakes of ours."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        from stream.settings import SettingsError
+
+        try:
+            command(*arguments, **options)
+        except SettingsError as error:
+            _refuse(error)
+        except BrokenPipeError:  # `| head` has seen enough
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if type(error).__name__ in _REFUSALS and type(error).__module__.split(".")[0] in _OURS:
+                _refuse(error)
+            raise
+
+    return run
+
+
+# By name, so that saying an error needs none of the modules that could have raised it.
+_REFUSALS = {
+    "BrokerError", "TopicError", "PublishError", "DemoError", "Refused", "Unreachable",
+    "RegistryError", "TrainingError", "ExportError", "MalformedModelError", "StoreError",
+}  # fmt: skip
+_OURS = {"stream", "models", "features"}
+
+Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
+
+
+# ---------------------------------------------------------------------- broker
+
+
+@broker_app.command("start")
+@_said_plainly
+def broker_start(nodes: Nodes = 1) -> None:
+    """Start the embedded broker and wait until it answers; the first time it fetches Kafka."""
+    _one_or_three(nodes)
+    from stream.broker import EmbeddedBroker, ports_of
+
+    settings = _settings()
+    _refuse_another_size(settings, nodes)
+    broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=nodes))
+    started = broker.start()
+    typer.echo(f"the broker {'answers' if started else 'already runs'} at {broker.bootstrap}")
+
+
+@broker_app.command("stop")
+@_said_plainly
+def broker_stop() -> None:
+    """Stop the embedded broker; what its topics hold stays."""
+    from stream.broker import EmbeddedBroker, ports_of
+
+    settings = _settings()
+    stopped = False
+    for count in (1, 3):
+        stopped |= EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=count)).stop()
+    typer.echo("the broker is stopped" if stopped else "no broker was running")
+
+
+@broker_app.command("status")
+@_said_plainly
+def broker_status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a node.")] = False,
+) -> None:
+    """Say whether the embedded broker runs; exit code 1 when it does not."""
+    from stream.broker import EmbeddedBroker, ports_of
+
+    settings = _settings()
+    running = False
+    for count in (1, 3):
+        broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=count))
+        for node in broker.status():
+            if count == 3 and node.state == "stopped" and not broker.folder.exists():
+                continue
+            running |= node.state == "running"
+            if as_json:
+                shown = {"node": node.number, "address": node.address, "state": node.state, "pid": node.pid}
+                typer.echo(json.dumps(shown | {"nodes": count}))
+            else:
+                pid = "" if node.pid is None else f", process {node.pid}"
+                typer.echo(
+                    f"node {node.number} of {count}: {node.state} ({node.address}{pid}), log {node.console}"
+                )
+    if not running:
+        raise typer.Exit(1)
+
+
+def _one_or_three(nodes: int) -> None:
+    if nodes not in {1, 3}:
+        raise typer.BadParameter(f"a broker has 1 or 3 nodes, not {nodes}", param_hint="--nodes")
+
+
+def _refuse_another_size(settings: "Settings", nodes: int) -> None:
+    from stream.broker import BrokerError, EmbeddedBroker, ports_of
+
+    other = 4 - nodes
+    try:
+        states = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=other)).status()
+    except BrokerError:
+        return  # the other size can't even be described with these ports
+    if any(node.state == "running" for node in states):
+        _refuse(f"a broker of {other} node(s) runs already; stop it first: fraudstream broker stop")
+
+
+# ---------------------------------------------------------------------- topics
+
+
+@topics_app.command("create")
+@_said_plainly
+def topics_create() -> None:
+    """Make the topics that are missing; running it again changes nothing."""
+    from stream import topics
+
+    settings = _settings()
+    made = topics.create(settings)
+    typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
+
+
+@topics_app.command("describe")
+@_said_plainly
+def topics_describe(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a topic.")] = False,
+) -> None:
+    """Show how each topic is kept; exit code 1 when one is missing or wrong."""
+    from stream import topics
+
+    states = topics.describe(_settings())
+    for state in states:
+        if as_json:
+            shown = {
+                "topic": state.plan.name,
+                "purpose": state.plan.purpose,
+                "partitions": state.partitions,
+                "replication": state.replication,
+                "config": dict(state.config),
+                "wrong": list(state.wrong),
+            }
+            typer.echo(json.dumps(shown))
+        elif state.partitions is None:
+            typer.echo(f"{state.plan.name}: missing ({state.plan.purpose})")
+        else:
+            config = " ".join(f"{name}={value}" for name, value in state.config.items())
+            wrong = f" WRONG: {'; '.join(state.wrong)}" if state.wrong else ""
+            typer.echo(f"{state.plan.name}: {state.partitions} x {state.replication}, {config}{wrong}")
+    if any(state.partitions is None or state.wrong for state in states):
+        if not as_json:
+            typer.echo("fraudstream: make what is missing with 'fraudstream topics create'", err=True)
+        raise typer.Exit(1)
+
+
+@topics_app.command("repair-offsets")
+@_said_plainly
+def topics_repair_offsets() -> None:
+    """Put the group's offsets back where the changelog says the rows are; every worker must be stopped."""
+    from stream.repair import repair_offsets
+
+    settings = _settings()
+    for (topic, partition), offset in sorted(repair_offsets(settings).items()):
+        typer.echo(f"{topic} partition {partition}: next offset {offset:,}")
+    typer.echo(f"group '{settings.group}' goes on from there")
+
+
+# ---------------------------------------------------------------------- orders in, decisions out
+
+
+@app.command("publish")
+@_said_plainly
+def publish_orders(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Orders, one in JSON a line; - for stdin, .gz is read.")
+    ],
+    rate: Annotated[
+        float | None, typer.Option(metavar="ORDERS/S", min=0.001, help="Not faster than this.")
+    ] = None,
+    history: Annotated[bool, typer.Option("--history", help="To be remembered and never decided.")] = False,
+) -> None:
+    """Send orders to the orders topic, each under its customer's key; 1 when a line was refused."""
+    from stream.publish import publish
+
+    settings = _settings()
+    shown = 0
+
+    def tell(refused: object) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= 20:
+            typer.echo(f"fraudstream: refused {refused}", err=True)
+
+    result = publish(settings, _lines(file), rate=rate, history=history, refused=tell)
+    speed = result.sent / max(result.seconds, 1e-9)
+    refused = f"; refused {result.refused:,} lines" if result.refused else ""
+    typer.echo(f"published {result.sent:,} orders in {result.seconds:.1f} s ({speed:,.0f}/s){refused}")
+    if result.refused:
+        raise typer.Exit(1)
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from sys.stdin.buffer
+        return
+    import gzip
+
+    try:
+        with gzip.open(file, "rb") if file.endswith(".gz") else Path(file).open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        _refuse(f"can't read {file}: {error.strerror or error}; name a file of orders, one in JSON a line")
+
+
+@app.command()
+@_said_plainly
+def watch(
+    count: Annotated[int | None, typer.Option(metavar="DECISIONS", min=1, help="Stop after so many.")] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Also those made before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a decision.")] = False,
+) -> None:
+    """Print decisions as they are committed, until Ctrl-C."""
+    from rich.console import Console
+
+    from stream.watch import Watch, sentence
+
+    console = Console(soft_wrap=True, highlight=False)
+    left = count
+    try:
+        with Watch(_settings(), from_beginning=from_beginning) as watching:
+            while left is None or left > 0:
+                for seen in watching.within(0.5):
+                    if as_json:
+                        typer.echo(seen.decision.model_dump_json())
+                    else:
+                        console.print(sentence(seen.decision))
+                    if left is not None:
+                        left -= 1
+                        if left == 0:
+                            break
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+@_said_plainly
+def worker() -> None:
+    """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
+    from stream.worker import run
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    code = run(_settings())
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+@_said_plainly
+def train(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Orders with 'is_fraud', one in JSON a line, oldest first.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name [default: the setting 'model'].")
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(metavar="KIND", help="random_forest or logistic_regression.")
+    ] = "random_forest",
+    seed: Annotated[
+        int, typer.Option(metavar="NUMBER", help="The same seed and file give the same model.")
+    ] = 0,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Make it the champion.")] = True,
+) -> None:
+    """Train a model on a labelled past, publish it to the registry and make it the champion."""
+    if predictor not in {"random_forest", "logistic_regression"}:
+        raise typer.BadParameter(
+            f"'{predictor}' is neither random_forest nor logistic_regression", param_hint="--predictor"
+        )
+    from stream.learn import learn_from_lines
+
+    settings = _settings()
+    learnt = learn_from_lines(
+        settings,
+        _lines(str(file)),
+        said=str(file),
+        name=name or settings.model.partition("@")[0],
+        predictor=predictor,  # type: ignore[arg-type]
+        seed=seed,
+        promote=promote,
+    )
+    typer.echo(
+        f"trained {learnt.name}@{learnt.version} "
+        f"on {learnt.labelled:,} orders, {learnt.fraud:,} of them fraud"
+    )
+    for metric, value in learnt.metrics.items():
+        typer.echo(f"  {metric} {value:.4f}" if isinstance(value, float) else f"  {metric} {value}")
+    typer.echo(f"  review from {learnt.policy.review_at}, decline from {learnt.policy.decline_at}")
+    typer.echo(f"published to {learnt.place}{' and made champion' if promote else ''}")
+
+
+# ---------------------------------------------------------------------- a shop to try it on
+
+
+@simulate_app.command("past")
+@_said_plainly
+def simulate_past(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write the orders; - for stdout.")],
+    days: Annotated[int, typer.Option(metavar="DAYS", min=1)] = 28,
+    start: Annotated[str, typer.Option(metavar="DATE", help="The shop's first day.")] = "2026-01-01",
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="The same seed gives the same shop.")] = 7,
+    per_day: Annotated[float, typer.Option(metavar="ORDERS", min=1, help="Orders a day, about.")] = 1000,
+) -> None:
+    """Write a shop's labelled past, one order in JSON a line with 'is_fraud' and 'fraud_kind'."""
+    from datetime import UTC, datetime
+
+    from stream.shop import ShopSimulator, labelled_line
+
+    try:
+        opened = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"'{start}' is no date such as 2026-01-01", param_hint="--start") from None
+    shop = ShopSimulator(seed=seed, start=opened, orders_per_day=per_day)
+    orders = fraud = 0
+    with sys.stdout.buffer if file == "-" else Path(file).open("wb") as out:
+        for placed in shop.past(days):
+            out.write(labelled_line(placed) + b"\n")
+            orders += 1
+            fraud += placed.is_fraud
+    typer.echo(f"wrote {orders:,} orders, {fraud:,} of them fraud", err=True)
+
+
+@simulate_app.command("live")
+@_said_plainly
+def simulate_live(
+    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.001)] = 50,
+    count: Annotated[int | None, typer.Option(metavar="ORDERS", min=1, help="Stop after so many.")] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="The same seed gives the same shop.")] = 7,
+    days_ago: Annotated[float, typer.Option(metavar="DAYS", help="When the shop opened.")] = 30,
+) -> None:
+    """Send a shop's orders to the orders topic, unlabelled, until Ctrl-C or the shop reaches the present."""
+    from datetime import UTC, datetime, timedelta
+    from itertools import islice, takewhile
+
+    from stream.publish import publish
+    from stream.shop import ShopSimulator
+
+    opened = datetime.now(UTC) - timedelta(days=days_ago)
+    shop = ShopSimulator(seed=seed, start=opened)
+    so_far = takewhile(lambda placed: placed.order.placed_at <= datetime.now(UTC), shop.orders())
+    lines = (placed.order.model_dump_json(exclude_defaults=True).encode() for placed in islice(so_far, count))
+    try:
+        result = publish(_settings(), lines, rate=rate)
+    except KeyboardInterrupt:
+        return
+    typer.echo(f"published {result.sent:,} orders in {result.seconds:.1f} s")
+
+
+@app.command()
+@_said_plainly
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after a few hundred decisions.")] = False,
+    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.1, max=2000)] = 50,
+) -> None:
+    """See it work: broker, a shop's past, a model, a worker, live orders and their decisions."""
+    typer.echo("reading the settings ...", err=True)
+    from stream.demo import run_demo
+
+    code = run_demo(_settings(), once=once, rate=rate, config=_config)
+    if code:
+        raise typer.Exit(code)
+
+
+# ---------------------------------------------------------------------- contracts and settings
+
+
+@contracts_app.command("export")
+@_said_plainly
+def contracts_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made when missing.")],
+) -> None:
+    """Write the JSON Schema of each contract to DIR."""
+    from stream.schemas import schemas
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in schemas().items():
+        (folder / name).write_text(text)
+        typer.echo(f"wrote {folder / name}")
+
+
+@app.command("settings")
+@_said_plainly
+def show_settings() -> None:
+    """Show every setting as it is now; secrets are not shown."""
+    typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=2))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

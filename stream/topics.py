@@ -1,0 +1,227 @@
+"""The topics the scorer needs, how each must be kept, and making them.
+
+A worker never makes a topic: a misspelt name would become one, with settings nobody chose.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic, ResourceType
+
+from stream.settings import Settings
+
+__all__ = ["TopicError", "TopicPlan", "TopicState", "create", "describe", "largest_record", "plan"]
+
+MIB = 1024 * 1024
+DAY_MS = 24 * 60 * 60 * 1000
+
+ANSWER_WITHIN_S = 15.0
+
+
+class TopicError(Exception):
+    """A topic is missing, can't be made, or is kept in a way the scorer can't live with."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """One topic as it should be."""
+
+    name: str
+    purpose: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    must: frozenset[str]
+    """The settings that must be as planned; a shop may choose the others, such as retention, for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """One topic as it is; `partitions` is None when it does not exist."""
+
+    plan: TopicPlan
+    partitions: int | None
+    replication: int | None
+    config: Mapping[str, str]
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """What keeps the scorer from using it, in words; nothing for a topic that does not exist."""
+        if self.partitions is None:
+            return ()
+        found = []
+        if self.partitions != self.plan.partitions:
+            found.append(f"has {self.partitions} partitions and not {self.plan.partitions}")
+        found += [
+            f"has {name}={self.config.get(name)} and not {self.plan.config[name]}"
+            for name in sorted(self.plan.must)
+            if self.config.get(name) != self.plan.config[name]
+        ]
+        return tuple(found)
+
+
+def plan(settings: Settings) -> tuple[TopicPlan, ...]:
+    """Every topic the scorer needs now, as it should be."""
+    names = settings.topics
+    for_ever = {"cleanup.policy": "delete", "retention.ms": "-1"}
+    # A producer's own timestamps of 2018 would let time retention delete the history at once.
+    arrival = {"message.timestamp.type": "LogAppendTime"}
+    an_input = {**for_ever, **arrival, "max.message.bytes": str(MIB)}
+    a_week = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+
+    def topic(name: str, purpose: str, config: Mapping[str, str], partitions: int | None = None) -> TopicPlan:
+        kept = dict(config)
+        if settings.replication > 1:
+            kept["min.insync.replicas"] = str(settings.replication - 1)
+        must = {"cleanup.policy"} | ({"message.timestamp.type"} & config.keys())
+        return TopicPlan(
+            name, purpose, partitions or settings.partitions, settings.replication, kept, frozenset(must)
+        )
+
+    return (
+        topic(names.orders, "orders to be decided", an_input),
+        topic(names.outcomes, "what orders turned out to be", an_input),
+        topic(names.order_events, "what happened to an order after it was placed", an_input),
+        topic(names.decisions, "one decision for each order", a_week),
+        topic(names.decisions_shadow, "decisions of models on trial", a_week),
+        topic(
+            names.rejected,
+            "what could not be decided, as received, and why",
+            # Twice an order: a rejected one travels whole, with its headers.
+            {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS), "max.message.bytes": str(2 * MIB)},
+        ),
+        topic(
+            names.changelog,
+            "the customers' rows, for a worker that has lost its own",
+            {
+                "cleanup.policy": "compact",
+                "max.message.bytes": str(2 * MIB),
+                # A worker away for less than this replays the tail and can't miss a tombstone.
+                "delete.retention.ms": str(7 * DAY_MS),
+                # Compact early and in small pieces: a restore reads what compaction has not removed.
+                "min.cleanable.dirty.ratio": "0.2",
+                "segment.bytes": str(64 * MIB),
+            },
+        ),
+        # Never compacted: who was champion in March is answered from here.
+        topic(names.control, "models, aliases, policies, lists", {**for_ever, **arrival}, partitions=1),
+    )
+
+
+def create(settings: Settings) -> list[str]:
+    """Make the topics that are missing, and return their names; running it again changes nothing.
+
+    Raises TopicError when a topic that exists can't serve, before anything is made.
+    """
+    admin = _admin(settings)
+    states = describe(settings)
+    _refuse_wrong(states)
+    missing = [state.plan for state in states if state.partitions is None]
+    if not missing:
+        return []
+    pending = admin.create_topics(
+        [
+            NewTopic(each.name, each.partitions, each.replication, config=dict(each.config))
+            for each in missing
+        ],
+        operation_timeout=ANSWER_WITHIN_S,
+        request_timeout=ANSWER_WITHIN_S,
+    )
+    made = []
+    for name, future in pending.items():
+        try:
+            future.result()
+            made.append(name)
+        except KafkaException as error:
+            reason = error.args[0]
+            if (
+                reason.code() != KafkaError.TOPIC_ALREADY_EXISTS
+            ):  # by another, at the same moment: looked at below
+                raise TopicError(
+                    f"can't create topic '{name}': {reason.str()}; "
+                    f"the cluster has to allow {settings.replication} replicas and this user to create topics"
+                ) from error
+    # The controller answers before the brokers know: a producer that comes at once would not find the topic.
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while True:
+        states = describe(settings)
+        if all(state.partitions is not None for state in states):
+            break
+        if time.monotonic() > deadline:
+            raise TopicError(
+                f"the topics were made on {settings.broker} but its brokers don't show them; try again"
+            )
+        time.sleep(0.05)
+    _refuse_wrong(states)
+    return made
+
+
+def _refuse_wrong(states: list[TopicState]) -> None:
+    wrong = [f"topic '{state.plan.name}' {what}" for state in states for what in state.wrong]
+    if wrong:
+        raise TopicError(
+            f"{'; '.join(wrong)}. Partitions are fixed for life because the key's hash divides by them; "
+            "make the topic's settings or FRAUDSTREAM_PARTITIONS agree, or name another topic"
+        )
+
+
+def describe(settings: Settings) -> list[TopicState]:
+    """How each topic the scorer needs is kept now, in the order of `plan`."""
+    admin = _admin(settings)
+    plans = plan(settings)
+    known = _metadata(settings, admin).topics
+    there = [each for each in plans if each.name in known and known[each.name].error is None]
+    resources = [ConfigResource(ResourceType.TOPIC, each.name) for each in there]
+    config: dict[str, dict[str, str]] = {}
+    if resources:
+        try:
+            for resource, future in admin.describe_configs(
+                resources, request_timeout=ANSWER_WITHIN_S
+            ).items():
+                config[resource.name] = {name: entry.value for name, entry in future.result().items()}
+        except KafkaException as error:
+            raise TopicError(
+                f"can't read the topics' settings: {error.args[0].str()}; let this user describe them"
+            ) from error
+    states = []
+    for each in plans:
+        if each.name not in config:
+            states.append(TopicState(each, None, None, {}))
+            continue
+        partitions = known[each.name].partitions
+        replicas = min((len(partition.replicas) for partition in partitions.values()), default=0)
+        shown = {name: config[each.name].get(name, "") for name in sorted(each.config)}
+        states.append(TopicState(each, len(partitions), replicas, shown))
+    return states
+
+
+def largest_record(settings: Settings, topic: str) -> int:
+    """How many bytes a record of this topic may have. Raises TopicError when the topic does not exist."""
+    admin = _admin(settings)
+    # All are asked for: asking for one by its name would make it, where brokers make topics themselves.
+    if topic not in _metadata(settings, admin).topics:
+        raise TopicError(
+            f"topic '{topic}' does not exist on {settings.broker}; run 'fraudstream topics create'"
+        )
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        found = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource].result()
+    except KafkaException:
+        return MIB  # may produce but not describe: what `create` would have given it
+    return int(found["max.message.bytes"].value)
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return AdminClient({**settings.confluent(), "log_level": 0})
+
+
+def _metadata(settings: Settings, admin: AdminClient) -> ClusterMetadata:
+    try:
+        return admin.list_topics(timeout=ANSWER_WITHIN_S)
+    except KafkaException as error:
+        raise TopicError(
+            f"no broker answers at {settings.broker} ({error.args[0].str()}); "
+            "start one with 'fraudstream broker start', or set FRAUDSTREAM_BROKER"
+        ) from error
