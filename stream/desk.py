@@ -283,7 +283,9 @@ class ScoringDesk:
         if only_history:
             counts["orders_remembered"] += 1
         else:
-            vector = compute(self._scorer.features, order, None if row is None else row.as_of(order.placed_at))
+            vector = compute(
+                self._scorer.features, order, None if row is None else row.as_of(order.placed_at)
+            )
             # named at once, so that a resend in this very batch is known for one
             source = _source(record)
             seen.decision_id = self._id_of(order, content, source).bytes

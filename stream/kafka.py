@@ -113,7 +113,7 @@ class Watchdog:
 
 
 def group_metadata(group: str, assignment: Assignment) -> bytes:
-    """librdkafka's own bytes for a group's generation and member (KIP-447), made from Faust's."""
+    """Librdkafka's own bytes for a group's generation and member (KIP-447), made from Faust's."""
     return (
         b"CGMDv2:"
         + struct.pack("<i", assignment.generation)
@@ -317,7 +317,9 @@ class _Producer:
             with watchdog("init_transactions"):
                 self._producer.init_transactions(self._timeout)
         except KafkaException as failure:
-            raise Unreachable(f"no transactional producer '{transactional_id}': {failure.args[0]}") from failure
+            raise Unreachable(
+                f"no transactional producer '{transactional_id}': {failure.args[0]}"
+            ) from failure
 
     def begin(self) -> None:
         """Begin a transaction."""

@@ -205,8 +205,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The call, then the environment, then the file that `load_settings` read."""
         return init_settings, env_settings, _FileSource(settings_cls)
@@ -217,7 +217,7 @@ class _FileSource(PydanticBaseSettingsSource):
 
     values: Mapping[str, Any] = {}
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 (as above)
         value = self.values.get(field_name)
         return value, field_name, isinstance(value, dict)
 

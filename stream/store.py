@@ -58,7 +58,7 @@ class RocksStore:
                 ) from error
             # whatever is wrong with it, the changelog has it all
             aside = self._path.with_name(f"{self._path.name}.unreadable-{int(time.time())}")
-            log.error("rows moved to %s and rebuilt from the changelog: %s", aside, said)
+            log.exception("rows moved to %s and rebuilt from the changelog", aside)
             shutil.move(self._path, aside)
             return Rdict(str(self._path), _options())
 

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import faust
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP as FaustTP
+from faust.types import TP as FaustTP  # noqa: N811 (a type, for all its capitals)
 from faust.types import ConsumerMessage
 
 from models.errors import RegistryError
@@ -209,15 +209,16 @@ def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
     async def hand_over(batches: Any) -> None:
         async for batch in batches:
             mailbox.offer(batch)
-            while mailbox.waiting > most:
+            # back-pressure: seldom reached, so nobody need be woken for it
+            while mailbox.waiting > most:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     app.agent(inputs, name="hand_over")(hand_over)
 
-    async def on_assigned(sender: Any, assigned: Any, **_: Any) -> None:
+    async def on_assigned(_sender: Any, assigned: Any, **_: Any) -> None:
         mailbox.assign(_snapshot(app, settings, assigned))
 
-    async def on_revoked(sender: Any, revoked: Any, **_: Any) -> None:
+    async def on_revoked(_sender: Any, _revoked: Any, **_: Any) -> None:
         # off the loop: the writer may need seconds to finish, and the heartbeat must go on
         finished = await asyncio.get_running_loop().run_in_executor(None, mailbox.revoke)
         app.handed_over.clear()
@@ -272,8 +273,7 @@ def check_topics(settings: Settings) -> None:
     missing = [name for name in used if states[name].partitions is None]
     if missing:
         raise Refused(
-            f"missing on {settings.broker}: topic {', '.join(missing)}; "
-            "run 'fraudstream topics create'"
+            f"missing on {settings.broker}: topic {', '.join(missing)}; run 'fraudstream topics create'"
         )
     wrong = [f"topic '{name}' {what}" for name in used for what in states[name].wrong]
     if wrong:
@@ -340,7 +340,7 @@ class _WriterThread(threading.Thread):
     def run(self) -> None:
         try:
             self._writer.run()
-        except BaseException as failure:  # noqa: BLE001 (nothing may keep a broken worker going)
+        except BaseException as failure:
             self.failure = failure
             if not isinstance(failure, Refused):
                 # nothing of the batch was committed; the next start, or the next owner, takes it again
@@ -391,7 +391,7 @@ def run(settings: Settings) -> int:
     thread = _WriterThread(writer)
     app = make_app(settings, writer.mailbox)
 
-    async def finish(sender: Any = None, **_: Any) -> None:
+    async def finish(_sender: Any = None, **_: Any) -> None:
         # before the consumer leaves the group: the transaction in hand may still commit
         writer.stop()
         await asyncio.get_running_loop().run_in_executor(None, thread.join, 10.0)

@@ -579,7 +579,7 @@ class Writer:
         committed: Mapping[TP, Committed | None],
         assignment: Assignment,
     ) -> dict[int, _Partition]:
-        """Commit the same offsets under our own name, so that the next owner knows whose transaction to end."""
+        """Commit the same offsets under our name, so that the next owner knows whose transaction to end."""
         partitions: dict[int, _Partition] = {}
         claim: dict[TP, Committed] = {}
         started: dict[int, dict[str, int]] = {}
@@ -598,7 +598,7 @@ class Writer:
                 number,
                 inputs,
                 local.log,
-                attempt=1 if owner.opens >= 2 else 0,  # noqa: PLR2004 (the second open in vain)
+                attempt=1 if owner.opens >= 2 else 0,
                 tries=owner.tries,
             )
             words = Owner(self._name, assignment.member, opens=owner.opens, tries=owner.tries)
@@ -675,8 +675,8 @@ class Writer:
             )
         if all(found.get(topic, -1) >= offset for topic, offset in expected.items()):
             return where + (
-                "the changelog already holds the orders in between, deciding them again would count them "
-                "twice: run 'fraudstream topics repair-offsets'"
+                "the changelog already holds the orders in between, and deciding them again would count "
+                "them twice: run 'fraudstream topics repair-offsets'"
             )
         return where + (
             "the changelog has lost records: restore the topic, or delete the group and the changelog "

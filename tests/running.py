@@ -64,7 +64,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "FRAUDSTREAM_" + name.upper(): str(value)
         for name, value in settings.model_dump(exclude={"topics", "security"}, exclude_none=True).items()
     }
-    topics = {"FRAUDSTREAM_TOPICS__" + name.upper(): topic for name, topic in settings.topics.model_dump().items()}
+    topics = {
+        "FRAUDSTREAM_TOPICS__" + name.upper(): topic for name, topic in settings.topics.model_dump().items()
+    }
     security = {
         "FRAUDSTREAM_SECURITY__" + name.upper(): secret.get_secret_value()
         if isinstance(secret, SecretStr)
@@ -133,4 +135,7 @@ def read(settings: Settings, topic: str, count: int, *, within_s: float = 40.0) 
 
 def decisions(settings: Settings, count: int, *, within_s: float = 40.0) -> list[Mapping[str, Any]]:
     """The decisions, as JSON."""
-    return [json.loads(m.value() or b"") for m in read(settings, settings.topics.decisions, count, within_s=within_s)]
+    return [
+        json.loads(m.value() or b"")
+        for m in read(settings, settings.topics.decisions, count, within_s=within_s)
+    ]

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ from tests.running import Worker, decisions, orders, send
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is absent"),
+    pytest.mark.skipif(
+        shutil.which("openssl") is None, reason="openssl, which makes the certificate, is absent"
+    ),
 ]
 
 
@@ -27,7 +30,7 @@ class SecuredBroker(EmbeddedBroker):
         super().__init__(home, ports=(plain,), tied=True)
         self.certificate = certificate
 
-    def _properties(self, node) -> str:  # type: ignore[no-untyped-def]
+    def _properties(self, node: Any) -> str:
         login = "org.apache.kafka.common.security.scram.ScramLoginModule required"
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         return (
@@ -41,7 +44,7 @@ class SecuredBroker(EmbeddedBroker):
             + "listener.security.protocol.map=SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
             + "sasl.enabled.mechanisms=PLAIN\n"
             + f'listener.name.sasl_ssl.plain.sasl.jaas.config={plain} user_shop="secret";\n'
-            + f'listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={login};\n'
+            + f"listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={login};\n"
             + f"ssl.keystore.type=PEM\nssl.keystore.location={self.certificate}\n"
         )
 
@@ -50,8 +53,11 @@ class SecuredBroker(EmbeddedBroker):
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecuredBroker, Path]]:
     folder = tmp_path_factory.mktemp("secured")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out", folder / "ca.pem"],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", folder / "key.pem", "-out", folder / "ca.pem"),
+        ],
         check=True,
         capture_output=True,
     )

@@ -37,10 +37,14 @@ def test_every_order_is_decided_once_and_a_stopped_worker_goes_on_where_it_was(
         assert worker.stop() == 0, worker.said()
 
     assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(200))
-    assert max(d["features"]["orders_count_1d"] for d in decided) == 39, "40 orders a customer, none its own past"
+    assert max(d["features"]["orders_count_1d"] for d in decided) == 39, (
+        "40 orders a customer, none its own past"
+    )
 
 
-def test_bad_input_ends_whole_in_orders_rejected_and_the_stream_goes_on(shop: Settings, tmp_path: Path) -> None:
+def test_bad_input_ends_whole_in_orders_rejected_and_the_stream_goes_on(
+    shop: Settings, tmp_path: Path
+) -> None:
     good = orders(3, customers=1)
     readable = json.loads(good[0][1])
     bad: list[tuple[bytes | None, bytes | None]] = [
@@ -138,7 +142,9 @@ def test_a_second_worker_of_the_same_name_refuses(shop: Settings, tmp_path: Path
         assert first.stop() == 0
 
 
-def test_a_worker_without_topics_says_which_command_makes_them(settings: Settings, registry: Path, tmp_path: Path) -> None:
+def test_a_worker_without_topics_says_which_command_makes_them(
+    settings: Settings, registry: Path, tmp_path: Path
+) -> None:
     shutil.copytree(registry, settings.home / "models")
     with Worker(settings, tmp_path / "log") as worker:
         assert worker.ends(within_s=30) == 1

@@ -59,7 +59,15 @@ class Shop:
         for value in values:
             chosen = key if key is not None else _key_of(value)
             records.append(
-                Record("orders", 0, self.offset, fields.get("at", 1_800_000_000_000), chosen, value, fields.get("headers", ()))
+                Record(
+                    "orders",
+                    0,
+                    self.offset,
+                    fields.get("at", 1_800_000_000_000),
+                    chosen,
+                    value,
+                    fields.get("headers", ()),
+                )
             )
             self.offset += 1
         effects = self.desk.decide(records, lambda partition, key: self.rows.get((partition, key)))
@@ -310,7 +318,7 @@ def test_an_order_is_remembered_under_its_own_key() -> None:
 
 
 def test_keys_find_the_partition_that_javas_murmur2_gives() -> None:
-    # org.apache.kafka.common.utils.Utils.toPositive(murmur2(key)) % partitions
+    # the hashes are those of Kafka's own UtilsTest.testMurmur2
     assert [partition_of(key, 10_000) for key in (b"21", b"foobar", b"a-little-bit-long-string")] == [
         (-973932308 & 0x7FFFFFFF) % 10_000,
         (-790332482 & 0x7FFFFFFF) % 10_000,
