@@ -1,0 +1,55 @@
+"""The benches run from a shell as their docstrings say; what they measure is another matter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.parity.test_published_features import TRANSACTIONS
+
+HERE = Path(__file__).parent
+
+
+def smoke(bench: str) -> dict[str, object]:
+    before = (HERE / "RESULTS.md").read_bytes() if (HERE / "RESULTS.md").exists() else None
+    done = subprocess.run(
+        [sys.executable, str(HERE / bench), "--smoke"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=HERE,  # where a module of ours could stand in for the standard library's
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = (HERE / "RESULTS.md").read_bytes() if (HERE / "RESULTS.md").exists() else None
+    assert before == after, "a smoke run is not a result"
+    figures = json.loads(done.stdout.strip().splitlines()[-1])["figures"]
+    assert isinstance(figures, dict)
+    return figures
+
+
+@pytest.mark.slow
+def test_the_profile_tells_what_each_step_of_an_order_costs() -> None:
+    figures = smoke("profile.py")
+
+    assert "all of desk.decide, batches of 64" in figures
+    assert all(isinstance(cost, float) and cost > 0 for cost in figures.values())
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_the_latency_bench_sees_every_order_it_sent_decided() -> None:
+    assert smoke("latency.py")["orders measured"] == [150]
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_the_first_real_orders_are_each_decided_once() -> None:
+    figures = smoke("real.py")
+
+    assert figures["decisions"] == figures["distinct order ids"] == 3_000
+    assert figures["rows unlike the naive pass"] == 0
+    assert figures["sampled decisions unlike the naive features"] == 0
