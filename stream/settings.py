@@ -119,8 +119,9 @@ class Settings(BaseSettings):
 
     batch_records: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Records in one transaction, at most."""
-    session_s: Annotated[float, Field(ge=1, le=300)] = 10
-    """After this long without a heartbeat a worker is taken for dead."""
+    session_s: Annotated[float, Field(ge=1, le=300)] = 8
+    """After this long without a heartbeat a worker is taken for dead. Brokers allow 6 s and more unless told
+    otherwise; most of the silence after a kill is this."""
     transaction_s: Annotated[float, Field(ge=1, le=900)] = 10
     """After this long the broker aborts a transaction that was left open."""
     call_s: Annotated[float, Field(ge=1, le=600)] = 30

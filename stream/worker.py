@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -355,6 +356,8 @@ def run(settings: Settings) -> int:
 
     Raises Refused when it must not start or go on.
     """
+    # until Faust takes over: asked to end while starting, there is nothing to finish
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     check_topics(settings)
     scorer, policy = load_model(settings)
     clock = RealClock()

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import msgspec
 
@@ -207,6 +208,16 @@ class Mailbox:
         self.waiting = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Care:
+    """How carefully a partition goes on, as its next owner would read it."""
+
+    attempt: int = 0
+    """Records to try in one transaction after the worker was stopped here repeatedly; 0 is no limit."""
+    tries: Mapping[str, int] = field(default_factory=dict)
+    """How often the record at the position of an input was begun alone."""
+
+
 @dataclass(slots=True)
 class _Partition:
     """An opened partition: where it stands, and how carefully it goes on."""
@@ -215,10 +226,7 @@ class _Partition:
     inputs: dict[str, int]
     """The next offset of every input."""
     log: str
-    attempt: int = 0
-    """Records to try in one transaction after the worker was stopped here repeatedly; 0 is no limit."""
-    tries: int = 0
-    """How often the record at the position was begun alone."""
+    care: _Care
 
 
 @dataclass(slots=True)
@@ -269,6 +277,8 @@ class Writer:
         self._stuck_since: float | None = None
         self._ended: set[str] = set()
         """Dead owners whose transactions were ended for the present assignment."""
+        self._heard: dict[TP, float] = {}
+        """When an input last handed something over, or was searched."""
         self._looked: dict[TP, int] = {}
         """How far an idle partition was searched for records that were never handed over."""
 
@@ -302,10 +312,9 @@ class Writer:
         try:
             if assignment is not self._opened:
                 self._open(assignment)
-            elif batches:
-                self._commit(batches)
             else:
-                self._look_for_lost_records()
+                self._commit(batches)
+                self._look_for_lost_records(busy=bool(batches))
         except _Outdated:
             self._stuck_since = None
             return ()
@@ -341,6 +350,7 @@ class Writer:
             if batch.assignment is not self._opened:
                 continue
             tp = (batch.topic, batch.partition)
+            self._heard[tp] = self._clock.monotonic()
             records = [record for record in batch.records if record.offset >= reached[tp]]
             if not records:
                 continue
@@ -357,16 +367,24 @@ class Writer:
                 turn = _Turn()
         self._transact(turn)
 
-    def _look_for_lost_records(self) -> None:
+    def _look_for_lost_records(self, *, busy: bool) -> None:
         """Commit what lies beyond the positions though nothing came: the tail of a fetch that was lost."""
+        now = self._clock.monotonic()
         for number, partition in self._partitions.items():
             for topic, position in partition.inputs.items():
                 tp = (topic, number)
+                # each for itself: a quiet partition must not wait for its busy neighbour to pause
+                if now - self._heard.setdefault(tp, now) < self._limits.idle_s:
+                    continue
+                self._heard[tp] = now
                 high = self._cluster.high(tp)
                 if high > max(position, self._looked.get(tp, 0)):
                     self._read_and_commit(tp, position, high)
                     # only markers and aborted records are left, if any
                     self._looked[tp] = high
+                if busy:
+                    # one question a turn: those who are being decided must not wait for all of them
+                    return
 
     def _read_and_commit(self, tp: TP, start: int, end: int) -> None:
         for chunk in self._cluster.read(tp, start, end):
@@ -376,46 +394,54 @@ class Writer:
 
     def _transact(self, turn: _Turn) -> None:
         """Decide the admitted records and make the effects true."""
-        careful = [tp for tp in turn.records if self._partitions[tp[1]].attempt]
+        careful = [tp for tp in turn.records if self._partitions[tp[1]].care.attempt]
         plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
         if plain:
             self._make_true(self._desk.decide(plain, self._store.recall), _ends(plain))
         for tp in careful:
-            self._carefully(self._partitions[tp[1]], turn.records[tp])
+            self._carefully(self._partitions[tp[1]], tp[0], turn.records[tp])
 
-    def _carefully(self, partition: _Partition, records: Sequence[Record]) -> None:
+    def _carefully(self, partition: _Partition, topic: str, records: Sequence[Record]) -> None:
         """Commit record by record, then by twos, fours, …: something here stopped the worker before."""
         begin = 0
         while begin < len(records):
-            some = records[begin : begin + (partition.attempt or len(records))]
-            if partition.attempt == 1 and partition.tries >= self._limits.crashes:
+            attempt, tries = partition.care.attempt, partition.care.tries.get(topic, 0)
+            some = records[begin : begin + (attempt or len(records))]
+            if attempt == 1 and tries >= self._limits.crashes:
                 log.error(
                     "order set aside after stopping the worker %d times: %s partition %d offset %d",
-                    partition.tries,
-                    some[0].topic,
+                    tries,
+                    topic,
                     some[0].partition,
                     some[0].offset,
                 )
                 effects = self._desk.set_aside(some[0], self._store.recall)
             else:
-                if partition.attempt == 1:
+                if attempt == 1:
                     # said before it is tried, where the next owner will read it: a crash leaves no time
-                    partition.tries += 1
-                    self._make_true(Effects(), {partition.number: {}})
+                    announced = _Care(attempt, {**partition.care.tries, topic: tries + 1})
+                    self._make_true(Effects(), {partition.number: {}}, {partition.number: announced})
                 effects = self._desk.decide(some, self._store.recall)
-            partition.tries = 0
-            partition.attempt *= 2
-            if partition.attempt > self._limits.records:
-                partition.attempt = 0
-            self._make_true(effects, _ends(some))
+            attempt *= 2
+            went_well = _Care(
+                attempt if attempt <= self._limits.records else 0, {**partition.care.tries, topic: 0}
+            )
+            self._make_true(effects, _ends(some), {partition.number: went_well})
             begin += len(some)
 
-    def _make_true(self, effects: Effects, ends: Mapping[int, Mapping[str, int]]) -> None:
-        """One transaction: the effects, the positions and the offsets; afterwards the local rows."""
+    def _make_true(
+        self,
+        effects: Effects,
+        ends: Mapping[int, Mapping[str, int]],
+        cares: Mapping[int, _Care] = MappingProxyType({}),
+    ) -> None:
+        """One transaction: effects, positions, offsets and care; afterwards the local rows."""
         assignment, producer = self._opened, self._producer
         if assignment is None or producer is None or self.mailbox.assignment is not assignment:
             raise _Outdated
         inputs = {number: self._partitions[number].inputs | dict(end) for number, end in ends.items()}
+        # an aborted announcement is none: the care changes with the position, or not at all
+        cares = {number: cares.get(number, self._partitions[number].care) for number in inputs}
         producer.begin()
         for record in effects.produce:
             producer.produce(record)
@@ -425,7 +451,7 @@ class Writer:
         for number, position in inputs.items():
             producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
         offsets = {
-            (topic, number): self._owner(self._partitions[number]).left_with(offset)
+            (topic, number): self._owner(cares[number], topic).left_with(offset)
             for number, position in inputs.items()
             for topic, offset in position.items()
         }
@@ -441,18 +467,18 @@ class Writer:
                     position, delivered[self._changelog, number] + 1, partition.log, self._clock.wall()
                 ),
             )
-            partition.inputs = position
+            partition.inputs, partition.care = position, cares[number]
         self.counts.update(effects.counts)
         self.counts["transactions"] += 1
 
-    def _owner(self, partition: _Partition) -> Owner:
+    def _owner(self, care: _Care, topic: str) -> Owner:
         assert self._opened is not None  # noqa: S101 (only called inside a transaction of the opened one)
         return Owner(
             name=self._name,
             member=self._opened.member,
             # still careful: were it to crash now, the next owner must be careful at once
-            opens=2 if partition.attempt else 0,
-            tries=partition.tries,
+            opens=2 if care.attempt else 0,
+            tries=care.tries.get(topic, 0),
         )
 
     # --- after a fault ---------------------------------------------------------------------------
@@ -498,6 +524,7 @@ class Writer:
         self._partitions = {}
         self._ended = set()
         self._looked = {}
+        self._heard = {}
         self._wait_to_be_alone(assignment)
         if self._producer is None:
             self._producer = self._cluster.producer(self._name)
@@ -584,7 +611,8 @@ class Writer:
         claim: dict[TP, Committed] = {}
         started: dict[int, dict[str, int]] = {}
         for number, local in restored.items():
-            owner = Owner()
+            opens = 0
+            tries: dict[str, int] = {}
             inputs = dict(local.inputs)
             for topic in self._inputs:
                 before = committed[topic, number]
@@ -593,16 +621,14 @@ class Writer:
                     started[number] = inputs
                 elif self._cluster.high((topic, number)) > before.offset:
                     owner = Owner.of(before)
-                    owner = Owner(opens=owner.opens + 1, tries=owner.tries)
-            partition = partitions[number] = _Partition(
-                number,
-                inputs,
-                local.log,
-                attempt=1 if owner.opens >= 2 else 0,
-                tries=owner.tries,
-            )
-            words = Owner(self._name, assignment.member, opens=owner.opens, tries=owner.tries)
-            claim |= {(topic, number): words.left_with(partition.inputs[topic]) for topic in self._inputs}
+                    opens = max(opens, owner.opens + 1)
+                    tries[topic] = owner.tries
+            # the second open in vain
+            care = _Care(attempt=1 if opens >= 2 else 0, tries=tries)
+            partition = partitions[number] = _Partition(number, inputs, local.log, care)
+            for topic in self._inputs:
+                words = Owner(self._name, assignment.member, opens=opens, tries=tries.get(topic, 0))
+                claim[topic, number] = words.left_with(partition.inputs[topic])
         if not claim:
             return partitions
         producer = self._producer

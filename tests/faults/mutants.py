@@ -84,6 +84,7 @@ MUTANTS = (
                 """\
             except NotStable:
                 self._clock.sleep(self._limits.pause_s)
+                self._end_left_open(self._tps([number]))
             else:
                 break
 """,
@@ -174,21 +175,26 @@ MUTANTS = (
     ),
     Mutant(
         "dead owner not fenced",
-        (("                    self._cluster.producer(owner.name).close()\n", ""),),
+        (("            self._cluster.producer(name).close()\n", ""),),
     ),
     Mutant(
         "living owner fenced",
-        (("and owner.name != self._name and not alive:", "and owner.name != self._name:"),),
+        (
+            (
+                'if owner.member not in members and owner.name not in {"", self._name, *members.values()}',
+                'if owner.name not in {"", self._name}',
+            ),
+        ),
     ),
     Mutant(
         "owner not claimed",
         (
             (
-                "claim |= self._claim(number, committed, assignment)",
-                "claim |= {\n"
-                "                tp: Committed(mine.offset, (committed[tp] or mine).metadata)\n"
-                "                for tp, mine in self._claim(number, committed, assignment).items()\n"
-                "            }",
+                "words = Owner(self._name, assignment.member,",
+                """\
+words = Owner(
+                Owner.of(committed[self._inputs[0], number]).name,
+                Owner.of(committed[self._inputs[0], number]).member,""",
             ),
         ),
     ),
@@ -213,10 +219,12 @@ MUTANTS = (
         "position kept after abort",
         (
             (
-                "        delivered = producer.flush()\n        producer.commit()\n        for number",
-                "        for number, position in inputs.items():\n"
-                "            self._partitions[number].inputs = position\n"
-                "        delivered = producer.flush()\n        producer.commit()\n        for number",
+                _FLUSH_COMMIT_STORE,
+                """\
+        for number, position in inputs.items():
+            self._partitions[number].inputs = position
+"""
+                + _FLUSH_COMMIT_STORE,
             ),
         ),
     ),
@@ -234,7 +242,10 @@ MUTANTS = (
                 self._start_over()
             else:
                 self._drop_producer()
-                self._producer = self._cluster.producer(self._name)
+                try:
+                    self._producer = self._cluster.producer(self._name)
+                except Unreachable:
+                    self._start_over()
             self._bear(error)
             return batches
 """,
@@ -245,13 +256,16 @@ MUTANTS = (
         "abort after unknown outcome",
         (
             (
-                "        delivered = producer.flush()\n        producer.commit()\n        for number",
-                "        delivered = producer.flush()\n"
-                "        try:\n"
-                "            producer.commit()\n"
-                "        except OutcomeUnknown as error:\n"
-                "            raise Aborted('no answer') from error\n"
-                "        for number",
+                _FLUSH_COMMIT_STORE,
+                """\
+        delivered = producer.flush()
+        try:
+            producer.commit()
+        except OutcomeUnknown as error:
+            raise Aborted("no answer") from error
+        for number, position in inputs.items():
+            partition = self._partitions[number]
+""",
             ),
         ),
     ),
@@ -330,5 +344,84 @@ MUTANTS = (
                 "",
             ),
         ),
+    ),
+    Mutant(
+        "claimed before restored",
+        (
+            (
+                "        restored = {number: self._restore(number,",
+                """\
+        claim = {}
+        for tp, before in committed.items():
+            if before is not None:
+                was = Owner.of(before)
+                words = Owner(self._name, assignment.member, opens=was.opens, tries=was.tries)
+                claim[tp] = words.left_with(before.offset)
+        if claim:
+            self._producer.begin()
+            self._producer.send_offsets(claim, assignment)
+            self._producer.flush()
+            self._producer.commit()
+        restored = {number: self._restore(number,""",
+            ),
+        ),
+    ),
+    Mutant(
+        "lost tail never looked for",
+        (("                self._look_for_lost_records(busy=bool(batches))\n", "                pass\n"),),
+    ),
+    Mutant(
+        "lost tail noted before it is committed",
+        (
+            (
+                """\
+                    self._read_and_commit(tp, position, high)
+                    # only markers and aborted records are left, if any
+                    self._looked[tp] = high
+""",
+                """\
+                    self._looked[tp] = high
+                    self._read_and_commit(tp, position, high)
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "position of a new input not in the claim",
+        (
+            (
+                "for number, inputs in started.items():\n            # only",
+                "for number, inputs in ():\n            # only",
+            ),
+            (
+                "for number, inputs in started.items():\n            after",
+                "for number, inputs in ():\n            after",
+            ),
+        ),
+    ),
+    Mutant(
+        "careful attempt not announced",
+        (
+            (
+                "self._make_true(Effects(), {partition.number: {}}",
+                "(lambda *_: None)(Effects(), {partition.number: {}}",
+            ),
+        ),
+    ),
+    Mutant(
+        "openings in vain not counted",
+        (("owner.opens + 1", "owner.opens"),),
+    ),
+    Mutant(
+        "namesake not waited for",
+        (("        self._wait_to_be_alone(assignment)\n", ""),),
+    ),
+    Mutant(
+        "both namesakes refuse",
+        (("assignment.member < min(others)", "False"),),
+    ),
+    Mutant(
+        "neither namesake refuses",
+        ((" and assignment.member < min(others)", ""),),
     ),
 )

@@ -6,17 +6,22 @@ before it is struck. `run(seed)` answers what was violated.
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from types import ModuleType
+from typing import NoReturn
 
 from stream import writer as core
-from stream.ports import Assignment, Batch, Effects, Produce, Recall, Record, Refused
+from stream.ports import TP, Assignment, Batch, Committed, Effects, Produce, Recall, Record, Refused
 from tests.faults.simulated import (
     COMMITTED,
     NETWORK,
     SESSION_S,
+    SWEEP_S,
     TOMBSTONES_S,
+    TRANSACTION_S,
     Fault,
+    Killed,
     Life,
     SimClock,
     SimCluster,
@@ -31,20 +36,33 @@ FAULTS_END_S = 60.0
 """Faults that have not found their step by then never strike."""
 RECOVERY_S = 200.0
 """How long after the last fault everything must be decided, in virtual seconds."""
+MOST_CRASHES = 16
+"""How often a poison order may stop workers before it is set aside, whatever else strikes them."""
+NEIGHBOUR_S = 60.0
+"""How long a busy partition gets an order every second beside a quiet one."""
+
+
+class Poisoned(Exception):
+    """An order that a mistake of ours can't decide."""
 
 
 class FakeDesk:
-    """Counts the orders of a customer and decides by the count; the fourth order is forgotten with the rest."""
+    """Counts the orders of a customer and decides by the count; the fourth order forgets them all."""
 
-    def __init__(self, world: World, life: Life) -> None:
-        self._world = world
+    def __init__(self, schedule: "Schedule", life: Life) -> None:
+        self._schedule = schedule
+        self._world = schedule.world
         self._life = life
 
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """One decision and one new count for every order; it may take its time, or be the end."""
         struck = self._world.begin(self._life, "decide")
         effects = Effects()
+        if len(records) == 1:
+            self._schedule.alone.add(records[0].value)
         for record in records:
+            if record.value == self._schedule.poison:
+                self._schedule.crash(self._life)
             number = record.partition
             rows = effects.rows.setdefault(number, {})
             key = row_key(record)
@@ -59,6 +77,7 @@ class FakeDesk:
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:
         """A decision that says the order was set aside; its customer's row stays as it is."""
+        self._schedule.check_set_aside(record)
         effects = Effects()
         key = row_key(record)
         effects.produce.append(Produce(DECISIONS, record.partition, key, b"%s aside" % record.value))
@@ -78,18 +97,31 @@ class Schedule:
         self.core = writer
         self.world = world = World(seed, trace=trace)
         rng = world.rng
-        self.inputs = ("orders", "outcomes") if rng.random() < 0.25 else ("orders",)
+        self.inputs: tuple[str, ...] = ("orders", "outcomes") if rng.random() < 0.25 else ("orders",)
         self.limits = writer.Limits(
             records=rng.choice((1, 2, 4, 1000)),
             revoke_s=3.0,
             patience_s=30.0,
             pause_s=0.3,
+            idle_s=rng.choice((3.0, 10.0)),
             tombstones_s=TOMBSTONES_S / 2,
             crashes=1000,
         )
         self.faults: list[str] = []
         self.quiet_at = 0.0
         self.ended = ""
+        self.poison: bytes | None = None
+        self.crashes = 0
+        """How often the poison order stopped a worker."""
+        self.alone: set[bytes | None] = set()
+        """The orders that were decided, or tried, without others."""
+        self.set_aside: set[bytes] = set()
+        self._deadly = False
+        self._namesake: Worker | None = None
+        self._refused_namesakes = 0
+        self._second_input_at = 0.0
+        self._quiet: int | None = None
+        """The partition of which Faust loses everything it fetches."""
         if rng.random() < 0.4:
             world.slow = rng.choice((0.005, 0.02, 0.05))
         world.lazy = rng.choice((0.0, 0.02, 0.1, 0.3))
@@ -99,8 +131,19 @@ class Schedule:
         self._closing = False
         self._writers: dict[Life, core.Writer] = {}
         world.on_death = self._come_back
+        world.on_offset = self._check_tries
+        about = rng.random()
+        if about < 0.02:
+            self._plan_a_busy_neighbour()
+            return
         self._plan_orders(rng)
+        if about < 0.14:
+            self._plan_poison(rng)
         self._plan_faults(rng)
+        if 0.14 <= about < 0.19:
+            self._plan_a_namesake(rng)
+        elif 0.19 <= about < 0.24 and len(self.inputs) > 1:
+            self._plan_a_second_input(rng)
 
     # --- the plan --------------------------------------------------------------------------------
 
@@ -112,7 +155,7 @@ class Schedule:
         count = rng.randint(10, 20)
         span = rng.choice((0.0, 10.0, 25.0, 40.0))
         transactional = rng.random() < 0.25
-        at = 0.0
+        at = last = 0.0
         for index in range(count):
             at = index * span / count
             topic = rng.choice(self.inputs)
@@ -124,35 +167,108 @@ class Schedule:
             else:
                 commit = rng.random() < 0.7
                 held = rng.random() * 2.0
+                if rng.random() < 0.15:
+                    # its publisher died; the coordinator aborts it, and all readers wait for that
+                    commit, held = False, TRANSACTION_S + rng.random() * SWEEP_S
+                last = max(last, at + held)
                 world.later(
                     at,
                     lambda tp=tp, k=key, v=value, c=commit, h=held, p=index: self._arrive_in_transaction(  # type: ignore[misc]
-                        tp, k, v, c, h, p
+                        tp, k, v, commit=c, held=h, pid=p
                     ),
                 )
-        self.quiet_at = at + 2.0
+        self.quiet_at = max(at, last) + 2.0
 
     def _arrive(self, tp: tuple[str, int], key: bytes, value: bytes) -> None:
         self.world.log(tp).append(key, value, self.world.now)
         self.world.nudge_all()
 
     def _arrive_in_transaction(
-        self, tp: tuple[str, int], key: bytes, value: bytes, commit: bool, held: float, pid: int
+        self, tp: tuple[str, int], key: bytes, value: bytes, *, commit: bool, held: float, pid: int
     ) -> None:
         log = self.world.log(tp)
         log.append(key, value, self.world.now, pid)
 
         def end() -> None:
+            if not commit:
+                self.world.struck["publisher's abort" if held < TRANSACTION_S else "publisher's death"] += 1
             log.mark(pid, 0, commit=commit)
             self.world.nudge_all()
 
         self.world.later(held, end)
 
-    def _plan_faults(self, rng: Random) -> None:
+    def _plan_a_busy_neighbour(self) -> None:
+        """A quiet partition of which Faust loses all must not wait for its busy neighbour to pause."""
         world = self.world
-        world.workers = [Worker(0), Worker(1)]
+        world.slow = world.lazy = 0.0
+        world.noise = world.rng.choice((0.0, 0.05))
+        self.inputs = ("orders",)
+        self._clumsy = False
+        self._quiet = 1
+        self.limits = replace(self.limits, idle_s=3.0)
+        self._start_workers(1)
+        self._tell("a quiet partition beside a busy one")
+        for second in range(int(NEIGHBOUR_S)):
+            # one order, and no pause of the neighbour as long as idle_s
+            number = int(second == 10)
+            tp, value = ("orders", number), b"o%d" % second
+            world.later(float(second), lambda tp=tp, v=value: self._arrive(tp, b"c0", v))  # type: ignore[misc]
+        self.quiet_at = NEIGHBOUR_S
+
+        def look() -> None:
+            committed = world.group.committed(("orders", 1))
+            if committed is None or committed.offset < world.log(("orders", 1)).end:
+                world.violation(
+                    f"an order of a quiet partition waits while its neighbour is busy: {committed}"
+                )
+
+        if not world.noise:
+            # when the quiet partition's order has just been found
+            worker = world.workers[0]
+            worker.faults.append(Fault("lost request", 0, 1, op="read"))
+            self._tell(str(worker.faults[0]))
+            # with a bad network the end of the schedule must do: everything is decided then
+            world.later(NEIGHBOUR_S - 5.0, look)
+
+    def _plan_poison(self, rng: Random) -> None:
+        self.poison = b"o%d" % rng.randrange(10)
+        self._deadly = rng.random() < 0.5
+        self.limits = replace(self.limits, crashes=3)
+        self._tell(f"order {self.poison.decode()} {'kills the worker' if self._deadly else 'raises'}")
+
+    def _plan_a_namesake(self, rng: Random) -> None:
+        world = self.world
+        self._namesake = worker = Worker(2, world.workers[0].name)
+        world.workers.append(worker)
+        at = rng.random() * rng.choice((0.1, 3.0, 30.0))
+        self._tell(f"a second worker named {worker.name} at {at:.1f} s")
+        world.later(at, lambda: self._start(worker))
+        self._quiet_after(at)
+
+    def _plan_a_second_input(self, rng: Random) -> None:
+        self._second_input_at = at = 5.0 + rng.random() * 30.0
+        self._tell(f"'{self.inputs[1]}' is read only from {at:.1f} s on")
+
+        def restart(worker: Worker) -> None:
+            self.world.struck["second input"] += 1
+            if worker.life is not None and not worker.life.dead:
+                worker.life.stopping = True
+                self.world.nudge(worker.life)
+
+        for worker in self.world.workers:
+            when = at + rng.random() * 10.0
+            self.world.later(when, lambda w=worker: restart(w))  # type: ignore[misc]
+            self._quiet_after(when)
+
+    def _start_workers(self, count: int) -> None:
+        world, rng = self.world, self.world.rng
+        world.workers = [Worker(index) for index in range(count)]
         for worker in world.workers:
             world.later(rng.random() * rng.choice((0.1, 8.0)), lambda w=worker: self._start(w))  # type: ignore[misc]
+
+    def _plan_faults(self, rng: Random) -> None:
+        world = self.world
+        self._start_workers(2)
         # some schedules are about one kind of fault, so that rare ones meet each other
         theme = rng.choice(_THEMES) if rng.random() < 0.4 else ""
         for _ in range(4 if theme else rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 4, 4))):
@@ -166,24 +282,32 @@ class Schedule:
         kind = theme or rng.choices(
             (
                 "kill", "pause", "lost reply", "lost request", "delayed request",
-                "wipe", "stop", "down", "compaction", "rebalance", "gone", "absence", "forgetful", "refusal", "stall",
+                "wipe", "stop", "down", "compaction", "rebalance", "gone", "absence", "forgetful",
+                "refusal", "stall",
+                "stale",
             ),
-            (24, 12, 9, 6, 12, 6, 5, 4, 5, 7, 12, 10, 5, 8, 20),
+            (24, 12, 9, 6, 12, 6, 5, 4, 5, 7, 12, 10, 5, 8, 20, 8),
         )[0]  # fmt: skip
-        if kind in ("down", "compaction", "rebalance", "forgetful"):
+        if kind in ("down", "compaction", "rebalance", "forgetful", "stale"):
             at = rng.random() * 40.0
             if kind == "down":
                 part = rng.choice(("transactions", "group", "logs"))
                 seconds = rng.choice((0.5, 3.0, 12.0)) * rng.random()
                 self._tell(f"{part} unreachable at {at:.1f} s for {seconds:.1f} s")
-                world.later(at, lambda: world.down.__setitem__(part, world.now + seconds))
+                world.later(at, lambda: self._take_down(part, seconds))
                 self._quiet_after(at + seconds)
             elif kind == "forgetful":
                 seconds = rng.random() * 6.0
                 self._tell(
                     f"group answers that nothing was ever committed from {at:.1f} s for {seconds:.1f} s"
                 )
-                world.later(at, lambda: world.down.__setitem__("memory", world.now + seconds))
+                world.later(at, lambda: self._take_down("memory", seconds))
+                self._quiet_after(at + seconds)
+            elif kind == "stale":
+                seconds = rng.random() * 8.0
+                self._tell(f"group answers older offsets from {at:.1f} s for {seconds:.1f} s")
+                world.later(at, lambda: self._take_down("freshness", seconds))
+                world.later(at, world.group.rebalance_if_any)
                 self._quiet_after(at + seconds)
             elif kind == "compaction":
                 number, share = rng.randrange(world.partitions), rng.random()
@@ -194,7 +318,7 @@ class Schedule:
                 self._quiet_after(at + again)
             else:
                 self._tell(f"rebalance at {at:.1f} s")
-                world.later(at, world.group.rebalance_if_any)
+                world.later(at, self._rebalance)
                 self._quiet_after(at)
             return
         worker = rng.choice(world.workers)
@@ -218,6 +342,14 @@ class Schedule:
         worker.faults.append(fault)
         self._tell(str(fault))
 
+    def _take_down(self, part: str, seconds: float) -> None:
+        self.world.struck[_DOWN.get(part, f"{part} unreachable")] += 1
+        self.world.down[part] = self.world.now + seconds
+
+    def _rebalance(self) -> None:
+        self.world.struck["rebalance"] += 1
+        self.world.group.rebalance_if_any()
+
     def _tell(self, fault: str) -> None:
         self.faults.append(fault)
 
@@ -235,12 +367,15 @@ class Schedule:
         log = self.world.log((CHANGELOG, number))
         upto = int(log.stable() * (0.5 + share / 2))
         log.compact(upto, self.world.now)
+        self.world.struck["compaction"] += 1
         self.world.note(None, f"compacted {CHANGELOG}/{number} up to {upto}")
 
     # --- workers ---------------------------------------------------------------------------------
 
     def _come_back(self, life: Life) -> None:
         world, worker = self.world, life.worker
+        if worker.leave == "namesake":
+            return
         if worker.leave == "gone" and self._may_go(life):
             world.transaction(worker.name).patient = True
             world.note(life, "is gone for good")
@@ -269,7 +404,7 @@ class Schedule:
         world.later(after, lambda: self._start(worker))
 
     def _may_go(self, life: Life) -> bool:
-        """Whether the other worker can take over at once: somebody is left, and knows whose transaction to end."""
+        """Whether the other can take over at once: somebody is left, and knows whose transaction to end."""
         group = self.world.group
         others = [worker for worker in self.world.workers if worker is not life.worker]
         mine = {number for number, member in group.owners.items() if member == life.member}
@@ -277,7 +412,8 @@ class Schedule:
         return (
             all(not worker.leave for worker in others)
             # who is told that nothing was committed can't know the dead owner, and waits for the timeout
-            and not any("nothing was ever committed" in fault for fault in self.faults)
+            and not any("group answers" in fault for fault in self.faults)
+            and len(self.world.workers) == 2
             and writer is not None
             and bool(mine)
             and group.state == group.STABLE
@@ -293,18 +429,19 @@ class Schedule:
         if world.trace is not None:
             world.note(life, "started" if worker.disk else "started with an empty disk")
         clock = SimClock(world, life)
+        inputs = self.inputs if world.now >= self._second_input_at else self.inputs[:1]
         writer = self.core.Writer(
             name=worker.name,
-            inputs=self.inputs,
+            inputs=inputs,
             changelog=CHANGELOG,
             cluster=SimCluster(world, life),
             store=SimStore(world, life),
-            desk=FakeDesk(world, life),
+            desk=FakeDesk(self, life),
             clock=clock,
             limits=self.limits,
         )
         self._writers[life] = writer
-        life.faust = world.start(life, "faust", lambda: self._faust(life, writer))
+        life.faust = world.start(life, "faust", lambda: self._faust(life, writer, inputs))
         world.start(life, "writer", lambda: self._write(life, writer))
 
     def _write(self, life: Life, writer: core.Writer) -> None:
@@ -314,15 +451,20 @@ class Schedule:
         except Refused as error:
             if world.trace is not None:
                 world.note(life, f"REFUSED {error}")
-            life.worker.leave = "refused"
+            twice = "another worker named" in str(error)
+            life.worker.leave = "namesake" if twice else "refused"
+            self._refused_namesakes += twice
+            world.struck["namesake" if twice else "refusal to go on"] += 1
             self.ended = f"; the last to refuse said: {error}"
+        except Poisoned:
+            world.note(life, "ended by the poison order")
         except Exception:  # noqa: BLE001 (whatever it is, it is a mistake of the core)
             world.violation(f"the core failed: {traceback.format_exc(limit=-3)}")
         life.writing = False
         if not life.stopping:
             world.kill(life)
 
-    def _faust(self, life: Life, writer: core.Writer) -> None:
+    def _faust(self, life: Life, writer: core.Writer, inputs: Sequence[str]) -> None:
         """What Faust does: join, assign, fetch and offer, revoke, join again; stop when asked."""
         world, mailbox = self.world, writer.mailbox
         rnd = world.rnd
@@ -334,7 +476,7 @@ class Schedule:
             mailbox.assign(assignment)
             if world.trace is not None:
                 world.note(life, f"assigned {sorted(assignment.partitions)} in {assignment.generation}")
-            position = self._seek(assignment)
+            position = self._seek(assignment, inputs)
             after: dict[tuple[str, int], int | None] = dict.fromkeys(position)
             while not (life.rejoin or life.stopping):
                 fetched = False
@@ -349,9 +491,14 @@ class Schedule:
                     batch = Batch(tp[0], tp[1], records, assignment, after[tp])
                     after[tp] = records[-1].offset + 1
                     r = rnd()
-                    if self._clumsy and r < 0.06:
+                    if tp[1] == self._quiet:
+                        world.struck["batch lost by Faust"] += 1
+                        world.note(life, "Faust lost a batch")
+                    elif self._clumsy and r < 0.06:
+                        world.struck["batch handed over late"] += 1
                         late.append(batch)
                     elif self._clumsy and r < 0.1:
+                        world.struck["batch lost by Faust"] += 1
                         world.note(life, "Faust lost a batch")
                     else:
                         mailbox.offer(batch)
@@ -377,12 +524,12 @@ class Schedule:
         world.group.remove(life.member)
         world.kill(life)
 
-    def _seek(self, assignment: Assignment) -> dict[tuple[str, int], int]:
+    def _seek(self, assignment: Assignment, inputs: Sequence[str]) -> dict[tuple[str, int], int]:
         """Where Faust begins to fetch: the offsets it sees, with what it forgets and repeats."""
         world, rnd = self.world, self.world.rnd
         position = {}
         for number in sorted(assignment.partitions):
-            for topic in self.inputs:
+            for topic in inputs:
                 tp = (topic, number)
                 committed = world.group.committed(tp)
                 at = 0 if committed is None else committed.offset
@@ -415,7 +562,9 @@ class Schedule:
         world = self.world
         self.unfinished = self._what_is_missing()
         if world.now > self.quiet_at and not self._closing:
-            self._close()
+            self._closing = True
+            self._no_more_faults()
+            self.unfinished = "the faults have only just ended"
         if (world.now > self.quiet_at and not self.unfinished) or world.now > max(
             self.quiet_at, FAULTS_END_S
         ) + RECOVERY_S:
@@ -423,21 +572,10 @@ class Schedule:
         else:
             world.later(1.0, self._look)
 
-    def _close(self) -> None:
-        """The faults are over: Faust loses nothing more, and one more order comes to every partition.
-
-        What Faust lost before is noticed by the order after it, so there must be one.
-        """
-        self._closing = True
-        self._clumsy = False
-        self._no_more_faults()
-        for topic in self.inputs:
-            for number in range(self.world.partitions):
-                self._arrive((topic, number), b"c0", b"last-%s-%d" % (topic.encode(), number))
-        self.unfinished = "the last orders have only just arrived"
-
     def _what_is_missing(self) -> str:
         world = self.world
+        if self._namesake is not None and self._refused_namesakes != 1:
+            return f"{self._refused_namesakes} workers named {self._namesake.name} were refused"
         for topic in self.inputs:
             for number in range(world.partitions):
                 log = world.log((topic, number))
@@ -464,14 +602,50 @@ class Schedule:
                 return f"a transaction is open in partition {number}"
         return ""
 
+    def crash(self, life: Life) -> NoReturn:
+        """What the poison order does to a worker."""
+        self.crashes += 1
+        self.world.struck["poison order"] += 1
+        if self.crashes > MOST_CRASHES:
+            self.world.violation(f"order {self.poison!r} stopped the workers {self.crashes} times")
+        if self._deadly:
+            self.world.kill(life)
+            raise Killed
+        raise Poisoned
+
+    def check_set_aside(self, record: Record) -> None:
+        """Only an order that was announced and tried alone, often enough, may be set aside."""
+        world = self.world
+        order = record.value or b"?"
+        self.set_aside.add(order)
+        if order != self.poison:
+            world.struck["sound order set aside"] += 1
+        tries = max(
+            (self.core.Owner.of(c).tries for c in world.group.left_behind((record.topic, record.partition))),
+            default=0,
+        )
+        if tries < self.limits.crashes or order not in self.alone:
+            tried = "was tried alone" if order in self.alone else "was never tried alone"
+            world.violation(f"order {order!r} is set aside; it {tried} and was announced {tries} times")
+
+    def _check_tries(self, tp: TP, before: Committed | None, after: Committed) -> None:
+        """Every try is announced, so the committed count of them never rises by more than one."""
+        tries = self.core.Owner.of(after).tries
+        said = self.core.Owner.of(before).tries if before is not None and before.offset == after.offset else 0
+        if tries > said + 1:
+            self.world.violation(f"the tries of {tp} at {after.offset} rose from {said} to {tries} at once")
+
     def _check(self) -> None:
         world = self.world
         for number in range(world.partitions):
-            rows, decisions = self._single_worker(number)
             seen: dict[bytes, list[bytes]] = {}
             for record in world.log((DECISIONS, number)).visible():
                 value = record.value or b"?"
                 seen.setdefault(value.split()[0], []).append(value)
+            aside = {order for order, found in seen.items() if found[0].endswith(b" aside")} & self.set_aside
+            if self.poison is not None:
+                aside.add(self.poison)
+            rows, decisions = self._single_worker(number, aside)
             for order, decision in decisions.items():
                 found = seen.pop(order, [])
                 if len(found) != 1:
@@ -507,13 +681,16 @@ class Schedule:
                 f"the changelog of partition {number} stands at {position}, the group at {committed}"
             )
 
-    def _single_worker(self, number: int) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    def _single_worker(self, number: int, aside: set[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
         """Rows and decisions of a worker to whom nothing ever happens: one list, one loop."""
         rows: dict[bytes, bytes] = {}
         decisions: dict[bytes, bytes] = {}
         for topic in self.inputs:
             for record in self.world.log((topic, number)).visible():
                 key = row_key(record)
+                if record.value in aside:
+                    decisions[record.value] = b"%s aside" % record.value
+                    continue
                 count = int(rows.get(key, b"0")) + 1
                 decisions[record.value] = b"%s %s %d" % (record.value, key, count)  # type: ignore[index]
                 if count == 4:
@@ -557,10 +734,13 @@ _THEMES = (
     "absence",
     "absence",
     "delayed request",
+    "delayed request",
     "forgetful",
+    "stale",
     "kill",
     "pause",
 )
+_DOWN = {"memory": "group answers that nothing was committed", "freshness": "group answers older offsets"}
 _BEST_AT = {
     "gone": ("send_offsets", "flush", "commit", "commit"),
     "stall": ("decide", "decide", "send_offsets", "store.write", "flush"),

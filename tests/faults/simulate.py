@@ -3,6 +3,7 @@
 python tests/faults/simulate.py                     50,000 schedules on all cores
 python tests/faults/simulate.py --seed 4711 --trace  one schedule, step by step
 python tests/faults/simulate.py --mutants            every known mistake must be found
+python tests/faults/simulate.py --record             and keep the figures in tests/bench/RESULTS.md
 """
 
 import argparse
@@ -10,7 +11,9 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +23,16 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from stream import writer as core  # noqa: E402 (the repository is on the path only now)
+from tests.bench import results  # noqa: E402
 from tests.faults.mutants import MUTANTS, Mutant  # noqa: E402
 from tests.faults.schedule import Schedule  # noqa: E402
 from tests.faults.schedule import run as run_schedule  # noqa: E402
 
 CHUNK = 100
 MUTANT_SEEDS = 1_000
+PROGRESS_S = 10.0
+SHOWN = 20
+"""How many violated schedules are told in words."""
 
 
 def rerun(seed: int, mutant: str = "") -> str:
@@ -58,13 +65,40 @@ def kill(mutant: Mutant, seeds: int = MUTANT_SEEDS, first: int = 0) -> tuple[int
     return None, None
 
 
-def _run_chunk(seeds: range) -> tuple[int, list[tuple[int, str]]]:
-    failed = []
+@dataclass(slots=True)
+class Tried:
+    """What some schedules tried, and what came of it."""
+
+    schedules: int = 0
+    cpu_s: float = 0.0
+    virtual_s: float = 0.0
+    struck: Counter[str] = field(default_factory=Counter)
+    """Faults that really struck, by kind."""
+    crashes: int = 0
+    """The most often that one poison order stopped workers."""
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: "Tried") -> None:
+        """Add what others tried."""
+        self.schedules += other.schedules
+        self.cpu_s += other.cpu_s
+        self.virtual_s += other.virtual_s
+        self.struck.update(other.struck)
+        self.crashes = max(self.crashes, other.crashes)
+        self.failed += other.failed
+
+
+def _run_chunk(seeds: range) -> Tried:
+    tried, started = Tried(len(seeds)), time.process_time()
     for seed in seeds:
         schedule = run_schedule(seed)
+        tried.virtual_s += schedule.world.now
+        tried.struck.update(schedule.world.struck)
+        tried.crashes = max(tried.crashes, schedule.crashes)
         if schedule.world.violations:
-            failed.append((seed, tell(schedule)))
-    return len(seeds), failed
+            tried.failed.append((seed, tell(schedule)))
+    tried.cpu_s = time.process_time() - started
+    return tried
 
 
 def _kill_one(index: int) -> tuple[int, int | None, str]:
@@ -77,30 +111,47 @@ def _chunks(first: int, count: int) -> Iterator[range]:
         yield range(begin, min(begin + CHUNK, first + count))
 
 
-def simulate(count: int, first: int, minutes: float | None) -> int:
+def simulate(count: int, first: int, minutes: float | None, *, keep: bool = False) -> int:
     """Run that many schedules, or for that many minutes, and return how many were violated."""
-    started = time.monotonic()
-    done = bad = 0
+    started = said = time.monotonic()
+    tried = Tried()
     if minutes is not None:
         count = 10**9
     with get_context("fork").Pool() as pool:
-        for ran, failed in pool.imap_unordered(_run_chunk, _chunks(first, count)):
-            done += ran
-            for seed, text in failed:
-                bad += 1
-                if bad == 1:
+        for chunk in pool.imap_unordered(_run_chunk, _chunks(first, count)):
+            for seed, text in chunk.failed:
+                if not tried.failed:
                     print(run_traced(seed)[1])
-                if bad <= 20:
+                if len(tried.failed) < SHOWN:
                     print(text, flush=True)
-            if minutes is not None and time.monotonic() - started > minutes * 60:
+            tried.add(chunk)
+            now = time.monotonic()
+            if now - said > PROGRESS_S:
+                said = now
+                print(f"{tried.schedules:,} schedules, {len(tried.failed)} violated", flush=True)
+            if minutes is not None and now - started > minutes * 60:
                 pool.terminate()
                 break
-    seconds = time.monotonic() - started
-    print(
-        f"{done:,} schedules (seeds from {first}) in {seconds:.0f} s on {os.cpu_count()} cores: "
-        f"{bad} violated"
+    sum_up(tried, first, time.monotonic() - started, keep=keep)
+    return len(tried.failed)
+
+
+def sum_up(tried: Tried, first: int, seconds: float, *, keep: bool) -> None:
+    """Say what was tried and what came of it; with `keep` add it to RESULTS.md."""
+    rows: dict[str, str | int | float | None] = {
+        "schedules": tried.schedules,
+        "schedules violated": len(tried.failed),
+        "seconds": round(seconds, 1),
+        "CPU ms per schedule": round(tried.cpu_s / max(1, tried.schedules) * 1000, 2),
+        "virtual hours": round(tried.virtual_s / 3600, 1),
+        "most crashes by one poison order": tried.crashes,
+        "faults that struck": tried.struck.total(),
+    }
+    rows |= {f"- {kind}": struck for kind, struck in tried.struck.most_common()}
+    note = (
+        f"Seeds from {first}: `python tests/faults/simulate.py --seed {first} --schedules {tried.schedules}`"
     )
-    return bad
+    results.record("Fault simulation of the transaction core", rows, note, keep=keep)
 
 
 def kill_mutants() -> int:
@@ -130,6 +181,7 @@ def main() -> int:
         "--mutants", nargs="?", const="", metavar="NAME", help="find the mutants; with --seed, run this one"
     )
     parser.add_argument("--trace", action="store_true", help="tell every step of the one schedule of --seed")
+    parser.add_argument("--record", action="store_true", help="keep the figures in tests/bench/RESULTS.md")
     chosen = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # a set of names must be walked in the same order when a seed is run again
@@ -146,7 +198,7 @@ def main() -> int:
             print(trace)
         print(tell(schedule, chosen.mutants or "") if schedule.world.violations else "nothing was violated")
         return int(bool(schedule.world.violations))
-    return int(simulate(chosen.schedules or 50_000, chosen.seed or 0, chosen.minutes) > 0)
+    return int(simulate(chosen.schedules or 50_000, chosen.seed or 0, chosen.minutes, keep=chosen.record) > 0)
 
 
 if __name__ == "__main__":

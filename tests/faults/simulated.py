@@ -12,12 +12,15 @@ a crash. Tests of these semantics are in `test_simulation.py`.
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
-from typing import NoReturn
+from typing import NoReturn, Self
 
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
 from stream.ports import (
     TP,
@@ -101,9 +104,9 @@ class Worker:
 
     __slots__ = ("disk", "faults", "index", "leave", "life", "lives", "name", "steps", "wipe")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, name: str = "") -> None:
         self.index = index
-        self.name = f"w{index}"
+        self.name = name or f"w{index}"
         self.disk: dict[int, Shelf] = {}
         self.faults: list[Fault] = []
         self.steps = 0
@@ -330,7 +333,10 @@ class World:
         self.down: dict[str, float] = {}
         self.group = Group(self)
         self.workers: list[Worker] = []
+        self.struck: Counter[str] = Counter()
+        """What really happened of the faults that were planned, by kind."""
         self.on_death: Callable[[Life], None] = lambda life: None
+        self.on_offset: Callable[[TP, Committed | None, Committed], None] = lambda tp, before, after: None
 
     # --- scheduling ------------------------------------------------------------------------------
 
@@ -344,10 +350,8 @@ class World:
         task = Task(life, name)
 
         def run() -> None:
-            try:
+            with suppress(Killed):
                 main()
-            except Killed:
-                pass
 
         task.greenlet = greenlet(run, parent=self.hub)
         life.tasks.append(task)
@@ -473,6 +477,7 @@ class World:
             struck = self._strike(life, op)
         if not struck and self.noise and self.rnd() < self.noise and op in TALK:
             struck = LOST_REQUEST + int(self.rnd() * 4)
+            self.struck[_NETWORK_NAMES[struck]] += 1
         if self.slow and self.rnd() < self.slow:
             self.pause(self.rnd() * 8.0)
         self.pause(self.travel())
@@ -503,6 +508,7 @@ class World:
             elif worker.steps < fault.nth or (kind in NETWORK and op not in TALK):
                 continue
             worker.faults.remove(fault)
+            self.struck[kind] += 1
             if kind in NETWORK:
                 return NETWORK[kind]
             if kind == "stop":
@@ -649,11 +655,9 @@ class World:
             transaction.state = COMPLETE_COMMIT if commit else COMPLETE_ABORT
         for part in parts:
             r = self.rnd()
-            if r < self.lazy:
-                after = self.rnd() * 6.0
-            else:
-                after = r * 0.01 if r < 0.9 else (r - 0.9) * 5.0
-            self.later(after, lambda part=part: self._mark(transaction, part, pid, epoch, commit))  # type: ignore[misc]
+            usually = r * 0.01 if r < 0.9 else (r - 0.9) * 5.0
+            after = self.rnd() * 6.0 if r < self.lazy else usually
+            self.later(after, partial(self._mark, transaction, part, pid, epoch, commit))
 
     def _mark(self, transaction: Transaction, part: TP | None, pid: int, epoch: int, commit: bool) -> None:
         if self.is_down("transactions") or self.is_down("group" if part is None else "logs"):
@@ -677,6 +681,7 @@ NETWORK = {
     "delayed request": DELAYED,
     "refusal": REFUSED,
 }
+_NETWORK_NAMES = {code: name for name, code in NETWORK.items()}
 
 
 class Group:
@@ -694,6 +699,8 @@ class Group:
         self.epochs: dict[int, int] = {}
         self.offsets: dict[TP, tuple[int, Committed]] = {}
         self.pending: dict[int, dict[TP, tuple[int, Committed]]] = {}
+        self.past: dict[TP, list[Committed]] = {}
+        """Everything that was ever committed, oldest first."""
         self._written = 0
         self._ids = 0
 
@@ -725,9 +732,12 @@ class Group:
             if before is None or before[0] < written:
                 if before is not None and committed.offset < before[1].offset:
                     self.world.violation(
-                        f"the committed offset of {tp} went back from {before[1].offset} to {committed.offset}"
+                        f"the committed offset of {tp} went back from {before[1].offset} "
+                        f"to {committed.offset}"
                     )
+                self.world.on_offset(tp, None if before is None else before[1], committed)
                 self.offsets[tp] = (written, committed)
+                self.past.setdefault(tp, []).append(committed)
 
     def unstable(self, tps: Sequence[TP]) -> bool:
         """Whether an open transaction has offsets pending for any of these."""
@@ -737,6 +747,22 @@ class Group:
         """What was last committed."""
         found = self.offsets.get(tp)
         return None if found is None else found[1]
+
+    def left_behind(self, tp: TP) -> list[Committed]:
+        """What was last committed, and what is pending."""
+        found = [mine[tp][1] for mine in self.pending.values() if tp in mine]
+        last = self.committed(tp)
+        return found if last is None else [*found, last]
+
+    def answer(self, tp: TP) -> Committed | None:
+        """What the coordinator says was last committed; one that has just moved may answer from before."""
+        world = self.world
+        if world.is_down("memory"):
+            return None
+        if world.is_down("freshness"):
+            past = self.past.get(tp, [])
+            return past[-1 - int(world.rnd() * min(4, len(past)))] if past else None
+        return self.committed(tp)
 
     # --- members ---------------------------------------------------------------------------------
 
@@ -934,8 +960,8 @@ class SimProducer:
             if struck in (LOST_REQUEST, DELAYED, REFUSED):
                 failed.append(tp)
                 if struck == DELAYED:
-                    serial = self._serial
-                    world.later(world.rnd() * 15.0, lambda tp=tp, r=records: self._arrive_late(tp, r, serial))  # type: ignore[misc]
+                    late = partial(self._arrive_late, tp, records, self._serial)
+                    world.later(world.rnd() * 15.0, late)
                 world.pause(world.rnd() * REQUEST_S)
                 continue
             self._append(tp, records)
@@ -1127,11 +1153,7 @@ class SimCluster:
         group = self._world.group
         if stable and group.unstable(inputs):
             raise NotStable("an open transaction has offsets pending")
-        answer = (
-            dict.fromkeys(inputs)
-            if self._world.is_down("memory")
-            else {tp: group.committed(tp) for tp in inputs}
-        )
+        answer = {tp: group.answer(tp) for tp in inputs}
         self._world.end(self._life, struck)
         return answer
 
@@ -1259,7 +1281,7 @@ class SimCondition:
         self._queue: list[Task] = []
         self._waiting: list[Task] = []
 
-    def __enter__(self) -> "SimCondition":
+    def __enter__(self) -> Self:
         world = self._world
         if self._life.dead:
             raise Killed

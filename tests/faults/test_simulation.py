@@ -1,5 +1,6 @@
 """The transaction core survives every fault tried here, and the simulated Kafka can be trusted to say so."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from stream.ports import (
     Produce,
 )
 from tests.faults.mutants import MUTANTS, Mutant
-from tests.faults.schedule import run
+from tests.faults.schedule import MOST_CRASHES, run
 from tests.faults.simulate import kill, tell
 from tests.faults.simulated import (
     SESSION_S,
@@ -311,6 +312,25 @@ def test_the_group_checks_generation_and_member_but_not_who_owns_the_partition()
     stage.play(story)
 
 
+def test_a_coordinator_that_has_just_moved_answers_from_before() -> None:
+    stage = Stage()
+
+    def story() -> None:
+        assignment = stage.join()
+        cluster = stage.clusters[0]
+        producer = cluster.producer("w0")
+        for offset in (5, 6):
+            producer.begin()
+            producer.send_offsets({IN: Committed(offset)}, assignment)
+            producer.commit()
+            stage.settle()
+        stage.world.down["freshness"] = stage.world.now + 1_000.0
+        answers = {cluster.committed([IN], stable=True)[IN] for _ in range(50)}
+        assert answers == {Committed(5), Committed(6)}
+
+    stage.play(story)
+
+
 def test_a_worker_that_stops_answering_leaves_the_group_only_after_its_session() -> None:
     stage = Stage()
 
@@ -335,11 +355,10 @@ def test_a_read_stops_where_an_open_transaction_begins() -> None:
         log = stage.world.log(OUT)
         log.append(b"c1", b"good", 0.0)
         log.append(b"c1", b"open", 0.0, pid=7)
-        seen = []
+        reading = stage.clusters[0].read(OUT, 0, 2)
+        assert [record.value for record in next(reading)] == [b"good"]
         with pytest.raises(NotStable):
-            for chunk in stage.clusters[0].read(OUT, 0, 2):
-                seen += [record.value for record in chunk]
-        assert seen == [b"good"]
+            next(reading)
 
     stage.play(story)
 
@@ -386,6 +405,31 @@ def test_the_same_seed_tells_the_same_story() -> None:
 
     assert first.world.trace == again.world.trace
     assert first.world.trace
+
+
+def test_a_poison_order_is_set_aside_after_few_crashes() -> None:
+    poisoned = [s for s in map(run, range(200)) if s.poison is not None and s.crashes]
+
+    assert poisoned
+    for schedule in poisoned:
+        assert schedule.crashes <= MOST_CRASHES
+        assert schedule.poison in schedule.set_aside
+
+
+def test_every_kind_of_fault_strikes_now_and_then() -> None:
+    struck = Counter(kind for seed in range(400) for kind in run(seed).world.struck)
+
+    never = [
+        kind
+        for kind in (
+            "kill", "pause", "stall", "stop", "wipe", "gone", "absence", "lost request", "lost reply",
+            "delayed request", "refusal", "rebalance", "compaction", "batch lost by Faust",
+            "batch handed over late", "poison order", "namesake", "second input", "publisher's abort",
+            "publisher's death", "group answers older offsets", "group answers that nothing was committed",
+        )
+        if not struck[kind]
+    ]  # fmt: skip
+    assert never == []
 
 
 @pytest.mark.parametrize("first", range(0, 400, 100))
