@@ -45,6 +45,7 @@ REFUSED: Final = 1
 _FETCH_WAIT_MS: Final = 100
 _WAITING_RECORDS: Final = 8
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
+_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 
 class _PassThrough:
@@ -91,6 +92,17 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
 
+    async def seek_assigned(self, offsets: Mapping[FaustTP, int]) -> None:
+        """Seek, on the thread that fetches: aiokafka's consumer is not made for two."""
+        await self.call_thread(self._seek_assigned, offsets)
+
+    async def _seek_assigned(self, offsets: Mapping[FaustTP, int]) -> None:
+        assigned = self.assignment()
+        for tp, offset in offsets.items():
+            if tp in assigned:
+                self.seek(tp, offset)
+
+
 class BatchConsumer(driver.Consumer):
     """Faust's consumer, handing over the records of one fetch of one partition as one message."""
 
@@ -99,16 +111,22 @@ class BatchConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    _thread: BatchConsumerThread
+
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109 (Faust's name)
         snapshot = self.app.mailbox.assignment
         if snapshot is None:
             # a fetch now could not be told from one under the next assignment
             await self.sleep(0.02)
             return {}
-        fetched = await super()._getmany(active_partitions, timeout)
+        try:
+            fetched = await super()._getmany(active_partitions, timeout)
+        except UnicodeDecodeError as error:
+            await self._leave_to_the_writer(error)
+            return {}
         if self.app.mailbox.assignment is not snapshot:
             # what came may belong to either assignment: read it again under the present one
-            self._reread(fetched)
+            await self._read_again(fetched)
             return {}
         batches = {}
         for tp, records in fetched.items():
@@ -119,12 +137,27 @@ class BatchConsumer(driver.Consumer):
             self.app.handed_over[tp] = records[-1].offset + 1
         return batches
 
-    def _reread(self, fetched: Mapping[FaustTP, Any]) -> None:
-        assigned = self.assignment()
-        for tp, records in fetched.items():
+    async def _read_again(self, fetched: Mapping[FaustTP, Any]) -> None:
+        for tp in fetched:
             self.app.handed_over.pop(tp, None)
-            if records and tp in assigned:
-                self._thread.seek(tp, records[0].offset)
+        await self._thread.seek_assigned({tp: records[0].offset for tp, records in fetched.items() if records})
+
+    async def _leave_to_the_writer(self, error: UnicodeDecodeError) -> None:
+        """Go on after a record whose header has a name that aiokafka can't read.
+
+        It lost what it had fetched, and would stumble over the record for ever. librdkafka reads it:
+        the writer searches the inputs itself, and we go on behind where it came to.
+        """
+        log.error("a record's header has a name that is not UTF-8; the writer reads it: %s", error.reason)
+        self.app.handed_over.clear()
+        self.app.mailbox.search()
+        await self.sleep(1.0)
+        positions = {
+            FaustTP(topic, partition): offset
+            for partition, inputs in self.app.positions().items()
+            for topic, offset in inputs.items()
+        }
+        await self._thread.seek_assigned(positions)
 
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; what comes next does not follow on from what came before."""
@@ -165,12 +198,14 @@ class ScorerApp(faust.App):
     mailbox: Mailbox
     handed_over: dict[Any, int]
     """Where the last batch of each partition ended, since the last assignment or seek."""
+    positions: Callable[[], Mapping[int, Mapping[str, int]]]
+    """Where the writer has come to: partition -> input topic -> next offset."""
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
 
 
-def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
+def make_app(settings: Settings, writer: Writer) -> ScorerApp:
     """The app: one agent that hands fetched batches to the mailbox, and the assignment callbacks."""
     home = settings.home / "faust" / settings.worker
     home.mkdir(parents=True, exist_ok=True)
@@ -188,7 +223,6 @@ def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
         datadir=str(home),
         stream_buffer_maxsize=64,
         stream_wait_empty=False,
-        # the tasks of one event are few, its records many: no event may be acknowledged by Faust
         topic_allow_declare=False,
         topic_disable_leader=True,
         table_standby_replicas=1,  # there are no tables; at 0 Faust turns to round-robin
@@ -196,13 +230,14 @@ def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
         cython_optimizations=True,
         reply_create_topic=False,
     )
-    app.mailbox = mailbox
+    mailbox = app.mailbox = writer.mailbox
     app.handed_over = {}
+    app.positions = lambda: writer.opened
     inputs = app.topic(
         *settings.inputs,
         value_serializer=cast("Any", _PassThrough()),
         key_serializer="raw",
-        acks=False,
+        acks=False,  # Faust never commits
         internal=False,
     )
     most = _WAITING_RECORDS * settings.batch_records
@@ -211,7 +246,7 @@ def make_app(settings: Settings, mailbox: Mailbox) -> ScorerApp:
         async for batch in batches:
             mailbox.offer(batch)
             # back-pressure: seldom reached, so nobody need be woken for it
-            while mailbox.waiting > most:  # noqa: ASYNC110
+            while mailbox.waiting > most or mailbox.waiting_bytes > _WAITING_BYTES:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     app.agent(inputs, name="hand_over")(hand_over)
@@ -241,12 +276,12 @@ def _snapshot(app: ScorerApp, settings: Settings, assigned: Any) -> Assignment:
     by_topic = {topic: {tp.partition for tp in assigned if tp.topic == topic} for topic in settings.inputs}
     partitions = by_topic[settings.inputs[0]]
     if any(other != partitions for other in by_topic.values()):
-        raise Refused(f"the inputs were assigned different partitions: {by_topic}; this is a mistake of ours")
+        raise RuntimeError(f"the inputs were assigned different partitions: {by_topic}")
     # Faust has no word for the member id
     coordinator = cast("Any", app.consumer)._thread._consumer._coordinator  # noqa: SLF001
     generation = app.consumer_generation_id
     if generation <= 0:
-        raise Refused(f"assigned partitions in generation {generation}; this is a mistake of ours")
+        raise RuntimeError(f"assigned partitions in generation {generation}")
     return Assignment(generation, coordinator.member_id, frozenset(partitions))
 
 
@@ -289,6 +324,12 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
         scorer = registry.load(name, wanted or None)
     except RegistryError as error:
         raise Refused(str(error)) from error
+    remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]
+    if remembered != settings.row_limit:
+        raise Refused(
+            f"{scorer.name}@{scorer.version} learned from histories of {remembered} orders at most and this "
+            f"worker keeps {settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
+        )
     if settings.review_at is not None and settings.decline_at is not None:
         return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
     if scorer.suggested_policy is None:
@@ -310,7 +351,6 @@ def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> Non
             living = settings.worker in cluster.members().values()
         except Unreachable as error:
             log.warning("the broker can't be reached yet: %s", error)
-            living = False
             clock.sleep(1.0)
             continue
         if not living:
@@ -392,7 +432,7 @@ def run(settings: Settings) -> int:
         ),
     )
     thread = _WriterThread(writer)
-    app = make_app(settings, writer.mailbox)
+    app = make_app(settings, writer)
 
     async def finish(_sender: Any = None, **_: Any) -> None:
         # before the consumer leaves the group: the transaction in hand may still commit
@@ -438,6 +478,13 @@ def _report(writer: Writer, every_s: float = 10.0) -> None:
     while True:
         time.sleep(every_s)
         counts = dict(writer.counts)
+        misplaced = counts.get("orders_misplaced", 0)
+        if misplaced > last.get("orders_misplaced", 0):
+            log.error(
+                "%d orders came on another partition than their key's murmur2: their customers' histories are "
+                "split; set the sender's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",
+                misplaced,
+            )
         if counts != last:
             log.info("so far: %s", ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
             last = counts

@@ -55,6 +55,8 @@ class Limits:
 
     records: int = 1_000
     """Records in one transaction, give or take one fetch."""
+    size: int = 16 * 1024 * 1024
+    """Bytes of records in one transaction, give or take one fetch."""
     revoke_s: float = 3.0
     """How long a revocation waits for the transaction in hand."""
     patience_s: float = 30.0
@@ -131,6 +133,14 @@ class Mailbox:
         self.assignment: Assignment | None = None
         self.waiting = 0
         """How many records wait for the writer."""
+        self.waiting_bytes = 0
+        self.searching = False
+        """Whether the inputs are to be searched at once, not only those long silent."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the writer was asked to end."""
+        return self._stopping
 
     def assign(self, assignment: Assignment) -> None:
         """Publish what the group gave this worker; batches of any earlier assignment are dropped."""
@@ -159,9 +169,15 @@ class Mailbox:
             if batch.assignment is not self.assignment or batch.partition not in batch.assignment.partitions:
                 return False
             self._batches.append(batch)
-            self.waiting += len(batch.records)
+            self._count(batch, 1)
             self._changed.notify_all()
             return True
+
+    def search(self) -> None:
+        """Ask the writer to search the inputs for records that will not be handed over."""
+        with self._changed:
+            self.searching = True
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Ask the writer to end after the transaction in hand."""
@@ -178,7 +194,8 @@ class Mailbox:
         with self._changed:
             while not self._stopping:
                 assignment = self.assignment
-                if assignment is not None and (assignment is not opened or self._batches or idle):
+                work = self._batches or idle or self.searching
+                if assignment is not None and (assignment is not opened or work):
                     self._busy = True
                     return assignment, self._some() if assignment is opened else []
                 idle = not self._changed.wait(self._limits.idle_s)
@@ -190,22 +207,30 @@ class Mailbox:
             self._busy = False
             current = [batch for batch in again if batch.assignment is self.assignment]
             self._batches[:0] = current
-            self.waiting += sum(len(batch.records) for batch in current)
+            for batch in current:
+                self._count(batch, 1)
             self._changed.notify_all()
 
     def _some(self) -> list[Batch]:
         taken: list[Batch] = []
-        records = 0
-        while self._batches and records < self._limits.records:
+        records, size = self.waiting, self.waiting_bytes
+        while (
+            self._batches
+            and records - self.waiting < self._limits.records
+            and size - self.waiting_bytes < self._limits.size
+        ):
             batch = self._batches.pop(0)
+            self._count(batch, -1)
             taken.append(batch)
-            records += len(batch.records)
-        self.waiting -= records
         return taken
+
+    def _count(self, batch: Batch, sign: int) -> None:
+        self.waiting += sign * len(batch.records)
+        self.waiting_bytes += sign * sum(len(record.value or b"") for record in batch.records)
 
     def _empty(self) -> None:
         self._batches.clear()
-        self.waiting = 0
+        self.waiting = self.waiting_bytes = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +300,17 @@ class Writer:
         self._opened: Assignment | None = None
         self._partitions: dict[int, _Partition] = {}
         self._stuck_since: float | None = None
+        self._said_at = -1e9
         self._ended: set[str] = set()
         """Dead owners whose transactions were ended for the present assignment."""
         self._heard: dict[TP, float] = {}
         """When an input last handed something over, or was searched."""
         self._looked: dict[TP, int] = {}
         """How far an idle partition was searched for records that were never handed over."""
+        self._announced: dict[TP, int] = {}
+        """The record that this very process last announced to try alone."""
+        self._begun_at: dict[TP, int] = {}
+        """Where this very process last opened a partition."""
 
     @property
     def opened(self) -> Mapping[int, Mapping[str, int]]:
@@ -331,6 +361,7 @@ class Writer:
             return batches
         except (Unreachable, NotStable) as error:
             log.warning("the cluster can't answer yet: %s", error)
+            self._stuck_since = None
             self._clock.sleep(self._limits.pause_s)
             return batches
         self._stuck_since = None
@@ -370,19 +401,22 @@ class Writer:
     def _look_for_lost_records(self, *, busy: bool) -> None:
         """Commit what lies beyond the positions though nothing came: the tail of a fetch that was lost."""
         now = self._clock.monotonic()
+        at_once, self.mailbox.searching = self.mailbox.searching, False
         for number, partition in self._partitions.items():
             for topic, position in partition.inputs.items():
                 tp = (topic, number)
                 # each for itself: a quiet partition must not wait for its busy neighbour to pause
-                if now - self._heard.setdefault(tp, now) < self._limits.idle_s:
+                if now - self._heard.setdefault(tp, now) < self._limits.idle_s and not at_once:
                     continue
                 self._heard[tp] = now
                 high = self._cluster.high(tp)
+                if high < position:
+                    raise OutcomeUnknown(f"{topic}/{number} ends at {high}, before our position {position}")
                 if high > max(position, self._looked.get(tp, 0)):
                     self._read_and_commit(tp, position, high)
                     # only markers and aborted records are left, if any
                     self._looked[tp] = high
-                if busy:
+                if busy and not at_once:
                     # one question a turn: those who are being decided must not wait for all of them
                     return
 
@@ -407,7 +441,9 @@ class Writer:
         while begin < len(records):
             attempt, tries = partition.care.attempt, partition.care.tries.get(topic, 0)
             some = records[begin : begin + (attempt or len(records))]
-            if attempt == 1 and tries >= self._limits.crashes:
+            # an announcement of our own that we lived to see was no crash: aborts don't count
+            announced = self._announced.get((topic, partition.number)) == some[0].offset
+            if attempt == 1 and not announced and tries >= self._limits.crashes:
                 log.error(
                     "order set aside after stopping the worker %d times: %s partition %d offset %d",
                     tries,
@@ -417,17 +453,28 @@ class Writer:
                 )
                 effects = self._desk.set_aside(some[0], self._store.recall)
             else:
-                if attempt == 1:
+                if attempt == 1 and not announced:
                     # said before it is tried, where the next owner will read it: a crash leaves no time
-                    announced = _Care(attempt, {**partition.care.tries, topic: tries + 1})
-                    self._make_true(Effects(), {partition.number: {}}, {partition.number: announced})
-                effects = self._desk.decide(some, self._store.recall)
+                    self._announce(partition, topic, tries + 1)
+                    self._announced[topic, partition.number] = some[0].offset
+                try:
+                    effects = self._desk.decide(some, self._store.recall)
+                except Refused:
+                    if attempt == 1:
+                        # the record is not to blame
+                        self._announce(partition, topic, max(tries - 1, 0) if announced else tries)
+                    raise
             attempt *= 2
             went_well = _Care(
                 attempt if attempt <= self._limits.records else 0, {**partition.care.tries, topic: 0}
             )
             self._make_true(effects, _ends(some), {partition.number: went_well})
             begin += len(some)
+
+    def _announce(self, partition: _Partition, topic: str, tries: int) -> None:
+        """Commit how often the record at the position was begun alone."""
+        care = _Care(partition.care.attempt, {**partition.care.tries, topic: tries})
+        self._make_true(Effects(), {partition.number: {}}, {partition.number: care})
 
     def _make_true(
         self,
@@ -468,6 +515,8 @@ class Writer:
                 ),
             )
             partition.inputs, partition.care = position, cares[number]
+        if effects.committed is not None:
+            effects.committed()
         self.counts.update(effects.counts)
         self.counts["transactions"] += 1
 
@@ -565,8 +614,19 @@ class Writer:
             self._end_left_open(tps)
             try:
                 return self._cluster.committed(tps, stable=True)
-            except NotStable:
-                self._clock.sleep(self._limits.pause_s)
+            except NotStable as error:
+                self._wait_for_stable(error)
+
+    def _wait_for_stable(self, error: NotStable) -> None:
+        """Wait a little for a transaction that somebody left open, and say so now and then.
+
+        Bounded by the broker: it aborts the transaction once its time is over.
+        """
+        now = self._clock.monotonic()
+        if now - self._said_at > 5:
+            log.warning("waiting for an open transaction to end: %s", error)
+            self._said_at = now
+        self._clock.sleep(self._limits.pause_s)
 
     def _end_left_open(self, tps: Sequence[TP]) -> None:
         """End the transactions that dead owners may have left open."""
@@ -619,9 +679,11 @@ class Writer:
                 if before is None:
                     inputs[topic] = self._cluster.low((topic, number))
                     started[number] = inputs
-                elif self._cluster.high((topic, number)) > before.offset:
+                elif self._end_of((topic, number), before.offset, assignment) > before.offset:
                     owner = Owner.of(before)
-                    opens = max(opens, owner.opens + 1)
+                    # opened again by the process that opened it here before, nothing has crashed
+                    again = self._begun_at.get((topic, number)) == before.offset
+                    opens = max(opens, owner.opens + (0 if again else 1))
                     tries[topic] = owner.tries
             # the second open in vain
             care = _Care(attempt=1 if opens >= 2 else 0, tries=tries)
@@ -641,12 +703,32 @@ class Writer:
         producer.send_offsets(claim, assignment)
         delivered = producer.flush()
         producer.commit()
+        self._begun_at |= {tp: words.offset for tp, words in claim.items()}
         for number, inputs in started.items():
             after = delivered[self._changelog, number] + 1
             self._store.write(
                 number, {}, LocalPosition(inputs, after, partitions[number].log, self._clock.wall())
             )
         return partitions
+
+    def _end_of(self, tp: TP, position: int, assignment: Assignment) -> int:
+        """The input's high watermark; refuses an input that ends before the position."""
+        low = self._cluster.low(tp)
+        if low > position:
+            log.error(
+                "records %d to %d of %s/%d were deleted before they were decided", position, low - 1, *tp
+            )
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        while (high := self._cluster.high(tp)) < position:
+            self._check_current(assignment)
+            if self._clock.monotonic() > deadline:
+                raise Refused(
+                    f"{tp[0]}/{tp[1]} ends at offset {high} and was decided up to {position}: the topic was "
+                    "made anew or cut short. Bring its records back, or begin again with another group and "
+                    "changelog (FRAUDSTREAM_GROUP, FRAUDSTREAM_TOPICS__CHANGELOG)"
+                )
+            self._clock.sleep(self._limits.pause_s)
+        return high
 
     def _replay_changelog(self, number: int, assignment: Assignment) -> LocalPosition:
         """Replay the changelog onto the local rows up to its high watermark."""
@@ -669,8 +751,8 @@ class Writer:
             try:
                 for chunk in self._cluster.read(tp, local.changelog, high):
                     local = self._replay(number, chunk, local)
-            except NotStable:
-                self._clock.sleep(self._limits.pause_s)
+            except NotStable as error:
+                self._wait_for_stable(error)
                 self._end_left_open(self._tps([number]))
             else:
                 break
@@ -710,7 +792,7 @@ class Writer:
         )
 
     def _check_current(self, assignment: Assignment) -> None:
-        if self.mailbox.assignment is not assignment:
+        if self.mailbox.assignment is not assignment or self.mailbox.stopping:
             raise _Outdated
 
 

@@ -1,8 +1,10 @@
 """The worker on a real broker, as its users run it."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -178,3 +180,38 @@ def test_lost_offsets_are_refused_and_put_back_from_the_changelog(shop: Settings
         decided = decisions(shop, 25)
         assert worker.stop() == 0, worker.said()
     assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(25))
+
+
+SEND_BAD_HEADER = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+
+class Name(str):
+    def encode(self, *_):
+        return b"\\xff\\xfe"
+
+async def main(broker, topic, key, value):
+    async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+        await producer.send_and_wait(topic, value.encode(), key=key.encode(), headers=[(Name("n"), b"v")])
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_header_with_a_name_no_client_can_read_stops_nothing(shop: Settings, tmp_path: Path) -> None:
+    (before, bad, after) = orders(3, customers=1)
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, [before])
+        decisions(shop, 1)
+        subprocess.run(
+            [sys.executable, "-c", SEND_BAD_HEADER, shop.broker, shop.topics.orders]
+            + [part.decode() for part in bad],
+            # the compiled producer checks names, the plain one encodes whatever it is given
+            env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"},
+            check=True,
+        )
+        send(shop, [after])
+        decided = decisions(shop, 3)
+        assert worker.stop() == 0, worker.said()
+
+    assert Counter(d["order_id"] for d in decided) == {"o0": 1, "o1": 1, "o2": 1}

@@ -82,8 +82,8 @@ MUTANTS = (
         (
             (
                 """\
-            except NotStable:
-                self._clock.sleep(self._limits.pause_s)
+            except NotStable as error:
+                self._wait_for_stable(error)
                 self._end_left_open(self._tps([number]))
             else:
                 break
@@ -410,7 +410,7 @@ words = Owner(
     ),
     Mutant(
         "openings in vain not counted",
-        (("owner.opens + 1", "owner.opens"),),
+        (("owner.opens + (0 if again else 1)", "owner.opens"),),
     ),
     Mutant(
         "namesake not waited for",
