@@ -74,7 +74,8 @@ bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 
 .PHONY: ci-long
 ci-long: $(READY) ## What .ci/run adds to the tests: a short simulation and a short chaos.
-	@echo "nothing here yet"
+	$(PY) tests/faults/simulate.py --schedules 10000
+	$(PY) tests/faults/chaos.py --short --gap-limit 60
 
 .PHONY: contracts
 contracts: $(READY) ## Write the JSON Schemas of the contracts to docs/contracts.

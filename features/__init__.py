@@ -4,7 +4,7 @@ Nothing here reads a clock, a file, a setting or a topic; instants and bytes com
 """
 
 from features.catalogue import STARTER, by_name, by_names
-from features.decode import REJECTION_CODES, Rejection, decode_order
+from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in
 from features.define import (
     Count,
     Distinct,
@@ -14,6 +14,7 @@ from features.define import (
     IsNew,
     Max,
     Mean,
+    OrderAmount,
     Ratio,
     SinceFirst,
     SinceLast,
@@ -27,27 +28,35 @@ from features.define import (
 )
 from features.events import Address, Card, Item, Order, OrderEvent, Outcome, contracts, microseconds
 from features.history import History, Row, RowBytesError, RowVersionError, StaleHistoryError
+from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
 
 __all__ = [
+    "MOST_REVISIONS",
     "REJECTION_CODES",
     "STARTER",
     "Address",
+    "Arrival",
     "Card",
     "Count",
     "Distinct",
     "Feature",
     "FeatureDefinitionError",
     "FeatureValueError",
+    "Held",
     "History",
+    "Identity",
     "IsNew",
     "Item",
     "Max",
     "Mean",
     "Order",
+    "OrderAmount",
     "OrderEvent",
     "Outcome",
     "Ratio",
     "Rejection",
+    "Revision",
+    "Revisions",
     "Row",
     "RowBytesError",
     "RowVersionError",
@@ -64,6 +73,7 @@ __all__ = [
     "feature",
     "features_digest",
     "hours",
+    "identity_in",
     "microseconds",
     "minutes",
 ]

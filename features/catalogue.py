@@ -10,6 +10,7 @@ from features.define import (
     IsNew,
     Max,
     Mean,
+    OrderAmount,
     Ratio,
     SinceFirst,
     SinceLast,
@@ -19,17 +20,14 @@ from features.define import (
     feature,
     hours,
 )
-from features.events import LARGEST_AMOUNT, Order, microseconds
+from features.events import Order, microseconds
 
 __all__ = ["BASKET", "COMPARED", "CUSTOMER_HISTORY", "STARTER", "by_name", "by_names"]
 
 _SATURDAY = 5
 
 
-@feature(unit="minor units of the order's currency", between=(0, LARGEST_AMOUNT), missing="never")
-def amount(order: Order) -> float:
-    """The order's total."""
-    return order.amount
+amount = OrderAmount()
 
 
 @feature(unit="hour of the day in UTC", between=(0, 23), missing="never")

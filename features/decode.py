@@ -4,17 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from features.events import LARGEST_AMOUNT, LONGEST_ID, Id, Order, microseconds
+from features.events import (
+    LARGEST_AMOUNT,
+    LARGEST_RECORD,
+    LARGEST_REVISION,
+    LONGEST_ID,
+    Id,
+    Order,
+    microseconds,
+)
 
-__all__ = ["REJECTION_CODES", "Rejection", "decode_order"]
+__all__ = ["REJECTION_CODES", "Identity", "Rejection", "decode_order", "identity_in"]
 
 REJECTION_CODES: Mapping[str, str] = MappingProxyType(
     {
         "tombstone": "The record has no value; orders are never deleted by tombstone.",
+        "too_large": "The value is larger than an order may be; it was not read.",
         "bad_utf8": "The value is not UTF-8.",
         "not_json": "The value is not JSON.",
         "too_deep": "The JSON is nested deeper than any order is.",
@@ -30,6 +40,7 @@ REJECTION_CODES: Mapping[str, str] = MappingProxyType(
         "key_mismatch": "The record's key is not the order's customer (or, for a guest, the order).",
         "unknown_schema_version": "The order follows a version of the contract that we cannot read.",
         "conflicting_content": "The same order and revision came before with other content.",
+        "too_many_revisions": "The order was revised more often than we follow.",
         "scorer_error": "The order is sound and could not be scored.",
     }
 )
@@ -47,6 +58,15 @@ class Rejection:
     order_id: str | None
     """Given where it could be read, so that a person can be asked to review the order."""
     customer_id: str | None
+    revision: int | None = None
+
+
+class Identity(NamedTuple):
+    """Which order a record speaks of: each field None where it is not there, or cannot be what it should."""
+
+    order_id: str | None = None
+    customer_id: str | None = None
+    revision: int | None = None
 
 
 def decode_order(
@@ -65,6 +85,9 @@ def decode_order(
             None,
             None,
         )
+    if len(value) > LARGEST_RECORD:
+        detail = f"value: expected at most {LARGEST_RECORD} bytes, got {len(value)}; send a smaller order"
+        return Rejection("too_large", detail, None, None)
     try:
         value.decode()
     except UnicodeDecodeError as error:
@@ -82,7 +105,7 @@ def decode_order(
         came = "nothing" if key is None else f"another of {len(key)} bytes"
         whose = "order_id" if order.customer_id is None else "customer_id"
         detail = f"key: expected the order's {whose}, got {came}; key the record so that histories stay whole"
-        return Rejection("key_mismatch", detail, order.order_id, order.customer_id)
+        return Rejection("key_mismatch", detail, order.order_id, order.customer_id, order.revision)
     if arrived_at is not None and arrived_at >= 0:
         ahead = microseconds(order.placed_at) - arrived_at * 1000
         if ahead > ahead_by_at_most // _MICROSECOND:
@@ -90,8 +113,27 @@ def decode_order(
                 f"$.placed_at: expected at most {ahead_by_at_most // _SECOND} s after arrival, "
                 f"got {ahead // 1_000_000} s after it; set the sender's clock and send the order again"
             )
-            return Rejection("future_time", detail, order.order_id, order.customer_id)
+            return Rejection("future_time", detail, order.order_id, order.customer_id, order.revision)
     return order
+
+
+def identity_in(value: bytes | None) -> Identity:
+    """Which order the value speaks of, where that can be read although the order cannot."""
+    if value is None or len(value) > LARGEST_RECORD:
+        return Identity()
+    try:
+        content = from_json(value)
+    except ValueError:  # a field we ignore may hold what only a full reading trips over
+        return Identity()
+    if not isinstance(content, dict):
+        return Identity()
+    revision = content.get("revision", 0)
+    is_one = type(revision) is int and 0 <= revision <= LARGEST_REVISION
+    return Identity(
+        _readable(content.get("order_id")),
+        _readable(content.get("customer_id")),
+        revision if is_one else None,
+    )
 
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -121,7 +163,7 @@ def _not_finite(value: bytes) -> Rejection | None:
     except ValueError:
         return None  # not JSON even with those words; the contract says it better
     detail = f"value: expected finite numbers, got NaN or Infinity at {at}; leave unknown fields out"
-    return Rejection("not_finite", detail, *_ids(value))
+    return Rejection("not_finite", detail, *identity_in(value))
 
 
 def _rejection(error: ValidationError, value: bytes) -> Rejection:
@@ -142,7 +184,7 @@ def _rejection(error: ValidationError, value: bytes) -> Rejection:
     more = f" ({len(others)} more fields are wrong)" if others else ""
     came = "nothing" if code == "missing_field" else _kind(fault["input"])
     detail = f"{_path(fault)}: expected {_expected(fault)}, got {came}; {_AGAIN}{more}"
-    return Rejection(code, detail, *_ids(value))
+    return Rejection(code, detail, *identity_in(value))
 
 
 def _unreadable(fault: ErrorDetails, value: bytes) -> Rejection:
@@ -205,17 +247,6 @@ def _kind(value: object) -> str:
             return f"an object of {len(value)} fields"
         case _:
             return "something else"
-
-
-def _ids(value: bytes) -> tuple[str | None, str | None]:
-    """The order's and the customer's id, where they can be read although the order cannot."""
-    try:
-        content = from_json(value)
-    except ValueError:  # a field we ignore may hold what only a full reading trips over
-        return None, None
-    if not isinstance(content, dict):
-        return None, None
-    return _readable(content.get("order_id")), _readable(content.get("customer_id"))
 
 
 def _readable(value: object) -> str | None:

@@ -7,20 +7,26 @@ digest that ties a model to its features are derived from it, so that none of th
 """
 
 import ast
+import builtins
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cached_property
 from hashlib import sha256
 from math import isfinite
+from types import MappingProxyType
 from typing import Protocol
 
-from features.events import Order
+from features.events import LARGEST_AMOUNT, Order
 from features.history import REMEMBERED, History
+from features.money import exponent
 
 __all__ = [
     "Count",
@@ -31,6 +37,7 @@ __all__ = [
     "IsNew",
     "Max",
     "Mean",
+    "OrderAmount",
     "OrderFact",
     "Quantity",
     "Ratio",
@@ -46,11 +53,13 @@ __all__ = [
     "minutes",
 ]
 
-GRAMMAR = 1
+GRAMMAR = 2
 """Raised when a word changes what it computes: every model trained before must then be trained again."""
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 _NOT_A_CUSTOMER = "a guest, who has no history"
+_MAJOR = "major units of the order's currency"
+"""50.00 EUR is 50 and 5,000 JPY is 5000: in minor units a model would take the two for the same."""
 _SPENT = "Past orders in another currency than the order's do not count."
 
 
@@ -205,8 +214,92 @@ def feature(
     return declare
 
 
-def _source(name: str, read: Callable[[Order], float | None]) -> str:
-    """The function's body without its docstring, its comments and its layout."""
+def _source(name: str, read: Callable[..., object]) -> str:
+    """What a function computes, as text: its body, then every constant and function that it names.
+
+    Without docstrings, comments and layout. What comes from Python itself stands by its name; what no text
+    can hold, such as a list that may change, is refused.
+    """
+    texts: dict[str, str] = {}
+    _describe(name, read, texts)
+    return "\n".join(texts.values())
+
+
+def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> None:
+    """Add the text of a function, and of what it names, under the names they have where they are used."""
+    called = f"{read.__module__}.{read.__qualname__}"
+    if called in texts:
+        return
+    function = _definition(name, read)
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    inside = [node for statement in body for node in ast.walk(statement)]
+    own = {argument.arg for node in (function, *inside) for argument in _arguments(node)}
+    own |= {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.name for node in inside if isinstance(node, ast.FunctionDef)}
+    known = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
+    # a helper's arguments are part of it; a feature has one, the order
+    head = f"{read.__name__}({ast.unparse(function.args)})\n" if texts else ""
+    texts[called] = head + "\n".join(ast.unparse(statement) for statement in body)
+    for word in sorted({node.id for node in inside if isinstance(node, ast.Name)} - own):
+        if word in known:
+            value = known[word].cell_contents
+        elif word in read.__globals__:
+            value = read.__globals__[word]
+        elif hasattr(builtins, word):
+            continue
+        else:
+            message = f"feature {name!r} names {word!r}, which is not there yet; define it above the feature"
+            raise FeatureDefinitionError(message)
+        if isinstance(value, _CONSTANTS):
+            # told for each function that names it: two modules may give one name to two numbers
+            texts[f"{called} {word}"] = f"{word} = {_constant(name, word, value)}"
+        elif (origin := _from_python(value)) is not None:
+            texts[f"{called} {word}"] = f"{word} is {origin}"
+        elif inspect.isfunction(value):
+            _describe(name, value, texts)
+        else:
+            raise FeatureDefinitionError(_undescribed(name, word, value))
+
+
+def _from_python(value: object) -> str | None:
+    """The name of a module, class or function of Python's own library; None for anything else."""
+    if inspect.ismodule(value):
+        origin = value.__name__
+    elif inspect.isclass(value) or inspect.isroutine(value):
+        origin = f"{value.__module__}.{value.__qualname__}"
+    else:
+        return None
+    return origin if origin.partition(".")[0] in sys.stdlib_module_names else None
+
+
+_CONSTANTS = (
+    *(bool, int, float, str, bytes, type(None)),
+    *(date, timedelta, Decimal, Fraction),
+    *(tuple, frozenset, MappingProxyType),
+)
+
+
+def _constant(name: str, word: str, value: object) -> str:
+    """A constant as text that is the same in every run."""
+    if isinstance(value, MappingProxyType):
+        return f"{{{', '.join(sorted(_constant(name, word, pair) for pair in value.items()))}}}"
+    if isinstance(value, frozenset):
+        return f"{{{', '.join(sorted(_constant(name, word, each) for each in value))}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(_constant(name, word, each) for each in value)})"
+    if not isinstance(value, _CONSTANTS):
+        raise FeatureDefinitionError(_undescribed(name, word, value))
+    return repr(value)
+
+
+def _undescribed(name: str, word: str, value: object) -> str:
+    return (
+        f"feature {name!r} names {word!r}, a {type(value).__name__}, which no digest can hold; use numbers, "
+        "texts, tuples, frozensets, MappingProxyType and functions"
+    )
+
+
+def _definition(name: str, read: Callable[..., object]) -> ast.FunctionDef:
     try:
         source = textwrap.dedent(inspect.getsource(read))
     except (OSError, TypeError) as error:
@@ -216,10 +309,17 @@ def _source(name: str, read: Callable[[Order], float | None]) -> str:
         raise FeatureDefinitionError(message) from error
     function = ast.parse(source).body[0]
     if not isinstance(function, ast.FunctionDef):
-        message = f"feature {name!r} must be written with def"
+        message = f"feature {name!r}, and what it calls, must be written with def"
         raise FeatureDefinitionError(message)
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return "\n".join(ast.unparse(statement) for statement in body)
+    return function
+
+
+def _arguments(node: ast.AST) -> list[ast.arg]:
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        return []
+    told = node.args
+    others = [argument for argument in (told.vararg, told.kwarg) if argument is not None]
+    return [*told.posonlyargs, *told.args, *told.kwonlyargs, *others]
 
 
 # Aggregates of the customer's history -------------------------------------------------------------
@@ -282,6 +382,21 @@ class _Derived:
 
 
 @dataclass(frozen=True)
+class OrderAmount(_Derived):
+    """The order's own total: `OrderAmount()` is amount."""
+
+    name = "amount"
+    doc = "The order's total."
+    unit = _MAJOR
+    between = (0, LARGEST_AMOUNT)
+    missing = "never"
+    declaration = "OrderAmount()"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
+        return order.amount, 10 ** exponent(order.currency)
+
+
+@dataclass(frozen=True)
 class Count(_Derived):
     """How many orders the customer placed in the window: `Count(over=days(30))` is orders_count_30d."""
 
@@ -313,7 +428,7 @@ class Count(_Derived):
 class _OfAmounts(_Derived):
     what: str
     over: timedelta = field(kw_only=True)
-    unit = "minor units of the order's currency"
+    unit = _MAJOR
     between = (0, None)
 
     def __post_init__(self) -> None:
@@ -340,7 +455,9 @@ class Sum(_OfAmounts):
         return f"What the customer spent in the {_long(self.over)} before this order. {_SPENT}"
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        return None if history is None else (history.spent(self.over, order.currency)[0], 1)
+        if history is None:
+            return None
+        return history.spent(self.over, order.currency)[0], 10 ** exponent(order.currency)
 
 
 @dataclass(frozen=True)
@@ -357,7 +474,7 @@ class Mean(_OfAmounts):
         if history is None:
             return None
         total, count = history.spent(self.over, order.currency)
-        return (total, count) if count else None
+        return (total, count * 10 ** exponent(order.currency)) if count else None
 
 
 @dataclass(frozen=True)
@@ -372,7 +489,7 @@ class Max(_OfAmounts):
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         largest = None if history is None else history.largest(self.over, order.currency)
-        return None if largest is None else (largest, 1)
+        return None if largest is None else (largest, 10 ** exponent(order.currency))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     ValidatorFunctionWrapHandler,
@@ -26,6 +27,8 @@ from features.money import CURRENCIES
 
 __all__ = [
     "LARGEST_AMOUNT",
+    "LARGEST_RECORD",
+    "LARGEST_REVISION",
     "LONGEST_ID",
     "Address",
     "Card",
@@ -42,6 +45,16 @@ LARGEST_AMOUNT = 10**12
 
 LONGEST_ID = 128
 """The most characters an order's or a customer's id may have."""
+
+LARGEST_REVISION = 2**31 - 1
+"""The highest number a revision may have."""
+
+LARGEST_RECORD = 1024 * 1024
+"""The most bytes an event may have, uncompressed."""
+
+MOST_ITEMS = 1_000
+MOST_PROMOTION_CODES = 100
+MOST_ATTRIBUTES = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_A_DAY = 86_400_000_000
@@ -78,6 +91,14 @@ def _known(currency: str) -> str:
     return currency
 
 
+def _few(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    # counted before any is looked at: a million wrong ones would make a million complaints
+    if isinstance(value, dict) and len(value) > MOST_ATTRIBUTES:
+        kind = "too_long"
+        raise PydanticCustomError(kind, "Input should have at most {most} fields", {"most": MOST_ATTRIBUTES})
+    return validate(value)
+
+
 # No control characters: an id is a key of topics and rows, where a leading NUL marks keys of our own.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -88,6 +109,9 @@ Amount = Annotated[int, Field(ge=0, le=LARGEST_AMOUNT)]
 Moment = Annotated[datetime, Field(strict=False), WrapValidator(_in_utc)]
 Version1 = Annotated[int, Field(ge=1, le=1)]
 Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Attributes = Annotated[
+    dict[Text, str | Integer | float | bool], Field(max_length=MOST_ATTRIBUTES), WrapValidator(_few)
+]
 
 
 class _Contract(BaseModel):
@@ -141,7 +165,7 @@ class Order(_Contract):
 
     schema_version: Version1 = 1
     order_id: Id
-    revision: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    revision: Annotated[int, Field(ge=0, le=LARGEST_REVISION)] = 0
     customer_id: Id | None = None
     """None is a guest: no history, and none shared with other guests."""
     placed_at: Moment
@@ -164,10 +188,10 @@ class Order(_Contract):
     billing: Address | None = None
     shipping: Address | None = None
     account_created_at: Moment | None = None
-    items: tuple[Item, ...] = ()
-    promotion_codes: tuple[Text, ...] = ()
+    items: Annotated[tuple[Item, ...], Field(max_length=MOST_ITEMS), FailFast()] = ()
+    promotion_codes: Annotated[tuple[Text, ...], Field(max_length=MOST_PROMOTION_CODES), FailFast()] = ()
     test: bool = False
-    attributes: dict[Text, str | Integer | float | bool] = Field(default_factory=dict)
+    attributes: Attributes = Field(default_factory=dict)
     """The shop's own fields. A whole number beyond 64 bits is read as the nearest float."""
 
     @property

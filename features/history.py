@@ -302,15 +302,6 @@ class History:
         """Where the orders placed in [as_of - over, as_of) lie among the row's."""
         return slice(self._start(over), self._end)
 
-    def is_truncated(self, over: timedelta) -> bool:
-        """Whether orders of the window may have been dropped, so that its aggregates say too little."""
-        row = self._fresh()
-        if not row.dropped:
-            return False
-        return self._start(over) == 0 and (
-            not row._times or row._times[0] > self.as_of - over // _MICROSECOND
-        )
-
     def count(self, over: timedelta) -> int:
         """How many orders were placed in the window."""
         return self._end - self._start(over)

@@ -17,7 +17,7 @@ from models.decision import (
 from models.errors import ExportError, MalformedModelError, ModelError, RegistryError, TrainingError
 from models.policy import Action, Policy, rounded, score_of, suggest_policy
 from models.registry import Manifest, Registry
-from models.scorer import Push, Scored, Scorer
+from models.scorer import Scored, Scorer
 from models.trained import GoldenRows, Trained
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "ModelError",
     "ModelRef",
     "Policy",
-    "Push",
     "Reason",
     "Registry",
     "RegistryError",

@@ -115,10 +115,10 @@ def decision_id(
 
 def scored_decision(
     *,
+    decision_id: UUID,
     order_id: str,
     revision: int,
     customer_id: str | None,
-    content_digest: bytes,
     action: Action,
     p_fraud: float,
     reasons: tuple[Reason, ...],
@@ -132,6 +132,7 @@ def scored_decision(
 ) -> Decision:
     """The decision about an order that a model scored, built without validating twice.
 
+    `decision_id` is what the function of that name says of it.
     Its parts come from types that have checked themselves (`Order`, `Scored`, `Policy`); a test holds
     that `Decision` would have accepted them.
     """
@@ -145,14 +146,7 @@ def scored_decision(
         "__dict__",
         {
             "schema_version": 1,
-            "decision_id": decision_id(
-                order_id=order_id,
-                revision=revision,
-                content_digest=content_digest,
-                model_digest=model.digest,
-                policy_digest=policy_digest,
-                source=source,
-            ),
+            "decision_id": decision_id,
             "order_id": order_id,
             "revision": revision,
             "customer_id": customer_id,

@@ -1,7 +1,6 @@
 """A model in service: vectors in, rounded probabilities and first reasons out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,14 +26,6 @@ class Scored(NamedTuple):
     p_fraud: float
     imputed: tuple[str, ...]
     reasons: tuple[Reason, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    """How far one feature pushed one order's probability up or down, for `explain`."""
-
-    feature: str
-    attribution: float
 
 
 class Scorer:
@@ -101,14 +92,6 @@ class Scorer:
                 walked.p.tolist(), np.isnan(matrix), walked.first.tolist(), strict=True
             )
         ]
-
-    def pushes(self, vector: Vector) -> tuple[Push, ...]:
-        """How far each feature pushed this vector, in the order of `features`; for `explain`.
-
-        In probability for a forest, in log-odds for a logistic regression.
-        """
-        walked = self.model.walk(np.array([vector], dtype=np.float64), engine=self.engine)
-        return tuple(Push(n, a) for n, a in zip(self._names, walked.attributions[0].tolist(), strict=True))
 
     def _names_in(self, missing: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[str, ...]:
         pattern = missing.tobytes()

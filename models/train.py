@@ -6,6 +6,7 @@ Imported by name (`from models.train import train`): it brings scikit-learn, whi
 import hashlib
 import platform
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -24,6 +25,7 @@ from features.catalogue import STARTER
 from features.define import Feature, compute, features_digest
 from features.events import Order
 from features.history import Row
+from features.revisions import Revisions
 from models.errors import ExportError, TrainingError
 from models.flat import FlatForest, FlatLinear, FlatModel, Predictor
 from models.impute import Imputer, Matrix, fit_imputer
@@ -62,38 +64,23 @@ def replay(
     """The vectors of past orders, in log order, each seeing only what its customer had done before.
 
     What the worker does, without Kafka: recall, compute, remember. An order sent again counts once and
-    gives no second example; a newer revision takes the place of the older, one older than what was seen
-    is scored and not remembered; a guest has no history; a test order is never remembered.
+    gives no second example; revisions take each other's place as `features.revisions` says; a guest has no
+    history; a test order is never remembered.
     """
-    rows: dict[str, Row] = {}
-    orders: dict[str, _Revisions] = {}
+    rows: dict[str, Row] = defaultdict(lambda: Row(row_limit))
+    orders: dict[str, Revisions] = defaultdict(Revisions)
     for order, is_fraud in examples:
-        before = orders.get(order.order_id)
-        if before is not None and order.revision in before.seen:
+        revisions = orders[order.order_id]
+        if revisions.is_full or revisions.of(order.revision) is not None:
             continue
-        row = None if order.customer_id is None else rows.setdefault(order.customer_id, Row(row_limit))
-        is_newest = before is None or order.revision > before.newest
-        if before is None:
-            orders[order.order_id] = _Revisions({order.revision}, order.revision, order.placed_at)
-        else:
-            before.seen.add(order.revision)
-            if is_newest:
-                if row is not None:
-                    row.forget(order.order_id, before.placed_at)  # an order does not count itself
-                before.newest, before.placed_at = order.revision, order.placed_at
+        arrival = revisions.arrive(order, b"")  # the content tells a conflict from a resend: neither teaches
+        if arrival.forgotten is not None:
+            rows[arrival.forgotten.customer_id].forget(order.order_id, arrival.forgotten.placed_at)
+        row = None if order.customer_id is None else rows[order.customer_id]
         history = None if row is None else row.as_of(order.placed_at)
         yield Example(order, is_fraud, compute(features, order, history))
-        if row is not None and is_newest and not order.test:
+        if row is not None and arrival.is_remembered:
             row.remember(order)  # after compute: an order is not part of its own past
-
-
-@dataclass(slots=True)
-class _Revisions:
-    """The revisions of one order seen so far, and when the newest was placed."""
-
-    seen: set[int]
-    newest: int
-    placed_at: datetime
 
 
 def train(

@@ -37,6 +37,8 @@ import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from stream.errors import Refusal
+
 __all__ = ["BrokerError", "EmbeddedBroker", "NodeStatus", "free_ports", "ports_of"]
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
@@ -63,7 +65,7 @@ _JVM = (
 )
 
 
-class BrokerError(Exception):
+class BrokerError(Refusal):
     """The embedded broker could not do what was asked; the message says why and what to do."""
 
 

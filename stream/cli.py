@@ -33,10 +33,12 @@ broker_app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="The topics the scorer needs.")
 simulate_app = typer.Typer(no_args_is_help=True, help="A simulated shop with labelled fraud.")
 contracts_app = typer.Typer(no_args_is_help=True, help="The JSON Schemas of what goes in and comes out.")
+docs_app = typer.Typer(no_args_is_help=True, help="The reference pages, for those who change fraudstream.")
 app.add_typer(broker_app, name="broker")
 app.add_typer(topics_app, name="topics")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(contracts_app, name="contracts")
+app.add_typer(docs_app, name="docs", hidden=True)
 
 _config: Path | None = None
 
@@ -69,29 +71,33 @@ def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
-        from stream.settings import SettingsError
-
         try:
             command(*arguments, **options)
-        except SettingsError as error:
-            _refuse(error)
         except BrokenPipeError:  # `| head` has seen enough
             sys.stderr.close()
             raise typer.Exit(0) from None
         except Exception as error:
-            if type(error).__name__ in _REFUSALS and type(error).__module__.split(".")[0] in _OURS:
+            if isinstance(error, _refusals()):
                 _refuse(error)
             raise
 
     return run
 
 
-# By name, so that saying an error needs none of the modules that could have raised it.
-_REFUSALS = {
-    "BrokerError", "TopicError", "PublishError", "DemoError", "Refused", "Unreachable",
-    "RegistryError", "TrainingError", "ExportError", "MalformedModelError", "StoreError",
-}  # fmt: skip
-_OURS = {"stream", "models", "features"}
+def _refusals() -> tuple[type[Exception], ...]:
+    """What is said in one line; the lower packages know nothing of `stream`, so theirs are named here."""
+    from features.define import FeatureDefinitionError
+    from features.history import RowVersionError
+    from models.errors import ModelError
+    from stream.errors import Refusal
+    from stream.ports import NotStable, Refused, Unreachable
+    from stream.publish import PublishError
+
+    return (
+        Refusal, PublishError, Refused, Unreachable, NotStable,
+        ModelError, FeatureDefinitionError, RowVersionError,
+    )  # fmt: skip
+
 
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
 
@@ -288,7 +294,7 @@ def watch(
 
     from stream.watch import Watch, sentence
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     left = count
     try:
         with Watch(_settings(), from_beginning=from_beginning) as watching:
@@ -455,9 +461,34 @@ def contracts_export(
 
 @app.command("settings")
 @_said_plainly
-def show_settings() -> None:
+def show_settings(
+    describe: Annotated[
+        bool, typer.Option("--describe", help="What each one means, takes and is when not set.")
+    ] = False,
+) -> None:
     """Show every setting as it is now; secrets are not shown."""
+    if describe:
+        from stream.settings import describe_settings
+
+        for each in describe_settings():
+            typer.echo(f"{each.name}  [{each.variable}]  {each.expects}; default: {each.default}")
+            typer.echo(f"    {each.meaning}")
+        return
     typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=2))
+
+
+@docs_app.command("export")
+@_said_plainly
+def docs_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made when missing.")],
+) -> None:
+    """Write the pages of docs/ that are made from the code to DIR."""
+    from stream.reference import pages
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text)
+        typer.echo(f"wrote {folder / name}")
 
 
 def main() -> None:

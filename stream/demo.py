@@ -24,12 +24,14 @@ from typing import Self
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rich.console import Console
+from rich.markup import escape
 
 from features.events import Order
 from models.policy import Action
 from models.registry import Registry
 from stream import topics
 from stream.broker import DIE_WITH_PARENT, EmbeddedBroker, ports_of
+from stream.errors import Refusal
 from stream.publish import publish
 from stream.settings import Settings
 from stream.shop import Placed, ShopSimulator
@@ -47,7 +49,7 @@ WORKER = "demo-worker"
 _SHOWN_A_SECOND = 8
 
 
-class DemoError(Exception):
+class DemoError(Refusal):
     """The demo can't go on; the message says at which stage, why, and where to read more."""
 
 
@@ -56,7 +58,7 @@ def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None
 
     Everything it started is stopped when it ends.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     # A closed terminal or a `kill` should stop the children too, the way Ctrl-C does.
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _interrupt)
@@ -355,7 +357,7 @@ class _Demo:
     # ------------------------------------------------------------------ words
 
     def _say(self, stage: str, what: str) -> None:
-        self._console.print(f"[bold]{stage:<7}[/] {what}", markup=True)
+        self._console.print(f"[bold]{stage:<7}[/] {escape(what)}")
 
     def _check(self, worker: subprocess.Popen[bytes]) -> None:
         code = worker.poll()

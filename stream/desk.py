@@ -7,19 +7,17 @@ whole batch is scored at once and decided order by order.
 import logging
 from collections import Counter, deque
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import timedelta
+from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-import msgspec
-import orjson
-
-from features.decode import REJECTION_CODES, Rejection, decode_order
+from features.decode import REJECTION_CODES, Rejection, decode_order, identity_in
 from features.define import compute
-from features.events import Order, microseconds
-from features.history import Row
+from features.events import Order
+from features.history import Row, RowVersionError
+from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
 from models.decision import (
     Source,
     decision_id,
@@ -33,7 +31,7 @@ from models.scorer import Scored, Scorer
 from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
 from stream.settings import Topics
 
-__all__ = ["MODE", "ScoringDesk", "customer_key", "order_key", "partition_of"]
+__all__ = ["MODE", "Kept", "ScoringDesk", "customer_key", "kept_of", "order_key", "partition_of"]
 
 log = logging.getLogger("fraudstream.desk")
 
@@ -41,7 +39,14 @@ MODE: Final = "mode"
 """The header that says `history`: remember this order, never decide it."""
 
 _RECENT: Final = 1_000
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_WHOLE_DECISIONS: Final = 8
+"""Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
+
+_KIB: Final = 1024
+_LARGEST_KEY: Final = 64 * _KIB
+_LARGEST_HEADERS: Final = 128 * _KIB
+_LARGEST_VALUE: Final = 1536 * _KIB
+_VALUE_CUT_TO: Final = 1024 * _KIB
 
 
 def customer_key(customer_id: str) -> bytes:
@@ -62,29 +67,35 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-class _Revision(msgspec.Struct, array_like=True):
-    """One revision of an order, and what was decided about it."""
+class Kept(NamedTuple):
+    """What of a rejected record is kept: all of it where that fits, else the beginning."""
 
-    revision: int
-    content: bytes
-    """Digest of the content, to tell a resend from a conflict."""
-    placed_at: int
-    decision_id: bytes = b""
-    decision: bytes = b""
-    """As it was emitted; empty for an order that was only remembered."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    cuts: Headers
+    """How large each part was that was cut, in bytes; nothing for a record kept whole."""
 
 
-class _Revisions(msgspec.Struct, array_like=True):
-    """An order's revisions, oldest arrival first."""
+def kept_of(record: Record) -> Kept:
+    """As much of a record as a record of the rejects' topic can carry, whatever its sender sent.
 
-    v: int = 1
-    seen: list[_Revision] = msgspec.field(default_factory=list)
-
-    def of(self, revision: int) -> _Revision | None:
-        return next((seen for seen in self.seen if seen.revision == revision), None)
-
-    def newest(self) -> _Revision | None:
-        return max(self.seen, key=lambda seen: seen.revision, default=None)
+    A value over 1.5 MiB is cut to its first 1 MiB, a key over 64 KiB to its first 64 KiB, and headers over
+    128 KiB in all are left out: a reject that cannot be written would stop its partition for ever.
+    """
+    key, value, headers = record.key, record.value, record.headers
+    cuts = []
+    if value is not None and len(value) > _LARGEST_VALUE:
+        cuts.append(("value_bytes", str(len(value)).encode()))
+        value = value[:_VALUE_CUT_TO]
+    if key is not None and len(key) > _LARGEST_KEY:
+        cuts.append(("key_bytes", str(len(key)).encode()))
+        key = key[:_LARGEST_KEY]
+    size = sum(len(name.encode()) + len(content or b"") for name, content in headers)
+    if size > _LARGEST_HEADERS:
+        cuts.append(("headers_bytes", str(size).encode()))
+        headers = ()
+    return Kept(key, value, headers, tuple(cuts))
 
 
 class _Batch:
@@ -94,10 +105,10 @@ class _Batch:
         self._recall = recall
         self._row_limit = row_limit
         self._rows: dict[tuple[int, bytes], Row] = {}
-        self._orders: dict[tuple[int, bytes], _Revisions] = {}
+        self._orders: dict[tuple[int, bytes], Revisions] = {}
         # dicts, not sets: the order of the changelog must not depend on a hash
         self._changed_rows: dict[tuple[int, bytes], Row] = {}
-        self._changed_orders: dict[tuple[int, bytes], _Revisions] = {}
+        self._changed_orders: dict[tuple[int, bytes], Revisions] = {}
         self.effects = Effects()
 
     def row(self, partition: int, customer_id: str) -> Row:
@@ -110,38 +121,38 @@ class _Batch:
             self._rows[at] = row
         return row
 
-    def revisions(self, partition: int, order_id: str) -> _Revisions:
+    def revisions(self, partition: int, order_id: str) -> Revisions:
         """What is known of the order, as this batch has left it so far."""
         at = (partition, order_key(order_id))
         revisions = self._orders.get(at)
         if revisions is None:
             kept = self._recall(*at)
-            revisions = _Revisions() if kept is None else msgspec.msgpack.decode(kept, type=_Revisions)
-            if revisions.v != 1:
-                raise Refused(
-                    f"an order in the changelog has version {revisions.v} and this program reads 1; "
-                    "run the version that wrote it, or a newer one"
-                )
+            revisions = Revisions() if kept is None else Revisions.decode(kept)
             self._orders[at] = revisions
         return revisions
 
-    def add(self, partition: int, order: Order, content: bytes) -> _Revision:
-        """Note a revision of an order that was not seen before."""
-        revisions = self.revisions(partition, order.order_id)
-        seen = _Revision(order.revision, content, microseconds(order.placed_at))
-        revisions.seen.append(seen)
+    def arrive(self, partition: int, order: Order, content: bytes) -> Arrival:
+        """Note a revision that was not seen before, and take out of history what it replaces."""
+        arrival = self.revisions(partition, order.order_id).arrive(order, content)
         self.touch(partition, order)
-        return seen
+        held = arrival.forgotten
+        if held is not None and self.row(partition, held.customer_id).forget(order.order_id, held.placed_at):
+            self._change(partition, held.customer_id)
+        return arrival
 
     def touch(self, partition: int, order: Order) -> None:
         """Note that what is known of the order changes with this batch."""
         at = (partition, order_key(order.order_id))
         self._changed_orders[at] = self._orders[at]
 
-    def remember(self, partition: int, order: Order, row: Row) -> None:
+    def remember(self, partition: int, order: Order) -> None:
         """Count the order in its customer's history."""
-        row.remember(order)
-        self._changed_rows[partition, customer_key(order.key)] = row
+        self.row(partition, order.key).remember(order)
+        self._change(partition, order.key)
+
+    def _change(self, partition: int, customer_id: str) -> None:
+        at = (partition, customer_key(customer_id))
+        self._changed_rows[at] = self._rows[at]
 
     def done(self) -> Effects:
         """The effects, with every row and order that was changed."""
@@ -149,30 +160,34 @@ class _Batch:
         for (partition, key), row in self._changed_rows.items():
             rows.setdefault(partition, {})[key] = row.encode()
         for (partition, key), revisions in self._changed_orders.items():
-            rows.setdefault(partition, {})[key] = msgspec.msgpack.encode(revisions)
+            rows.setdefault(partition, {})[key] = revisions.encode()
         return self.effects
 
 
 class _Pending:
     """An order on its way through the batch: a vector to be scored, or a decision to be repeated."""
 
-    __slots__ = ("before", "order", "seen", "source", "vector")
+    __slots__ = ("order", "revisions", "seen", "source", "supersedes", "vector")
 
     def __init__(
         self,
         order: Order,
-        seen: _Revision,
+        revisions: Revisions,
+        seen: Revision,
         source: Source,
+        *,
         vector: tuple[float | None, ...] | None = None,
-        before: _Revision | None = None,
+        supersedes: UUID | None = None,
     ) -> None:
         self.order = order
+        self.revisions = revisions
+        """All that is known of the order."""
         self.seen = seen
         self.source = source
         self.vector = vector
         """None for a resend: it is not scored again."""
-        self.before = before
-        """The revision this one supersedes."""
+        self.supersedes = supersedes
+        """The decision about the revision that this one takes the place of."""
 
 
 class ScoringDesk:
@@ -200,17 +215,29 @@ class ScoringDesk:
         self._reject_share = reject_share
         self._headers = headers
         self._recent: deque[bool] = deque(maxlen=_RECENT)
+        """Whether each of the last live records was rejected; of committed batches only."""
 
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
-        """What these records change and emit.
+        """What these records change and emit; trying it again changes nothing and says the same.
 
-        Raises Refused when rejects flood and the breaker is set; anything else is a mistake of ours.
+        Raises Refused when rejects flood and the breaker is set, or when a row is of a newer version;
+        anything else is a mistake of ours.
         """
+        self._mind_the_breaker()
         batch = _Batch(recall, self._row_limit)
         counts = batch.effects.counts
         # one entry a record, in log order: decisions come out in the order the orders went in
-        passing = [self._take(record, batch) for record in records]
-        self._mind_the_breaker(passing)
+        try:
+            passing = [self._take(record, batch) for record in records]
+        except RowVersionError as error:
+            # no fault of the order's: setting it aside would lose it to the version that can read the row
+            raise Refused(str(error)) from error
+        tally = [
+            isinstance(passed, Rejection)
+            for record, passed in zip(records, passing, strict=True)
+            if not _is_history(record)
+        ]
+        batch.effects.committed = partial(self._recent.extend, tally)
         vectors = [p.vector for p in passing if isinstance(p, _Pending) and p.vector is not None]
         scores = iter(self._scorer.score(vectors))
         for record, passed in zip(records, passing, strict=True):
@@ -226,19 +253,14 @@ class ScoringDesk:
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:  # noqa: ARG002 (its rows may be the cause)
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
-        order_id = customer_id = None
-        try:
-            content = orjson.loads(record.value or b"null")
-            if isinstance(content, dict):
-                order_id, customer_id = content.get("order_id"), content.get("customer_id")
-        except orjson.JSONDecodeError:
-            pass
         effects = Effects()
+        named = identity_in(record.value)
         why = Rejection(
             "scorer_error",
-            "deciding this order stopped the worker repeatedly; report it with this record, then redrive it",
-            order_id if isinstance(order_id, str) and order_id else None,
-            customer_id if isinstance(customer_id, str) and customer_id else None,
+            "deciding this order stopped the worker repeatedly; report it with this record",
+            named.order_id,
+            named.customer_id,
+            named.revision,
         )
         self._reject(record, why, effects)
         return effects
@@ -256,33 +278,36 @@ class ScoringDesk:
         counts = batch.effects.counts
         if record.key is not None and partition_of(record.key, self._partitions) != record.partition:
             counts["orders_misplaced"] += 1
-        only_history = bool(record.headers) and (MODE, b"history") in record.headers
+        only_history = _is_history(record)
         content = order.content_digest
         revisions = batch.revisions(record.partition, order.order_id)
         seen = revisions.of(order.revision)
         if seen is not None and seen.content != content:
-            return Rejection(
+            return _rejected(
+                order,
                 "conflicting_content",
                 f"order_id and revision {order.revision} came before with other content; "
                 "send a changed order with a higher revision",
-                order.order_id,
-                order.customer_id,
             )
         if seen is not None and (seen.decision_id or only_history):
             # a resend counts once, and hears again what it heard the first time
-            return None if only_history else _Pending(order, seen, _source(record))
-        before = revisions.newest()
-        newest = seen is None and (before is None or before.revision < order.revision)
+            return None if only_history else _Pending(order, revisions, seen, _source(record))
+        if seen is None and revisions.is_full:
+            return _rejected(
+                order,
+                "too_many_revisions",
+                f"$.revision: expected at most {MOST_REVISIONS} revisions of an order, got another; "
+                "send it as a new order",
+            )
+        arrival = None
         if seen is None:
-            seen = batch.add(record.partition, order, content)
-        row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
-        if row is not None and newest and before is not None:
-            # a revision takes the place of the order it revises, also in its own past
-            row.forget(order.order_id, _EPOCH + timedelta(microseconds=before.placed_at))
+            arrival = batch.arrive(record.partition, order, content)
+            seen = arrival.seen
         pending = None
         if only_history:
             counts["orders_remembered"] += 1
         else:
+            row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
             vector = compute(
                 self._scorer.features, order, None if row is None else row.as_of(order.placed_at)
             )
@@ -290,9 +315,11 @@ class ScoringDesk:
             source = _source(record)
             seen.decision_id = self._id_of(order, content, source).bytes
             batch.touch(record.partition, order)
-            pending = _Pending(order, seen, source, vector, before if newest else None)
-        if row is not None and newest and not order.test:
-            batch.remember(record.partition, order, row)  # after compute: never part of its own past
+            pending = _Pending(
+                order, revisions, seen, source, vector=vector, supersedes=_superseded_by(arrival)
+            )
+        if arrival is not None and arrival.is_remembered:
+            batch.remember(record.partition, order)  # after compute: never part of its own past
         return pending
 
     def _id_of(self, order: Order, content: bytes, source: Source) -> UUID:
@@ -310,12 +337,11 @@ class ScoringDesk:
         order, seen = pending.order, pending.seen
         action = self._policy.decide(scored.p_fraud)
         counts["decision_" + action] += 1
-        before = pending.before
         decision = scored_decision(
+            decision_id=UUID(bytes=seen.decision_id),
             order_id=order.order_id,
             revision=order.revision,
             customer_id=order.customer_id,
-            content_digest=seen.content,
             action=action,
             p_fraud=scored.p_fraud,
             reasons=scored.reasons,
@@ -324,13 +350,20 @@ class ScoringDesk:
             features=dict(zip(self._names, pending.vector or (), strict=True)),
             imputed=scored.imputed,
             source=pending.source,
-            supersedes=UUID(bytes=before.decision_id) if before is not None and before.decision_id else None,
+            supersedes=pending.supersedes,
         )
-        seen.decision = encode(decision)
-        return seen.decision
+        seen.decision = value = encode(decision)
+        # here and not when the batch is done: what a resend hears must not depend on batches
+        whole = [each for each in pending.revisions.seen if each.decision and not each.is_brief]
+        if len(whole) > _WHOLE_DECISIONS:
+            _shorten(min(whole, key=lambda each: each.revision))
+        return value
 
     def _again(self, pending: _Pending) -> bytes:
-        """The decision an order got the first time, under an id of its own."""
+        """The decision an order got the first time, under an id of its own.
+
+        Of a revision that many newer ones followed it is without features and reasons.
+        """
         first = decode_decision(pending.seen.decision)
         named = decision_id(
             order_id=first.order_id,
@@ -359,24 +392,37 @@ class ScoringDesk:
         effects.produce.append(Produce(self._topics.decisions, record.partition, key, value, headers))
 
     def _reject(self, record: Record, why: Rejection, effects: Effects) -> None:
-        """Keep the record whole with its reason and, where its order can be named, ask for a review."""
+        """Keep the record with its reason and, where its order can be named, ask for a review.
+
+        What is only to be remembered is never reviewed: nobody waits for a decision about the past.
+        """
         effects.counts["rejected"] += 1
         effects.counts["rejected_" + why.code] += 1
+        kept = kept_of(record)
+        detail = why.detail
+        if kept.cuts:
+            detail += (
+                f"; the whole record stands in topic {record.topic}, partition {record.partition}, "
+                f"offset {record.offset}"
+            )
         headers = (
+            # first: a sender's own 'reason' must not stand for ours in a reader's dictionary
+            *kept.headers,
             ("reason", why.code.encode()),
-            ("detail", why.detail.encode(errors="backslashreplace")),
+            ("detail", detail.encode(errors="backslashreplace")),
             ("source_topic", record.topic.encode()),
             ("source_partition", str(record.partition).encode()),
             ("source_offset", str(record.offset).encode()),
-            *record.headers,
+            *kept.cuts,
         )
         effects.produce.append(
-            Produce(self._topics.rejected, record.partition, record.key, record.value, headers)
+            Produce(self._topics.rejected, record.partition, kept.key, kept.value, headers)
         )
-        if why.order_id is None:
+        if why.order_id is None or _is_history(record):
             return
         decision = rejected_decision(
             order_id=why.order_id,
+            revision=why.revision or 0,
             customer_id=why.customer_id,
             code=why.code,
             text=REJECTION_CODES[why.code],
@@ -387,18 +433,39 @@ class ScoringDesk:
         effects.counts["decision_review"] += 1
         self._emit(record, encode(decision), why, effects)
 
-    def _mind_the_breaker(self, passing: Sequence[object]) -> None:
+    def _mind_the_breaker(self) -> None:
         """Stop when rejects flood: most likely the shop changed its format, and a person must look."""
         if not self._reject_share:
             return
-        self._recent.extend(isinstance(passed, Rejection) for passed in passing)
         rejected = sum(self._recent)
         if len(self._recent) == _RECENT and rejected > self._reject_share * _RECENT:
             raise Refused(
                 f"{rejected} of the last {_RECENT} orders were rejected, more than reject_share="
-                f"{self._reject_share} allows; see 'fraudstream dead-letters', mend the sender or raise the "
-                "setting, then start the worker again"
+                f"{self._reject_share} allows; see why in topic '{self._topics.rejected}', mend the sender "
+                "or raise the setting, then start the worker again"
             )
+
+
+def _is_history(record: Record) -> bool:
+    return bool(record.headers) and (MODE, b"history") in record.headers
+
+
+def _superseded_by(arrival: Arrival | None) -> UUID | None:
+    # asked on arrival: a revision known from history may be decided later, even in the same batch
+    if arrival is None or arrival.before is None or not arrival.before.decision_id:
+        return None
+    return UUID(bytes=arrival.before.decision_id)
+
+
+def _rejected(order: Order, code: str, detail: str) -> Rejection:
+    return Rejection(code, detail, order.order_id, order.customer_id, order.revision)
+
+
+def _shorten(seen: Revision) -> None:
+    """Keep of a decision what was decided, and not what it was decided from."""
+    decision = decode_decision(seen.decision)
+    brief = decision.model_copy(update={"features": {}, "imputed": (), "reasons": ()})
+    seen.decision, seen.is_brief = encode(brief), True
 
 
 def _source(record: Record) -> Source:

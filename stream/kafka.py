@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -34,6 +34,7 @@ from stream.ports import (
     Assignment,
     Committed,
     Fenced,
+    Headers,
     NotStable,
     OutcomeUnknown,
     Produce,
@@ -51,8 +52,40 @@ log = logging.getLogger("fraudstream.kafka")
 WATCHDOG_EXIT = 70
 """Exit code when the watchdog ends the process."""
 
+LARGEST_PRODUCED = 128 * 1024 * 1024
+"""What a transactional producer takes in one record, in bytes before compression.
+
+An input's limit is the broker's and counts compressed bytes: 5 MB of JSON can arrive under 1 MiB, and
+has to leave again through orders-rejected, where the broker counts compressed bytes as well.
+"""
+
 _ANSWER_S = 5.0
 _STABLE_S = 0.5
+
+_REPLACED = frozenset(
+    {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
+)
+"""Another producer of the same id was made."""
+
+_FOR_GOOD = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+        KafkaError.SECURITY_DISABLED,
+        KafkaError.INVALID_TRANSACTION_TIMEOUT,
+        KafkaError.INVALID_GROUP_ID,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
+        KafkaError._INVALID_ARG,  # noqa: SLF001
+    }
+)
+"""Asking again gets the same answer until a person changes rights or settings."""
 
 
 class RealClock:
@@ -86,7 +119,6 @@ class Watchdog:
         self._seconds = seconds
         self._what = ""
         self._deadline: float | None = None
-        self._wake = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def __call__(self, what: str) -> Self:
@@ -145,8 +177,22 @@ def record_of(message: Message) -> Record:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        tuple(message.headers() or ()),  # type: ignore[arg-type]
+        _headers(message),
     )
+
+
+def _headers(message: Message) -> Headers:
+    """The record's headers; none where a name is not UTF-8, which no client can read."""
+    try:
+        return tuple(message.headers() or ())  # type: ignore[arg-type]
+    except SystemError:  # what confluent-kafka makes of the UnicodeDecodeError
+        log.error(  # noqa: TRY400 (its traceback says nothing more)
+            "the headers of %s/%s offset %s can't be read, because a name is not UTF-8; taken as none",
+            message.topic(),
+            message.partition(),
+            message.offset(),
+        )
+        return ()
 
 
 class KafkaCluster:
@@ -155,7 +201,6 @@ class KafkaCluster:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._watchdog = Watchdog(settings.call_s)
-        self._admin = AdminClient(settings.confluent(log_level=3))
         common: dict[str, Any] = {
             "group_id": settings.group,
             "enable_auto_commit": False,
@@ -165,8 +210,12 @@ class KafkaCluster:
             "retry_backoff_ms": 5,
             "log_level": 3,
         }
-        self._uncommitted = Consumer(settings.confluent(**common, isolation_level="read_uncommitted"))
-        self._committed = Consumer(settings.confluent(**common, isolation_level="read_committed"))
+        try:
+            self._admin = AdminClient(settings.confluent(log_level=3))
+            self._uncommitted = Consumer(settings.confluent(**common, isolation_level="read_uncommitted"))
+            self._committed = Consumer(settings.confluent(**common, isolation_level="read_committed"))
+        except KafkaException as failure:
+            raise _unanswered("no client can be made", failure.args[0]) from failure
         check_group_metadata(self._committed, settings.group)
 
     def close(self) -> None:
@@ -175,8 +224,12 @@ class KafkaCluster:
         self._committed.close()
 
     def producer(self, transactional_id: str) -> "_Producer":
-        """Make a producer; ends the transaction an older one of the same id left open."""
-        return _Producer(self._settings, transactional_id, self._watchdog)
+        """Make a producer; ends the transaction an older one of the same id left open.
+
+        The id is this group's own: another group on the cluster may have a worker of the same name.
+        Raises Refused where asking again is in vain, Unreachable otherwise.
+        """
+        return _Producer(self._settings, f"{self._settings.group}.{transactional_id}", self._watchdog)
 
     def committed(self, inputs: Sequence[TP], *, stable: bool) -> Mapping[TP, Committed | None]:
         """The group's committed offsets."""
@@ -189,12 +242,12 @@ class KafkaCluster:
             error = failure.args[0]
             if stable and error.code() in (KafkaError._TIMED_OUT, KafkaError.UNSTABLE_OFFSET_COMMIT):  # noqa: SLF001
                 raise NotStable(str(error)) from failure
-            raise Unreachable(str(error)) from failure
+            raise _unanswered("committed offsets", error) from failure
         for answer in answers:
             if answer.error is not None:
                 if stable and answer.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
                     raise NotStable(str(answer.error))
-                raise Unreachable(str(answer.error))
+                raise _unanswered("committed offsets", answer.error)
         return {
             (answer.topic, answer.partition): None
             if answer.offset == OFFSET_INVALID
@@ -207,11 +260,9 @@ class KafkaCluster:
         future = self._admin.describe_consumer_groups([self._settings.group], request_timeout=_ANSWER_S)
         try:
             with self._watchdog("describing the group"):
-                description = future[self._settings.group].result(timeout=2 * _ANSWER_S)
-        except KafkaException as failure:
-            if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            raise Unreachable(str(failure.args[0])) from failure
+                description = _result(f"group '{self._settings.group}'", future[self._settings.group])
+        except _NoSuchGroup:
+            return {}
         return {member.member_id: member.client_id for member in description.members}
 
     def low(self, tp: TP) -> int:
@@ -227,20 +278,14 @@ class KafkaCluster:
         future = self._admin.list_offsets(
             {asked: spec}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
         )
-        try:
-            with self._watchdog("listing offsets"):
-                return int(future[asked].result(timeout=2 * _ANSWER_S).offset)
-        except KafkaException as failure:
-            raise Unreachable(f"{tp[0]}/{tp[1]}: {failure.args[0]}") from failure
+        with self._watchdog("listing offsets"):
+            return int(_result(f"{tp[0]}/{tp[1]}", future[asked]).offset)
 
     def log_id(self, topic: str) -> str:
         """The topic's id."""
         future = self._admin.describe_topics(TopicCollection([topic]), request_timeout=_ANSWER_S)
-        try:
-            with self._watchdog("describing a topic"):
-                return str(future[topic].result(timeout=2 * _ANSWER_S).topic_id)
-        except KafkaException as failure:
-            raise Unreachable(f"{topic}: {failure.args[0]}") from failure
+        with self._watchdog("describing a topic"):
+            return str(_result(topic, future[topic]).topic_id)
 
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """Committed records in [start, end), in chunks."""
@@ -280,7 +325,7 @@ class KafkaCluster:
                     if stop.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                         # the end for this isolation level is the last stable offset
                         raise NotStable(f"{tp[0]}/{tp[1]}: an open transaction begins before offset {end}")
-                    raise Unreachable(f"{tp[0]}/{tp[1]}: {stop}")
+                    raise _unanswered(f"{tp[0]}/{tp[1]}", stop)
         finally:
             consumer.unassign()
 
@@ -294,32 +339,35 @@ class _Producer:
         self._timeout = settings.call_s / 2
         self._failed: KafkaError | None = None
         self._last: dict[TP, int] = {}
-        self._producer = ConfluentProducer(
-            settings.confluent(
-                transactional_id=transactional_id,
-                transaction_timeout_ms=int(settings.transaction_s * 1000),
-                delivery_timeout_ms=int(settings.transaction_s * 1000),
-                acks="all",
-                linger_ms=0,
-                # the default of 100 shows as a 100 ms tail: the first request of a transaction to a
-                # partition often meets the last one's markers and is retried
-                retry_backoff_ms=2,
-                retry_backoff_max_ms=50,
-                compression_type="lz4",
-                message_max_bytes=4 * 1024 * 1024,
-                queue_buffering_max_messages=1_000_000,
-                queue_buffering_max_kbytes=256 * 1024,
-                log_level=3,
-            )
-            | {"on_delivery": self._delivered}
-        )
+        try:
+            self._producer = ConfluentProducer(self._config(settings, transactional_id))
+        except KafkaException as failure:
+            raise _unanswered("no producer can be made", failure.args[0]) from failure
         try:
             with watchdog("init_transactions"):
                 self._producer.init_transactions(self._timeout)
         except KafkaException as failure:
-            raise Unreachable(
-                f"no transactional producer '{transactional_id}': {failure.args[0]}"
-            ) from failure
+            # else its threads would go on until the garbage collector finds the cycle through on_delivery
+            self.close()
+            raise _unanswered(f"no transactional producer '{transactional_id}'", failure.args[0]) from failure
+
+    def _config(self, settings: Settings, transactional_id: str) -> dict[str, Any]:
+        return settings.confluent(
+            transactional_id=transactional_id,
+            transaction_timeout_ms=int(settings.transaction_s * 1000),
+            delivery_timeout_ms=int(settings.transaction_s * 1000),
+            acks="all",
+            linger_ms=0,
+            # the default of 100 shows as a 100 ms tail: the first request of a transaction to a
+            # partition often meets the last one's markers and is retried
+            retry_backoff_ms=2,
+            retry_backoff_max_ms=50,
+            compression_type="lz4",
+            message_max_bytes=LARGEST_PRODUCED,
+            queue_buffering_max_messages=1_000_000,
+            queue_buffering_max_kbytes=256 * 1024,
+            log_level=3,
+        ) | {"on_delivery": self._delivered}
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -346,7 +394,8 @@ class _Producer:
         with self._watchdog("flush"):
             left = self._producer.flush(self._timeout)
         if self._failed is not None:
-            raise Aborted(f"a record was not delivered: {self._failed}")
+            said = f"a record was not delivered: {self._failed}"
+            raise _refused(said) if self._failed.code() in _FOR_GOOD else Aborted(said)
         if left:
             raise Aborted(f"{left} records were not delivered within {self._timeout:.0f} s")
         return self._last
@@ -397,13 +446,50 @@ class _Producer:
             raise _translated(what, failure) from failure
 
 
-def _translated(what: str, failure: KafkaException) -> TransactionError:
+class _Answer(Protocol):
+    """A future of the admin client."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What came, within so many seconds."""
+
+
+class _NoSuchGroup(Exception):
+    """Nobody ever joined the group."""
+
+
+def _result(what: str, answer: _Answer) -> Any:
+    """What the admin client was told. Raises Unreachable, or Refused where asking again is in vain."""
+    try:
+        return answer.result(timeout=2 * _ANSWER_S)
+    except KafkaException as failure:
+        if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            raise _NoSuchGroup from failure
+        raise _unanswered(what, failure.args[0]) from failure
+    except TimeoutError as late:
+        raise Unreachable(f"{what}: no answer within {2 * _ANSWER_S:.0f} s") from late
+
+
+def _unanswered(what: str, error: KafkaError) -> Unreachable | Refused:
+    """Why there is no answer: one to wait for, or one that only a person can bring about."""
+    said = f"{what}: {error.name()}: {error.str()}"
+    if error.code() in _FOR_GOOD or (error.fatal() and error.code() not in _REPLACED):
+        return _refused(said)
+    return Unreachable(said)
+
+
+def _refused(said: str) -> Refused:
+    return Refused(
+        f"{said}; asking again would change nothing: see what this user may do on the cluster, and the "
+        "settings broker, security, group and transaction_s"
+    )
+
+
+def _translated(what: str, failure: KafkaException) -> TransactionError | Refused:
     error: KafkaError = failure.args[0]
     said = f"{what}: {error.name()}: {error.str()}"
-    if error.fatal() or error.code() in (
-        KafkaError._FENCED,  # noqa: SLF001
-        KafkaError.INVALID_PRODUCER_EPOCH,
-    ):
+    if error.code() in _FOR_GOOD:
+        return _refused(said)
+    if error.fatal() or error.code() in _REPLACED:
         return Fenced(said)
     if error.txn_requires_abort():
         return Aborted(said)

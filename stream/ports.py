@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+from stream.errors import Refusal
+
 TP = tuple[str, int]
 """A topic and a partition of it."""
 
@@ -96,6 +98,8 @@ class Effects:
     """By partition: every key changed and its new bytes; None forgets the key."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the batch did, for metrics; counted once it is committed."""
+    committed: Callable[[], None] | None = field(default=None, compare=False)
+    """To be called once, after the batch is committed and its rows are stored; what was only tried is not."""
 
 
 class TransactionError(Exception):
@@ -114,15 +118,15 @@ class Fenced(TransactionError):
     """Another producer took this transactional id; nothing more can be done with this one."""
 
 
-class NotStable(Exception):
+class NotStable(Refusal):
     """An open transaction still covers what was asked for; ask again later."""
 
 
-class Unreachable(Exception):
+class Unreachable(Refusal):
     """The cluster did not answer in time; ask again later."""
 
 
-class Refused(Exception):
+class Refused(Refusal):
     """The worker must not go on; the message says why and what to do."""
 
 

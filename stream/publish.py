@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from stream.errors import Refusal
 from stream.settings import Settings
 from stream.topics import largest_record
 
@@ -24,7 +25,7 @@ HISTORY = (("mode", b"history"),)
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
-class PublishError(Exception):
+class PublishError(Refusal):
     """The orders could not be published; the message says how far it came and what to do."""
 
 

@@ -2,17 +2,18 @@
 
 import time
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.kafka import KafkaCluster
-from stream.ports import NotStable, Refused
+from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.writer import POSITION_KEY, decode_position
 
 __all__ = ["repair_offsets"]
 
 _STABLE_WITHIN_S = 60.0
+_ANSWER_WITHIN_S = 20.0
 
 
 def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
@@ -20,18 +21,20 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
 
     Needed after the group's offsets expired (a group idle for longer than the broker's
     `offsets.retention.minutes`) or were reset by hand: deciding from other offsets would count
-    orders twice or never. Raises Refused while workers run, or when the changelog has no position.
+    orders twice or never. Raises Refused while workers run, when the changelog has no position, or when
+    an input does not reach to one, and then commits nothing; Unreachable when the cluster does not answer.
     """
     cluster = KafkaCluster(settings)
     try:
-        living = cluster.members()
+        living = _living(cluster)
         if living:
             raise Refused(
-                f"group '{settings.group}' has {len(living)} running workers; stop them all, then repair"
+                f"group '{settings.group}' has {living} running workers; stop them all, then repair"
             )
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
             for topic, offset in _last_position(cluster, settings.topics.changelog, partition).items():
+                _check_within(cluster, settings.topics.changelog, (topic, partition), offset)
                 offsets[topic, partition] = offset
     finally:
         cluster.close()
@@ -46,13 +49,49 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     ]
     try:
         futures = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(settings.group, asked)])
-        for future in futures.values():
-            future.result(timeout=30)
+        answers = [future.result(timeout=30) for future in futures.values()]
     except KafkaException as failure:
-        raise Refused(
-            f"the broker refused the offsets of group '{settings.group}': {failure.args[0].str()}"
-        ) from failure
+        raise Refused(_not_committed(settings, failure.args[0])) from failure
+    except TimeoutError:
+        raise Unreachable(
+            f"the broker did not say within 30 s whether it took the offsets of group '{settings.group}'; "
+            "repair again"
+        ) from None
+    for answer in answers:
+        for each in answer.topic_partitions:
+            if each.error is not None:
+                raise Refused(_not_committed(settings, each.error))
     return offsets
+
+
+def _living(cluster: KafkaCluster) -> int:
+    """How many workers run; asked again for a while, because a coordinator may just be moving."""
+    deadline = time.monotonic() + _ANSWER_WITHIN_S
+    while True:
+        try:
+            return len(cluster.members())
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def _not_committed(settings: Settings, error: KafkaError) -> str:
+    return (
+        f"the broker refused the offsets of group '{settings.group}': {error.str()}; "
+        "see that no worker runs and that this user may change the group, then repair again"
+    )
+
+
+def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) -> None:
+    """Refuse an offset the input does not have: it was deleted and made again, or has lost records."""
+    low, high = cluster.low(tp), cluster.high(tp)
+    if not low <= offset <= high:
+        raise Refused(
+            f"{changelog}/{tp[1]} says that {tp[0]}/{tp[1]} was decided up to offset {offset:,}, but that "
+            f"has {low:,} to {high:,}: it is not the topic these rows were made from, or has lost records; "
+            "bring it back, or begin anew with another group and changelog"
+        )
 
 
 def _last_position(cluster: KafkaCluster, changelog: str, partition: int) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 A setting comes, in this order, from the call, the environment (`FRAUDSTREAM_BROKER`,
 `FRAUDSTREAM_TOPICS__ORDERS`), a TOML file (`--config FILE` or `FRAUDSTREAM_CONFIG`) or its default.
-Both Kafka clients are configured from here alone: `confluent()` for confluent-kafka and `faust()`
-for Faust's aiokafka, so that TLS and SASL can't differ between them.
+Both Kafka clients are configured from here alone: `confluent()` and `Security` for confluent-kafka,
+`ssl_context()` and the same `Security` for Faust's aiokafka, so that TLS and SASL can't differ between
+them. The string below each setting is what `fraudstream settings --describe` and docs/settings.md say.
 """
 
 import os
@@ -11,14 +12,27 @@ import re
 import socket
 import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-__all__ = ["Security", "Settings", "SettingsError", "Topics", "load_settings"]
+from stream.errors import Refusal
+
+__all__ = [
+    "Security",
+    "SettingDescription",
+    "Settings",
+    "SettingsError",
+    "Topics",
+    "describe_settings",
+    "load_settings",
+]
 
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -26,23 +40,31 @@ _WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class SettingsError(Exception):
+class SettingsError(Refusal):
     """A setting is missing or wrong; the message names it, where it came from and what is expected."""
 
 
 class Topics(BaseModel):
     """The names of the topics."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     orders: str = "orders"
+    """The topic of the orders to be decided."""
     outcomes: str = "outcomes"
+    """The topic of what orders turned out to be."""
     order_events: str = "order-events"
+    """The topic of what happened to an order after it was placed."""
     decisions: str = "decisions"
+    """The topic the decisions go to."""
     decisions_shadow: str = "decisions-shadow"
+    """The topic that decisions of models on trial go to."""
     rejected: str = "orders-rejected"
+    """The topic of what could not be decided, as received."""
     changelog: str = "customer-changelog"
+    """The topic the rows are restored from; another name is another, empty history."""
     control: str = "control"
+    """The topic of models, aliases, policies and lists."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -58,17 +80,24 @@ class Topics(BaseModel):
 class Security(BaseModel):
     """How both Kafka clients reach the brokers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Whether connections are encrypted (SSL) and name a user (SASL)."""
     ca_file: Path | None = None
     """The certificate authority's PEM file; the system's own authorities when absent."""
     certificate_file: Path | None = None
+    """This client's own certificate, a PEM file, for brokers that ask for one; goes with key_file."""
     key_file: Path | None = None
+    """The private key of certificate_file, a PEM file."""
     key_password: SecretStr | None = None
+    """What key_file is encrypted with."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the user proves who it is; PLAIN sends the password as it is, so only inside SASL_SSL."""
     sasl_username: str | None = None
+    """The user; needed with SASL."""
     sasl_password: SecretStr | None = None
+    """The user's password; needed with SASL."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -90,6 +119,7 @@ class Settings(BaseSettings):
         env_prefix="FRAUDSTREAM_",
         env_nested_delimiter="__",
         env_ignore_empty=True,
+        use_attribute_docstrings=True,
     )
 
     broker: str = "127.0.0.1:9092"
@@ -101,9 +131,14 @@ class Settings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Partitions of every topic; fixed for life, because the key's hash divides by it."""
     replication: Annotated[int, Field(ge=1, le=15)] = 1
+    """On how many brokers each topic is kept; 3 survives the loss of one without losing a decision."""
 
     group: str = "fraudstream"
-    worker: str = Field(default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100])
+    """The consumer group that all workers of one scorer share; another group decides every order again."""
+    worker: str = Field(
+        default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100],
+        json_schema_extra={"shown": "the machine's name"},
+    )
     """The worker's stable name; two living workers must not share one."""
     model: str = "starter"
     """The model in service: `name` for its champion or `name@version`."""
@@ -119,13 +154,16 @@ class Settings(BaseSettings):
 
     batch_records: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Records in one transaction, at most."""
-    session_s: Annotated[float, Field(ge=1, le=300)] = 8
-    """After this long without a heartbeat a worker is taken for dead. Brokers allow 6 s and more unless told
-    otherwise; most of the silence after a kill is this."""
-    transaction_s: Annotated[float, Field(ge=1, le=900)] = 10
-    """After this long the broker aborts a transaction that was left open."""
-    call_s: Annotated[float, Field(ge=1, le=600)] = 30
-    """After this long in one transactional call the watchdog ends the process."""
+    session_s: Annotated[float, Field(ge=6, le=300)] = 8
+    """After this long without a heartbeat a worker is taken for dead; most of the silence after a kill is
+    this. At least 6 s, because brokers refuse shorter sessions (group.min.session.timeout.ms)."""
+    transaction_s: Annotated[float, Field(ge=5, le=900)] = 10
+    """After this long the broker aborts a transaction that was left open. At least 5 s, because a broker
+    that pauses or hands over to another would abort sound ones; at most 15 min, because brokers refuse more
+    (transaction.max.timeout.ms)."""
+    call_s: Annotated[float, Field(ge=15, le=600)] = 30
+    """After this long in one call to the cluster the watchdog ends the process. At least 15 s, because a
+    sound call may wait up to 10 s for its answer; transactional ones wait for half of this."""
     patience_s: Annotated[float, Field(ge=1, le=3600)] = 30
     """How long a worker asks again when offsets and changelog disagree, before it refuses to go on."""
     crashes: Annotated[int, Field(ge=1, le=100)] = 3
@@ -133,7 +171,9 @@ class Settings(BaseSettings):
     reject_share: Share = 0
     """The breaker: stop when more than this share of the last 1,000 orders were rejected; 0 never stops."""
     signing_key: SecretStr | None = None
+    """The key that model manifests are signed with; models without its signature are then refused."""
     signing_key_file: Path | None = None
+    """A file that has the signing key, instead of signing_key."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -182,23 +222,53 @@ class Settings(BaseSettings):
         return config | dotted
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context for aiokafka, from the same files; None without TLS."""
+        """The TLS context for aiokafka, from the same files; None without TLS.
+
+        Raises SettingsError when one of them can't be used.
+        """
         security = self.security
         if not security.protocol.endswith("SSL"):
             return None
-        context = ssl.create_default_context(cafile=str(security.ca_file) if security.ca_file else None)
+        try:
+            context = ssl.create_default_context(cafile=str(security.ca_file) if security.ca_file else None)
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsError(
+                f"setting security.ca_file: can't use {security.ca_file}: {error}; name a PEM file"
+            ) from error
         if security.certificate_file is not None and security.key_file is not None:
-            password = security.key_password.get_secret_value() if security.key_password else None
-            context.load_cert_chain(security.certificate_file, security.key_file, password)
+            password = security.key_password.get_secret_value() if security.key_password else ""
+            try:
+                # an empty password rather than none: a worker must not stop and ask at the terminal
+                context.load_cert_chain(security.certificate_file, security.key_file, password)
+            except OSError as error:
+                raise SettingsError(
+                    f"setting security.certificate_file: can't use {security.certificate_file} with "
+                    f"{security.key_file}: {error}; name two PEM files that belong together, and "
+                    "key_password if the key is encrypted"
+                ) from error
         return context
 
     def signing_secret(self) -> bytes | None:
-        """The key that model manifests are signed with; None when none is set."""
+        """The key that model manifests are signed with; None when none is set.
+
+        Raises SettingsError when its file can't be read or has nothing in it.
+        """
         if self.signing_key is not None:
             return self.signing_key.get_secret_value().encode()
-        if self.signing_key_file is not None:
-            return self.signing_key_file.read_bytes().strip()
-        return None
+        if self.signing_key_file is None:
+            return None
+        try:
+            key = self.signing_key_file.read_bytes().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"setting signing_key_file: can't read {self.signing_key_file}: {error.strerror}; "
+                "name a file that exists and that this user may read"
+            ) from error
+        if not key:
+            raise SettingsError(
+                f"setting signing_key_file: {self.signing_key_file} is empty; put the key into it"
+            )
+        return key
 
     @classmethod
     def settings_customise_sources(
@@ -226,6 +296,63 @@ class _FileSource(PydanticBaseSettingsSource):
         return dict(self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class SettingDescription:
+    """One setting, for a person who wants to set it."""
+
+    name: str
+    """As in a TOML file; `security.protocol` is `protocol` in `[security]`."""
+    variable: str
+    """Its environment variable."""
+    expects: str
+    default: str
+    meaning: str
+
+
+def describe_settings() -> tuple[SettingDescription, ...]:
+    """Every setting there is, whatever the present ones are."""
+    return tuple(_described(Settings, "", "FRAUDSTREAM_"))
+
+
+def _described(settings: type[BaseModel], prefix: str, variable: str) -> Iterator[SettingDescription]:
+    for name, field in settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _described(field.annotation, f"{prefix}{name}.", f"{variable}{name.upper()}__")
+            continue
+        shown = field.json_schema_extra
+        yield SettingDescription(
+            prefix + name,
+            variable + name.upper(),
+            _expected(name, field),
+            str(shown["shown"]) if isinstance(shown, dict) else _default(field.default),
+            " ".join((field.description or "").split()),
+        )
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return "not set"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _expected(name: str, field: FieldInfo) -> str:
+    """What a setting takes, in words: `6 to 300 seconds`."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(str(kind) for kind in kinds)
+    kind = kinds[0] if kinds else field.annotation
+    bounds = [*field.metadata]
+    if get_origin(kind) is Annotated:
+        kind, *inner = get_args(kind)
+        bounds += [bound for each in inner for bound in getattr(each, "metadata", [])]
+    if kind not in {int, float}:
+        return "a path" if kind is Path else "text, kept secret" if kind is SecretStr else "text"
+    low = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
+    high = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
+    number = "a number" if low is None or high is None else f"{low:,} to {high:,}"
+    return f"{number} seconds" if name.endswith("_s") else number
+
+
 def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """Build the settings; `overrides` that are None count as not given.
 
@@ -247,7 +374,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(
-            f"setting {where}: {message} (see 'fraudstream settings' for all of them)"
+            f"setting {where}: {message} ('fraudstream settings --describe' lists them all)"
         ) from None
     finally:
         _FileSource.values = {}

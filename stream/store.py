@@ -5,7 +5,9 @@ belongs to, so a store found on disk is always some earlier state of the changel
 the process that wrote it.
 """
 
+import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ import msgspec
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    DbClosedError,
     DBCompressionType,
     Options,
     Rdict,
@@ -39,40 +42,86 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 class RocksStore:
-    """The rows of one worker. Only the writer thread changes them."""
+    """The rows of one worker. Only the writer thread changes them.
+
+    Rows that can't be read or written are no loss, the changelog has them all: whoever finds out marks
+    them (`mark_for_rebuild`) and stops the worker, and the next one to open them begins anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._mark = path.with_name(path.name + ".rebuild")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = self._open()
 
     def _open(self) -> Rdict:
         try:
-            return Rdict(str(self._path), _options())
+            rows = Rdict(str(self._path), _options())
         except Exception as error:
             said = str(error)
-            if "lock" in said.lower():
+            if "lock hold by" in said or "While lock file" in said:
                 raise Refused(
                     f"the rows in {self._path} are in use by another process; "
                     "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
                 ) from error
-            # whatever is wrong with it, the changelog has it all
-            aside = self._path.with_name(f"{self._path.name}.unreadable-{int(time.time())}")
-            log.exception("rows moved to %s and rebuilt from the changelog", aside)
-            shutil.move(self._path, aside)
-            return Rdict(str(self._path), _options())
+            return self._anew(said)
+        if not self._mark.exists():
+            return rows
+        # opened first, mark or not: a living worker of this name would still hold the lock
+        rows.close()
+        return self._anew(self._mark.read_text(errors="replace"))
+
+    def _anew(self, why: str) -> Rdict:
+        """Move the database aside, for whoever wants to know what happened, and make an empty one."""
+        aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
+        log.error("rows moved to %s and rebuilt from the changelog: %s", aside, why)
+        for older in self._path.parent.glob(f"{self._path.name}.unreadable-*"):
+            # one is evidence, all of them would fill the disk
+            shutil.rmtree(older, ignore_errors=True)
+        try:
+            if self._path.exists():
+                shutil.move(self._path, aside)
+            rows = Rdict(str(self._path), _options())
+        except Exception as error:
+            raise Refused(
+                f"the rows in {self._path} can't be opened ({why}) nor made anew ({error}); "
+                "see that the disk has room and belongs to this user"
+            ) from error
+        self._mark.unlink(missing_ok=True)
+        return rows
+
+    def mark_for_rebuild(self, reason: str) -> None:
+        """Have the next worker that opens these rows begin with none, and restore from the changelog.
+
+        For rows that can't be believed; the caller stops the worker, because a crash repeated over sound
+        orders would have them set aside.
+        """
+        log.error("rows in %s are to be rebuilt: %s", self._path, reason)
+        # where even this can't be written, the exception under way says more
+        with contextlib.suppress(OSError), self._mark.open("w") as mark:
+            mark.write(reason)
+            mark.flush()
+            os.fsync(mark.fileno())
 
     def position(self, partition: int) -> LocalPosition | None:
         """How far the rows have come; None when there are none."""
-        value = self._rows.get(_key(partition, _POSITION))
+        value = self.recall(partition, _POSITION)
         if value is None:
             return None
-        stored = msgspec.msgpack.decode(value, type=_Stored)
+        try:
+            stored = msgspec.msgpack.decode(value, type=_Stored)
+        except msgspec.DecodeError as error:
+            self.mark_for_rebuild(f"position of partition {partition}: {error}")
+            raise
         return LocalPosition(stored.inputs, stored.changelog, stored.log, stored.stored_at)
 
     def recall(self, partition: int, key: bytes) -> bytes | None:
         """The bytes kept for a key; None when it is unknown."""
-        value: bytes | None = self._rows.get(_key(partition, key))
+        try:
+            value: bytes | None = self._rows.get(_key(partition, key))
+        except Exception as error:
+            self._blame(error)
+            raise
         return value
 
     def write(self, partition: int, rows: Mapping[bytes, bytes | None], position: LocalPosition) -> None:
@@ -85,11 +134,19 @@ class RocksStore:
                 batch.put(_key(partition, key), value)
         stored = _Stored(dict(position.inputs), position.changelog, position.log, position.stored_at)
         batch.put(_key(partition, _POSITION), msgspec.msgpack.encode(stored))
-        self._rows.write(batch)
+        try:
+            self._rows.write(batch)
+        except Exception as error:
+            self._blame(error)
+            raise
 
     def clear(self, partition: int) -> None:
         """Forget the partition's rows and position."""
-        self._rows.delete_range(_key(partition, b""), _key(partition + 1, b""))
+        try:
+            self._rows.delete_range(_key(partition, b""), _key(partition + 1, b""))
+        except Exception as error:
+            self._blame(error)
+            raise
 
     def rows(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Every key and its bytes, for checks and explanations."""
@@ -104,6 +161,11 @@ class RocksStore:
     def close(self) -> None:
         """Close the database and let go of its lock."""
         self._rows.close()
+
+    def _blame(self, error: Exception) -> None:
+        # a store closed under its user says nothing about its rows
+        if not isinstance(error, DbClosedError):
+            self.mark_for_rebuild(str(error))
 
 
 def _key(partition: int, key: bytes) -> bytes:

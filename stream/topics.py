@@ -4,23 +4,28 @@ A worker never makes a topic: a misspelt name would become one, with settings no
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic, ResourceType
 
+from stream.errors import Refusal
 from stream.settings import Settings
 
 __all__ = ["TopicError", "TopicPlan", "TopicState", "create", "describe", "largest_record", "plan"]
 
 MIB = 1024 * 1024
+BESIDE_THE_ORDER = MIB // 2
+"""What a rejected order may need beside its own bytes: headers, and the producer's own compression."""
 DAY_MS = 24 * 60 * 60 * 1000
 
 ANSWER_WITHIN_S = 15.0
 
+_LARGEST = "max.message.bytes"
 
-class TopicError(Exception):
+
+class TopicError(Refusal):
     """A topic is missing, can't be made, or is kept in a way the scorer can't live with."""
 
 
@@ -35,6 +40,10 @@ class TopicPlan:
     config: Mapping[str, str]
     must: frozenset[str]
     """The settings that must be as planned; a shop may choose the others, such as retention, for itself."""
+    at_least: Mapping[str, int] = field(default_factory=dict)
+    """The settings that may be larger than this and never smaller."""
+    key: str = ""
+    """What its records are keyed by, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,11 @@ class TopicState:
             for name in sorted(self.plan.must)
             if self.config.get(name) != self.plan.config[name]
         ]
+        found += [
+            f"has {name}={self.config.get(name)} and not at least {least}"
+            for name, least in sorted(self.plan.at_least.items())
+            if int(self.config.get(name) or 0) < least
+        ]
         return tuple(found)
 
 
@@ -68,45 +82,73 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
     for_ever = {"cleanup.policy": "delete", "retention.ms": "-1"}
     # A producer's own timestamps of 2018 would let time retention delete the history at once.
     arrival = {"message.timestamp.type": "LogAppendTime"}
-    an_input = {**for_ever, **arrival, "max.message.bytes": str(MIB)}
+    an_input = {**for_ever, **arrival, _LARGEST: str(MIB)}
     a_week = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
 
-    def topic(name: str, purpose: str, config: Mapping[str, str], partitions: int | None = None) -> TopicPlan:
+    def topic(
+        name: str,
+        key: str,
+        purpose: str,
+        config: Mapping[str, str],
+        *,
+        partitions: int | None = None,
+        record_of: int | None = None,
+    ) -> TopicPlan:
         kept = dict(config)
+        at_least = {} if record_of is None else {_LARGEST: record_of}
+        kept |= {name: str(least) for name, least in at_least.items()}
         if settings.replication > 1:
             kept["min.insync.replicas"] = str(settings.replication - 1)
         must = {"cleanup.policy"} | ({"message.timestamp.type"} & config.keys())
         return TopicPlan(
-            name, purpose, partitions or settings.partitions, settings.replication, kept, frozenset(must)
+            name,
+            purpose,
+            partitions or settings.partitions,
+            settings.replication,
+            kept,
+            frozenset(must),
+            at_least,
+            key,
         )
 
+    customer = "`customer_id`, or `order_id` for a guest"
+
     return (
-        topic(names.orders, "orders to be decided", an_input),
-        topic(names.outcomes, "what orders turned out to be", an_input),
-        topic(names.order_events, "what happened to an order after it was placed", an_input),
-        topic(names.decisions, "one decision for each order", a_week),
-        topic(names.decisions_shadow, "decisions of models on trial", a_week),
+        topic(names.orders, customer, "orders to be decided", an_input),
+        topic(names.outcomes, customer, "what orders turned out to be", an_input),
+        topic(names.order_events, customer, "what happened to an order after it was placed", an_input),
+        topic(names.decisions, customer, "one decision for each order", a_week),
+        topic(names.decisions_shadow, customer, "decisions of models on trial", a_week),
         topic(
             names.rejected,
+            "as received",
             "what could not be decided, as received, and why",
+            {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS)},
             # Twice an order: a rejected one travels whole, with its headers.
-            {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS), "max.message.bytes": str(2 * MIB)},
+            record_of=2 * MIB,
         ),
         topic(
             names.changelog,
+            "a customer's or an order's row, or the position",
             "the customers' rows, for a worker that has lost its own",
             {
                 "cleanup.policy": "compact",
-                "max.message.bytes": str(2 * MIB),
                 # A worker away for less than this replays the tail and can't miss a tombstone.
                 "delete.retention.ms": str(7 * DAY_MS),
                 # Compact early and in small pieces: a restore reads what compaction has not removed.
                 "min.cleanable.dirty.ratio": "0.2",
                 "segment.bytes": str(64 * MIB),
             },
+            record_of=2 * MIB,
         ),
         # Never compacted: who was champion in March is answered from here.
-        topic(names.control, "models, aliases, policies, lists", {**for_ever, **arrival}, partitions=1),
+        topic(
+            names.control,
+            "what it is about",
+            "models, aliases, policies, lists",
+            {**for_ever, **arrival},
+            partitions=1,
+        ),
     )
 
 
@@ -186,7 +228,7 @@ def describe(settings: Settings) -> list[TopicState]:
                 f"can't read the topics' settings: {error.args[0].str()}; let this user describe them"
             ) from error
     states = []
-    for each in plans:
+    for each in _with_room_for_rejects(plans, settings, config):
         if each.name not in config:
             states.append(TopicState(each, None, None, {}))
             continue
@@ -195,6 +237,24 @@ def describe(settings: Settings) -> list[TopicState]:
         shown = {name: config[each.name].get(name, "") for name in sorted(each.config)}
         states.append(TopicState(each, len(partitions), replicas, shown))
     return states
+
+
+def _with_room_for_rejects(
+    plans: Sequence[TopicPlan], settings: Settings, config: Mapping[str, Mapping[str, str]]
+) -> list[TopicPlan]:
+    """The plans, in which whatever the orders topic of this cluster takes fits into the rejected one."""
+    orders = int(config.get(settings.topics.orders, {}).get(_LARGEST) or MIB)
+    return [
+        replace(
+            each,
+            config={**each.config, _LARGEST: str(least)},
+            at_least={**each.at_least, _LARGEST: least},
+        )
+        if each.name == settings.topics.rejected
+        and (least := max(each.at_least[_LARGEST], orders + BESIDE_THE_ORDER))
+        else each
+        for each in plans
+    ]
 
 
 def largest_record(settings: Settings, topic: str) -> int:
@@ -210,7 +270,7 @@ def largest_record(settings: Settings, topic: str) -> int:
         found = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource].result()
     except KafkaException:
         return MIB  # may produce but not describe: what `create` would have given it
-    return int(found["max.message.bytes"].value)
+    return int(found[_LARGEST].value)
 
 
 def _admin(settings: Settings) -> AdminClient:

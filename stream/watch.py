@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from rich.markup import escape
 
 from models.decision import Decision, decode_decision
 from models.policy import Action
@@ -96,9 +97,9 @@ def sentence(decision: Decision) -> str:
     why = "; ".join(reason.text for reason in reasons)
     again = "  (again)" if decision.repeat_of is not None else ""
     action = f"[{style}]{decision.action.value:<9}[/]"
-    return f"{action}  {score:>8}  {decision.order_id}{again}  [dim]{_plain(why)}[/]"
+    return f"{action}  {score:>8}  {_plain(decision.order_id)}{again}  [dim]{_plain(why)}[/]"
 
 
 def _plain(text: str) -> str:
-    """Text whose brackets rich does not read as markup."""
-    return text.replace("[", r"\[")
+    """Text that rich does not read as markup, and a terminal not as a command."""
+    return escape("".join(letter if letter.isprintable() else "\ufffd" for letter in text))

@@ -6,6 +6,7 @@ carries the snapshot it was fetched under.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP as FaustTP  # noqa: N811 (a type, for all its capitals)
 from faust.types import ConsumerMessage
 
+from features.history import RowBytesError
 from models.errors import RegistryError
 from models.policy import Policy
 from models.registry import Registry
@@ -91,7 +93,6 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
-
     async def seek_assigned(self, offsets: Mapping[FaustTP, int]) -> None:
         """Seek, on the thread that fetches: aiokafka's consumer is not made for two."""
         await self.call_thread(self._seek_assigned, offsets)
@@ -140,7 +141,8 @@ class BatchConsumer(driver.Consumer):
     async def _read_again(self, fetched: Mapping[FaustTP, Any]) -> None:
         for tp in fetched:
             self.app.handed_over.pop(tp, None)
-        await self._thread.seek_assigned({tp: records[0].offset for tp, records in fetched.items() if records})
+        first = {tp: records[0].offset for tp, records in fetched.items() if records}
+        await self._thread.seek_assigned(first)
 
     async def _leave_to_the_writer(self, error: UnicodeDecodeError) -> None:
         """Go on after a record whose header has a name that aiokafka can't read.
@@ -373,9 +375,10 @@ class _FaustWorker(faust.Worker):
 class _WriterThread(threading.Thread):
     """Runs the writer; when it fails the whole program ends."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, store: RocksStore) -> None:
         super().__init__(name="writer", daemon=True)
         self._writer = writer
+        self._store = store
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -383,6 +386,9 @@ class _WriterThread(threading.Thread):
             self._writer.run()
         except BaseException as failure:
             self.failure = failure
+            if isinstance(failure, RowBytesError):
+                # the disk may be to blame; the changelog has it all
+                self._store.mark_for_rebuild(str(failure))
             if not isinstance(failure, Refused):
                 # nothing of the batch was committed; the next start, or the next owner, takes it again
                 log.critical("the writer failed; the worker ends", exc_info=failure)
@@ -431,7 +437,7 @@ def run(settings: Settings) -> int:
             crashes=settings.crashes,
         ),
     )
-    thread = _WriterThread(writer)
+    thread = _WriterThread(writer, store)
     app = make_app(settings, writer)
 
     async def finish(_sender: Any = None, **_: Any) -> None:
@@ -446,6 +452,9 @@ def run(settings: Settings) -> int:
         "worker '%s' starts: model %s@%s, %d partitions", settings.worker, scorer.name, scorer.version,
         settings.partitions,
     )  # fmt: skip
+    # what is there now stays: the collector need not walk it again and again while orders wait
+    gc.collect()
+    gc.freeze()
     thread.start()
     exit_code = 0
     try:
@@ -481,8 +490,8 @@ def _report(writer: Writer, every_s: float = 10.0) -> None:
         misplaced = counts.get("orders_misplaced", 0)
         if misplaced > last.get("orders_misplaced", 0):
             log.error(
-                "%d orders came on another partition than their key's murmur2: their customers' histories are "
-                "split; set the sender's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",
+                "%d orders came on another partition than their key's murmur2, so histories are split; "
+                "set the sender's partitioner to murmur2 (librdkafka: partitioner=murmur2_random)",
                 misplaced,
             )
         if counts != last:

@@ -17,26 +17,24 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 if __name__ == "__main__":
     # else this file stands in for the standard library's profile
     sys.path[0] = str(Path(__file__).parents[2])
-
-import msgspec
 
 from features.catalogue import STARTER
 from features.decode import decode_order
 from features.define import compute
 from features.events import Order
 from features.history import Row
+from features.revisions import Revision, Revisions
 from models.decision import Source, decision_id, encode, scored_decision
 from models.policy import Policy
 from models.registry import Registry
 from models.scorer import Scorer
 from models.train import PredictorKind, train
 from stream.desk import ScoringDesk, customer_key, order_key, partition_of
-from stream.desk import _Revision as Revision
-from stream.desk import _Revisions as Revisions
 from stream.ports import Record
 from stream.settings import Topics
 from tests.bench.results import Cell, record
@@ -127,14 +125,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = Source.model_construct(topic="orders", partition=0, offset=0, others={})
     digests = [order.content_digest for order in orders]
 
+    def named(number: int) -> UUID:
+        return decision_id(
+            order_id=orders[number].order_id,
+            revision=0,
+            content_digest=digests[number],
+            model_digest=scorer.digest,
+            policy_digest=policy.digest,
+            source=source,
+        )
+
     def decided(number: int) -> bytes:
         order, answer = orders[number], scored[number]
         return encode(
             scored_decision(
+                decision_id=named(number),
                 order_id=order.order_id,
                 revision=order.revision,
                 customer_id=order.customer_id,
-                content_digest=digests[number],
                 action=policy.decide(answer.p_fraud),
                 p_fraud=answer.p_fraud,
                 reasons=answer.reasons,
@@ -149,10 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     decisions = [decided(number) for number in range(customers)]
     revisions = [
-        Revisions(seen=[Revision(0, digest, 0, b"0" * 16, decision)])
+        Revisions(seen=[Revision(0, digest, b"0" * 16, decision)])
         for digest, decision in zip(digests, decisions, strict=True)
     ]
-    remembered = [msgspec.msgpack.encode(each) for each in revisions]
+    remembered = [each.encode() for each in revisions]
 
     def each_one(step: Callable[[int], object]) -> float:
         def work() -> None:
@@ -183,21 +191,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         "remember the order in the row": each_one(remember) - recall,
         "encode the row": each_one(lambda n: rows[n].encode()),
-        "name the decision (uuid5)": each_one(
-            lambda n: decision_id(
-                order_id=orders[n].order_id,
-                revision=0,
-                content_digest=digests[n],
-                model_digest=scorer.digest,
-                policy_digest=policy.digest,
-                source=source,
-            )
-        ),
+        "name the decision (uuid5)": each_one(named),
         "score, one at a time": each_one(lambda n: scorer.score(vectors[n : n + 1])),
         "score, 256 at a time": microseconds_each(lambda: scorer.score(some), 256, passes),
-        "decide and encode the decision": each_one(decided),
-        "order memory: encode": each_one(lambda n: msgspec.msgpack.encode(revisions[n])),
-        "order memory: decode": each_one(lambda n: msgspec.msgpack.decode(remembered[n], type=Revisions)),
+        "name, decide and encode the decision": each_one(decided),
+        "order memory: encode": each_one(lambda n: revisions[n].encode()),
+        "order memory: decode": each_one(lambda n: Revisions.decode(remembered[n])),
     }
     store = {customer_key(order.key): row for order, row in zip(orders, kept, strict=True)}
     for size in (1, 64, 500):

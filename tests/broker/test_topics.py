@@ -70,3 +70,27 @@ def _make(settings: Settings, name: str, *, partitions: int, config: dict[str, s
     admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result()
     while all(state.partitions is None for state in topics.describe(settings)):
         time.sleep(0.05)
+
+
+def test_a_topic_that_cannot_take_every_reject_is_refused(settings: Settings) -> None:
+    _make(settings, settings.topics.rejected, partitions=2, config={"max.message.bytes": str(topics.MIB)})
+
+    with pytest.raises(TopicError, match=r"max\.message\.bytes=1048576 and not at least 2097152"):
+        topics.create(settings)
+
+
+def test_where_orders_may_be_larger_so_may_rejected_ones(settings: Settings) -> None:
+    kept = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(3 * topics.MIB)}
+    _make(settings, settings.topics.orders, partitions=2, config=kept)
+
+    topics.create(settings)
+
+    states = {state.plan.name: state for state in topics.describe(settings)}
+    assert states[settings.topics.rejected].config["max.message.bytes"] == str(3 * topics.MIB + 512 * 1024)
+    assert states[settings.topics.rejected].wrong == ()
+
+
+def test_a_shop_may_allow_more_than_it_must(settings: Settings) -> None:
+    _make(settings, settings.topics.rejected, partitions=2, config={"max.message.bytes": str(9 * topics.MIB)})
+
+    assert settings.topics.rejected not in topics.create(settings)

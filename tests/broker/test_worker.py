@@ -66,7 +66,8 @@ def test_bad_input_ends_whole_in_orders_rejected_and_the_stream_goes_on(
         assert worker.stop() == 0, worker.said()
 
     rejected = read(shop, shop.topics.rejected, len(bad))
-    assert Counter((m.key(), m.value()) for m in rejected) == Counter(bad)
+    kept = [(key and key[: 64 * 1024], value) for key, value in bad]
+    assert Counter((m.key(), m.value()) for m in rejected) == Counter(kept), "only an absurd key is cut"
     for message in rejected:
         headers = dict(message.headers() or ())
         assert headers["source_topic"] == shop.topics.orders.encode()

@@ -39,10 +39,10 @@ sources = st.builds(
 reasons = st.builds(Reason, code=st.text(min_size=1, max_size=9), text=texts, feature=st.none() | texts)
 parts = st.fixed_dictionaries(
     {
+        "decision_id": st.uuids(),
         "order_id": st.text(min_size=1, max_size=128),
         "revision": st.integers(0, 2**31 - 1),
         "customer_id": st.none() | st.text(min_size=1, max_size=128),
-        "content_digest": st.binary(min_size=16, max_size=16),
         "action": st.sampled_from(Action),
         "p_fraud": probabilities.map(rounded),
         "reasons": st.lists(reasons, max_size=5).map(tuple),

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from features.events import Order
+from features.money import in_major_units
 
 DAY = timedelta(days=1)
 
@@ -20,13 +21,13 @@ def naive_features(
     found: dict[str, float | None] = _of_the_order(order)
     for name, window in {"1h": timedelta(hours=1), "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}.items():
         inside = [one for one in past if one.placed_at >= as_of - window]
-        amounts = [one.amount for one in inside if one.currency == order.currency]
-        mean = Fraction(sum(amounts), len(amounts)) if amounts else None
+        amounts = [_money(one) for one in inside if one.currency == order.currency]
+        mean = sum(amounts, Fraction()) / len(amounts) if amounts else None
         found[f"orders_count_{name}"] = float(len(inside))
         found[f"amount_sum_{name}"] = float(sum(amounts))
         found[f"amount_mean_{name}"] = None if mean is None else float(mean)
         found[f"amount_max_{name}"] = float(max(amounts)) if amounts else None
-        found[f"amount_over_amount_mean_{name}"] = float(order.amount / mean) if mean else None
+        found[f"amount_over_amount_mean_{name}"] = float(_money(order) / mean) if mean else None
         found[f"device_distinct_{name}"] = float(len({one.device_id for one in inside} - {None}))
         found[f"card_distinct_{name}"] = float(len({_card(one) for one in inside} - {None}))
     found["days_since_last_order"] = (as_of - past[-1].placed_at) / DAY if past else None
@@ -48,7 +49,7 @@ def _of_the_order(order: Order) -> dict[str, float | None]:
     ships_to = order.shipping.country if order.shipping else None
     billed_to = order.billing.country if order.billing else None
     return {
-        "amount": float(order.amount),
+        "amount": float(_money(order)),
         "hour_of_day": float(order.placed_at.hour),
         "is_weekend": float(order.placed_at.strftime("%a") in {"Sat", "Sun"}),
         "items_count": float(len(pieces)) if pieces else None,
@@ -58,6 +59,10 @@ def _of_the_order(order: Order) -> dict[str, float | None]:
         "issuer_country_differs": float(issued_in != order.country) if issued_in and order.country else None,
         "shipping_country_differs": float(ships_to != billed_to) if ships_to and billed_to else None,
     }
+
+
+def _money(order: Order) -> Fraction:
+    return Fraction(in_major_units(order.amount, order.currency))
 
 
 def _card(order: Order) -> str | None:

@@ -68,7 +68,7 @@ def test_a_window_begins_at_its_exact_instant_and_ends_before_the_order() -> Non
     found = through_the_row(arrived, an_order(order_id="scored", amount=55), 125)
 
     assert found["orders_count_30d"] == 2
-    assert found["amount_mean_30d"] == 55.0
+    assert found["amount_mean_30d"] == 0.55
     assert found["amount_over_amount_mean_30d"] == 1.0
     assert bits(found) == bits(expected(arrived, an_order(order_id="scored", amount=55), 125))
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from features.catalogue import STARTER
 from features.decode import REJECTION_CODES, Rejection, decode_order
@@ -64,6 +65,16 @@ def test_of_a_field_said_twice_the_last_counts() -> None:
 SOUND = as_json(an_order())
 BAD: dict[str, tuple[str, bytes | None]] = {
     "tombstone": ("tombstone", None),
+    "more than a record may hold": ("too_large", SOUND + b" " * 1024 * 1024),
+    "more items than an order may have": ("bad_value", as_json(an_order(), items=[{}] * 1001)),
+    "more promotion codes than an order may have": (
+        "bad_value",
+        as_json(an_order(), promotion_codes=["x"] * 101),
+    ),
+    "more attributes than an order may have": (
+        "bad_value",
+        as_json(an_order(), attributes={str(number): 1 for number in range(101)}),
+    ),
     "bad UTF-8 in a field": ("bad_utf8", SOUND.replace(b"o1", b"o\xff")),
     "bad UTF-8 in an unknown field": ("bad_utf8", b'{"x":"\xff"}'),
     "nothing": ("not_json", b""),
@@ -140,7 +151,7 @@ def test_what_is_not_an_order_is_rejected_with_its_code(name: str) -> None:
 
 
 def test_every_code_the_boundary_can_give_is_tried() -> None:
-    of_the_stream = {"conflicting_content", "scorer_error"}
+    of_the_stream = {"conflicting_content", "too_many_revisions", "scorer_error"}
 
     assert {code for code, _ in BAD.values()} == set(REJECTION_CODES) - of_the_stream
 
@@ -156,6 +167,46 @@ def test_an_order_that_cannot_be_decided_still_names_itself_for_review() -> None
     answer = rejected(as_json(an_order(order_id="o7", customer_id="c9"), amount="12"))
 
     assert (answer.order_id, answer.customer_id) == ("o7", "c9")
+
+
+@pytest.mark.parametrize(
+    ("revision", "told"), [(7, 7), (0, 0), ("7", None), (-1, None), (2**31, None), (True, None), (1.0, None)]
+)
+def test_an_order_that_cannot_be_decided_says_its_revision_where_it_can_be_read(
+    revision: object, told: int | None
+) -> None:
+    assert rejected(as_json(an_order(), revision=revision, amount="12")).revision == told
+
+
+def test_a_record_too_large_is_not_even_read() -> None:
+    answer = rejected(b"\xff" * (1024 * 1024 + 1))
+
+    assert answer == Rejection(
+        "too_large",
+        "value: expected at most 1048576 bytes, got 1048577; send a smaller order",
+        None,
+        None,
+    )
+    assert rejected(b" " * 1024 * 1024).code == "not_json"
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [
+        ("items", b"[" + b",".join([b"0"] * 500_000) + b"]"),
+        ("items", b"[" + b",".join([b"{}"] * 300_000) + b"]"),
+        ("promotion_codes", b"[" + b",".join([b"0"] * 500_000) + b"]"),
+        ("attributes", b"{" + b",".join(b'"%d":[]' % number for number in range(90_000)) + b"}"),
+    ],
+)
+def test_a_flood_of_wrong_items_is_given_up_at_the_first(field: str, content: bytes) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Order.model_validate_json(
+            SOUND[:-1].replace(b'"%s": []' % field.encode(), b'"x": 0')
+            + b', "%s": %s}' % (field.encode(), content)
+        )
+
+    assert refused.value.error_count() == 1
 
 
 def test_nan_does_not_hide_the_orders_name() -> None:

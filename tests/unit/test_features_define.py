@@ -1,5 +1,6 @@
 """Declarations check themselves, name themselves and mean what they say."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -139,6 +140,18 @@ def test_nothing_is_compared_with_a_mean_of_zero() -> None:
     assert Ratio(amount, to=Mean("amount", over=days(30))).value(an_order(), row.as_of(NOON)) is None
 
 
+def test_amounts_of_different_currencies_are_told_in_major_units() -> None:
+    def told(currency: str, minor: int) -> tuple[float | None, ...]:
+        row = Row(9)
+        row.remember(an_order(order_id="before", amount=minor, currency=currency, placed_at=NOON - hours(1)))
+        words = (amount, *(word("amount", over=days(1)) for word in (Sum, Mean, Max)))
+        return compute(words, an_order(amount=minor, currency=currency), row.as_of(NOON))
+
+    assert told("EUR", 5000) == (50.0,) * 4
+    assert told("JPY", 5000) == (5000.0,) * 4
+    assert told("KWD", 5001) == (5.001,) * 4
+
+
 def test_a_ratio_is_rounded_once() -> None:
     row = Row(9)
     for number, each in enumerate((1, 1, 1)):
@@ -196,6 +209,76 @@ def test_the_digest_of_a_function_holds_its_body_and_not_its_layout() -> None:
     assert first != other
 
 
+def _scaled(by: int, *, doubled: bool) -> Feature:
+    def twice(number: int) -> int:
+        return number * (2 if doubled else 3)
+
+    @feature(unit="1", between=(0, None), missing="never")
+    def scaled(order: Order) -> float:
+        """Scaled."""
+        return sum(by * twice(each) for each in (order.amount,))
+
+    return scaled
+
+
+def test_the_digest_of_a_function_holds_the_constants_it_names() -> None:
+    assert features_digest([_scaled(1, doubled=True)]) == features_digest([_scaled(1, doubled=True)])
+    assert features_digest([_scaled(1, doubled=True)]) != features_digest([_scaled(2, doubled=True)])
+    assert "by = 1" in _scaled(1, doubled=True).declaration
+
+
+def test_the_digest_of_a_function_holds_the_functions_it_calls_and_what_they_name() -> None:
+    assert features_digest([_scaled(1, doubled=True)]) != features_digest([_scaled(1, doubled=False)])
+    assert "twice(number: int)\nreturn number * (2 if doubled else 3)" in _scaled(1, doubled=True).declaration
+    assert "_MICROSECONDS_A_DAY = 86400000000" in by_name("account_age_days").declaration
+
+
+def test_a_feature_that_names_what_may_change_is_refused() -> None:
+    risky = ["XX"]
+
+    with pytest.raises(
+        FeatureDefinitionError, match="feature 'is_risky' names 'risky', a list, which no digest"
+    ):
+
+        @feature(unit="0 or 1", between=(0, 1), missing="never")
+        def is_risky(order: Order) -> float:
+            """1 when the country is risky, else 0."""
+            return order.country in risky
+
+
+def test_two_constants_of_one_name_are_both_in_the_digest() -> None:
+    def declared(inner: int) -> Feature:
+        def part(number: int) -> int:
+            return number * factor
+
+        factor = inner
+        return _with_a_factor_of_two(part)
+
+    assert features_digest([declared(3)]) != features_digest([declared(5)])
+
+
+def _with_a_factor_of_two(part: Callable[[int], int]) -> Feature:
+    factor = 2
+
+    @feature(unit="1", between=(0, None), missing="never")
+    def scaled(order: Order) -> float:
+        """Scaled."""
+        return factor * part(order.amount)
+
+    return scaled
+
+
+def test_what_is_a_set_reads_the_same_in_every_run() -> None:
+    risky = frozenset({"XX", "YY", "ZZ"})
+
+    @feature(unit="0 or 1", between=(0, 1), missing="never")
+    def is_risky(order: Order) -> float:
+        """1 when the country is risky, else 0."""
+        return order.country in risky
+
+    assert is_risky.declaration.endswith("risky = {'XX', 'YY', 'ZZ'}")
+
+
 def test_a_feature_is_found_by_its_name() -> None:
     assert by_name("orders_count_30d") == Count(over=days(30))
     assert by_names(["amount", "card_is_new"]) == (amount, IsNew("card"))
@@ -210,4 +293,4 @@ def test_a_misspelt_feature_is_refused_with_the_nearest() -> None:
 
 def test_the_starter_features_are_what_trained_models_know_them_as() -> None:
     """A change here makes every model trained before refuse to load: say so in the changelog."""
-    assert features_digest(STARTER) == "7da3950284245e472f7050c305e0768dcf3917e863726971b99e00196ce7cc36"
+    assert features_digest(STARTER) == "c7a43bb5dfc84b8000d735bf540f7391ce9fe35e8ba2c02363713dbe25430898"

@@ -99,15 +99,6 @@ def test_the_first_order_is_known_after_it_was_dropped() -> None:
     assert row.as_of(NOON - hours(48)).first_at() is None
 
 
-def test_a_window_reaching_into_what_was_dropped_is_truncated() -> None:
-    row = a_row(48, 2, 1, limit=2)
-
-    assert row.as_of(NOON).is_truncated(days(7))
-    assert not row.as_of(NOON).is_truncated(hours(2))
-    assert row.as_of(NOON - hours(3)).is_truncated(hours(1))
-    assert not a_row(48, 2, 1).as_of(NOON).is_truncated(days(7))
-
-
 def test_orders_of_the_same_instant_are_all_held_and_forgotten_by_their_id() -> None:
     row = a_row(1, 1, 1)
 
@@ -157,7 +148,6 @@ def test_a_history_of_a_row_that_changed_since_refuses_to_answer() -> None:
         lambda: history.distinct("device", days(1)),
         lambda: history.has_seen("device", "phone"),
         lambda: history.within(days(1)),
-        lambda: history.is_truncated(days(1)),
     ):
         with pytest.raises(StaleHistoryError, match=r"ask Row\.as_of for another"):
             ask()

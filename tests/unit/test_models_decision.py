@@ -24,10 +24,10 @@ MODEL = ModelRef(name="order_risk", version="2026-02-14.3f9c", digest="d" * 64)
 
 def a_decision(**fields: Any) -> Decision:
     parts: dict[str, Any] = {
+        "decision_id": an_id(),
         "order_id": "o1",
         "revision": 0,
         "customer_id": "c1",
-        "content_digest": b"\x01" * 16,
         "action": Action.REVIEW,
         "p_fraud": 0.25,
         "reasons": (Reason(code="AMOUNT", text="The order's total", feature="amount"),),

@@ -319,9 +319,9 @@ def test_an_empty_key_is_a_mistake_and_not_a_key(tmp_path: Path) -> None:
 def test_a_model_whose_feature_has_changed_is_refused(registry: Registry, published: Path) -> None:
     def changed(name: str) -> Feature:
         feature = by_name(name)
-        return dataclasses.replace(feature, declaration="other") if name == "amount" else feature  # type: ignore[type-var]
+        return dataclasses.replace(feature, declaration="other") if name == "payment_attempts" else feature  # type: ignore[type-var]
 
-    with pytest.raises(RegistryError, match="trained on feature 'amount' declared as"):
+    with pytest.raises(RegistryError, match="trained on feature 'payment_attempts' declared as"):
         Registry(registry.root, find_feature=changed).load(NAME, VERSION)
 
 
@@ -330,11 +330,13 @@ def test_a_docstring_mended_later_changes_no_decision_of_a_published_model(
 ) -> None:
     def mended(name: str) -> Feature:
         feature = by_name(name)
-        return dataclasses.replace(feature, doc="What it cost.") if name == "amount" else feature  # type: ignore[type-var]
+        return dataclasses.replace(feature, doc="Tries.") if name == "payment_attempts" else feature  # type: ignore[type-var]
 
     rows = FOREST.golden.rows.tolist()
     before = registry.load(NAME, VERSION).score(rows)
-    assert "The order's total" in {reason.text for scored in before for reason in scored.reasons}
+    assert "How often payment was tried for this order" in {
+        reason.text for scored in before for reason in scored.reasons
+    }
     assert Registry(registry.root, find_feature=mended).load(NAME, VERSION).score(rows) == before
 
 

@@ -94,9 +94,10 @@ def test_what_was_imputed_is_named_in_the_models_order(vectors: Vectors) -> None
 def test_reasons_are_the_largest_pushes_upwards(kind: PredictorKind, vectors: Vectors) -> None:
     scorer = a_scorer(kind)
     for vector, said in zip(vectors[:50], scorer.score(vectors[:50]), strict=True):
-        up = [push for push in scorer.pushes(vector) if push.attribution > 1e-6]
-        first = sorted(up, key=lambda push: -push.attribution)[:5]
-        assert [reason.feature for reason in said.reasons] == [push.feature for push in first]
+        pushes = scorer.model.walk(np.array([vector], dtype=np.float64)).attributions[0].tolist()
+        up = [(push, f.name) for push, f in zip(pushes, STARTER, strict=True) if push > 1e-6]
+        first = sorted(up, key=lambda each: -each[0])[:5]
+        assert [reason.feature for reason in said.reasons] == [name for _, name in first]
         for reason in said.reasons:
             assert reason.code.endswith("_UNKNOWN") == (reason.feature in said.imputed)
 

@@ -40,13 +40,13 @@ def trained(
 def test_an_order_sees_the_orders_before_it_and_not_itself() -> None:
     assert counts(an_order(0, amount=100), an_order(1, amount=50), an_order(2)) == [
         (0, 0),
-        (1, 100),
-        (2, 150),
+        (1, 1),
+        (2, 1.5),
     ]
 
 
 def test_a_late_order_sees_only_what_was_placed_before_it() -> None:
-    assert counts(an_order(0), an_order(2), an_order(1)) == [(0, 0), (1, 5000), (1, 5000)]
+    assert counts(an_order(0), an_order(2), an_order(1)) == [(0, 0), (1, 50), (1, 50)]
 
 
 def test_a_guest_has_no_history() -> None:
@@ -58,17 +58,26 @@ def test_a_test_order_is_scored_and_never_remembered() -> None:
 
 
 def test_an_order_sent_again_counts_once_and_teaches_once() -> None:
-    assert counts(an_order(0), an_order(0), an_order(0, amount=7), an_order(1)) == [(0, 0), (1, 5000)]
+    assert counts(an_order(0), an_order(0), an_order(0, amount=7), an_order(1)) == [(0, 0), (1, 50)]
 
 
 def test_a_revision_takes_the_place_of_the_order_it_revises() -> None:
     revised = an_order(0, revision=1, amount=9000, placed_at=an_order(1).placed_at)
-    assert counts(an_order(0), revised, an_order(2)) == [(0, 0), (0, 0), (1, 9000)]
+    assert counts(an_order(0), revised, an_order(2)) == [(0, 0), (0, 0), (1, 90)]
 
 
 def test_a_revision_that_comes_after_a_newer_one_is_not_remembered() -> None:
     newer, older = an_order(0, revision=2, amount=9000), an_order(0, revision=1, amount=1)
-    assert counts(newer, older, older, an_order(2)) == [(0, 0), (0, 0), (1, 9000)]
+    assert counts(newer, older, older, an_order(2)) == [(0, 0), (0, 0), (1, 90)]
+
+
+def test_a_revision_that_is_a_test_order_takes_the_order_out_of_history() -> None:
+    assert counts(an_order(0), an_order(0, revision=1, test=True), an_order(2)) == [(0, 0)] * 3
+
+
+def test_an_order_that_changes_its_customer_leaves_the_first_ones_history() -> None:
+    moved = an_order(0, revision=1, customer_id="c2")
+    assert counts(an_order(0), moved, an_order(2)) == [(0, 0)] * 3
 
 
 def test_a_row_holds_no_more_orders_than_the_workers() -> None:

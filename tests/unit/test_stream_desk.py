@@ -1,101 +1,16 @@
 """The desk: what a batch of orders changes and emits."""
 
-import json
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
+import msgspec
 import pytest
 
-from features.catalogue import by_name
-from features.events import Order
 from features.history import Row
-from models.decision import ModelRef, Reason, decode_decision
-from models.policy import Action, Policy
-from models.scorer import Scored
-from stream.desk import ScoringDesk, customer_key, order_key, partition_of
-from stream.ports import Effects, Record, Refused
-from stream.settings import Topics
+from models.policy import Action
+from stream.desk import customer_key, kept_of, order_key, partition_of
+from stream.ports import Record, Refused
+from tests.small_desk import Shop, decisions, rejects
 from tests.strategies import NOON, an_order, as_json
-
-
-class CountingScorer:
-    """Believes that every earlier order of the customer adds a tenth to the probability of fraud."""
-
-    name, version, digest = "counting", "2026-01-01.0000", "d" * 64
-    ref = ModelRef(name=name, version=version, digest=digest)
-    features = (by_name("orders_count_30d"), by_name("amount"))
-
-    def score(self, vectors: Sequence[Sequence[float | None]]) -> list[Scored]:
-        return [
-            Scored(
-                (vector[0] or 0) / 10,
-                ("orders_count_30d",) if vector[0] is None else (),
-                (Reason(code="MANY_ORDERS", text="Many orders", feature="orders_count_30d"),),
-            )
-            for vector in vectors
-        ]
-
-
-class Shop:
-    """A desk with its rows, fed one batch at a time as the writer would."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.rows: dict[tuple[int, bytes], bytes] = {}
-        self.desk = ScoringDesk(
-            scorer=CountingScorer(),  # type: ignore[arg-type]  # stands in for a trained model
-            policy=Policy(review_at=0.2, decline_at=0.5),
-            topics=Topics(),
-            partitions=1,
-            row_limit=100,
-            ahead_by_at_most=timedelta(minutes=5),
-            reject_share=settings.get("reject_share", 0.0),
-            headers=(("worker", b"w1"),),
-        )
-        self.offset = 0
-
-    def arrive(self, *values: bytes | None, key: bytes | None = None, **fields: Any) -> Effects:
-        records = []
-        for value in values:
-            chosen = key if key is not None else _key_of(value)
-            records.append(
-                Record(
-                    "orders",
-                    0,
-                    self.offset,
-                    fields.get("at", 1_800_000_000_000),
-                    chosen,
-                    value,
-                    fields.get("headers", ()),
-                )
-            )
-            self.offset += 1
-        effects = self.desk.decide(records, lambda partition, key: self.rows.get((partition, key)))
-        self.commit(effects)
-        return effects
-
-    def commit(self, effects: Effects) -> None:
-        for partition, rows in effects.rows.items():
-            for row_key, row in rows.items():
-                assert row is not None
-                self.rows[partition, row_key] = row
-
-    def decide(self, *orders: Order, **fields: Any) -> list[Any]:
-        effects = self.arrive(*(as_json(order) for order in orders), **fields)
-        return decisions(effects)
-
-
-def _key_of(value: bytes | None) -> bytes:
-    content = json.loads(value or b"{}")
-    return str(content.get("customer_id") or content.get("order_id")).encode()
-
-
-def decisions(effects: Effects) -> list[Any]:
-    return [decode_decision(p.value or b"") for p in effects.produce if p.topic == "decisions"]
-
-
-def rejects(effects: Effects) -> list[dict[str, bytes]]:
-    return [dict(p.headers) for p in effects.produce if p.topic == "orders-rejected"]
 
 
 def test_an_order_never_counts_itself_but_the_next_one_does() -> None:
@@ -150,7 +65,7 @@ def test_a_resend_hears_the_first_decision_even_when_the_customer_has_ordered_mo
 
     (again,) = shop.decide(early)
 
-    assert again.features == first.features == {"orders_count_30d": 0, "amount": 1000}
+    assert again.features == first.features == {"orders_count_30d": 0, "amount": 10}
 
 
 def test_the_same_identity_with_other_content_is_rejected_and_reviewed() -> None:
@@ -279,9 +194,41 @@ def test_an_order_under_another_customers_key_is_rejected() -> None:
 def test_a_flood_of_rejects_stops_the_worker_when_the_breaker_is_set() -> None:
     shop = Shop(reject_share=0.5)
     shop.arrive(*[b"{}"] * 999, key=b"c1")
+    shop.arrive(b"{}", key=b"c1")
 
-    with pytest.raises(Refused, match="1000 of the last 1000 orders were rejected"):
+    with pytest.raises(Refused, match=r"1000 of the last 1000 orders were rejected.*orders-rejected"):
         shop.arrive(b"{}", key=b"c1")
+
+
+def test_a_batch_tried_again_does_not_count_its_rejects_twice() -> None:
+    shop = Shop(reject_share=0.5)
+    shop.arrive(*[as_json(an_order(order_id=f"o{n}")) for n in range(600)])
+    bad = [Record("orders", 0, 600 + n, 0, b"c1", b"{}") for n in range(400)]
+
+    tries = [shop.desk.decide(bad, lambda *_: None) for _ in range(5)]
+    shop.commit(tries[0])
+
+    assert shop.arrive(b"{}", key=b"c1").counts["rejected"] == 1
+
+
+def test_history_that_cannot_be_read_is_kept_and_neither_reviewed_nor_counted_by_the_breaker() -> None:
+    shop = Shop(reject_share=0.5)
+
+    effects = shop.arrive(*[as_json(an_order(), amount=-1)] * 1001, headers=(("mode", b"history"),))
+    (live,) = shop.decide(an_order())
+
+    assert len(rejects(effects)) == 1001
+    assert decisions(effects) == []
+    assert live.action is Action.APPROVE
+
+
+def test_history_that_stopped_the_worker_is_set_aside_without_a_review() -> None:
+    record = Record("orders", 0, 7, 0, b"c1", as_json(an_order()), (("mode", b"history"),))
+
+    effects = Shop().desk.set_aside(record, lambda *_: None)
+
+    assert [reject["reason"] for reject in rejects(effects)] == [b"scorer_error"]
+    assert decisions(effects) == []
 
 
 def test_a_flood_of_rejects_stops_nothing_when_the_breaker_is_not_set() -> None:
@@ -333,3 +280,156 @@ def test_an_order_on_a_partition_that_is_not_its_keys_is_counted() -> None:
     effects = shop.arrive(as_json(an_order()))
 
     assert effects.counts["orders_misplaced"] == 1
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_revision_that_is_a_test_order_takes_the_order_out_of_history(batches: int) -> None:
+    shop = Shop()
+    told = [
+        an_order(),
+        an_order(revision=1, test=True),
+        an_order(order_id="o2", placed_at=NOON + timedelta(hours=1)),
+    ]
+
+    heard = shop.decide(*told) if batches == 1 else [shop.decide(order)[0] for order in told]
+
+    assert heard[2].features["orders_count_30d"] == 0
+    assert len(Row.decode(shop.rows[0, customer_key("c1")], 100)) == 1
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+def test_an_order_that_changes_its_customer_leaves_the_first_ones_history(batches: int) -> None:
+    shop = Shop()
+    later = NOON + timedelta(hours=1)
+    told = [
+        an_order(),
+        an_order(revision=1, customer_id="c2"),
+        an_order(order_id="o2", placed_at=later),
+        an_order(order_id="o3", placed_at=later, customer_id="c2"),
+    ]
+
+    heard = shop.decide(*told) if batches == 1 else [shop.decide(order)[0] for order in told]
+
+    assert [decision.features["orders_count_30d"] for decision in heard] == [0, 0, 0, 1]
+
+
+def test_a_review_names_the_revision_that_was_rejected() -> None:
+    shop = Shop()
+    shop.decide(an_order(revision=3))
+
+    (unreadable,) = decisions(shop.arrive(as_json(an_order(revision=2), amount=-1)))
+    (conflicting,) = decisions(shop.arrive(as_json(an_order(revision=3, amount=9))))
+    aside = Record("orders", 0, 7, 0, b"c1", as_json(an_order(revision=5)))
+    (set_aside,) = decisions(shop.desk.set_aside(aside, lambda *_: None))
+
+    assert [unreadable.revision, conflicting.revision, set_aside.revision] == [2, 3, 5]
+
+
+def test_an_order_revised_again_and_again_stays_small_and_is_rejected_in_the_end() -> None:
+    shop = Shop()
+    for revision in range(100):
+        shop.decide(an_order(revision=revision))
+
+    effects = shop.arrive(as_json(an_order(revision=100)))
+
+    assert [reject["reason"] for reject in rejects(effects)] == [b"too_many_revisions"]
+    assert [decision.revision for decision in decisions(effects)] == [100]
+    assert len(shop.rows[0, order_key("o1")]) < 100_000
+
+
+@pytest.mark.parametrize("batches", [1, 21])
+def test_a_resend_of_a_revision_long_replaced_hears_the_same_in_fewer_words(batches: int) -> None:
+    shop = Shop()
+    told = [an_order(revision=revision) for revision in range(20)]
+    told += told[:1]
+
+    heard = shop.decide(*told) if batches == 1 else [shop.decide(order)[0] for order in told]
+
+    first, again = heard[0], heard[20]
+    fewer = {"decision_id", "repeat_of", "source", "features", "imputed", "reasons"}
+    assert again.repeat_of == first.decision_id
+    assert again.model_dump(exclude=fewer) == first.model_dump(exclude=fewer)
+    assert (again.features, again.reasons) == ({}, ())
+
+
+def test_a_record_too_large_is_kept_in_part_and_says_where_it_stands_whole() -> None:
+    value = as_json(an_order(), channel="x" * 3_000_000)
+
+    effects = Shop().arrive(value, key=b"c1")
+
+    (kept,) = effects.produce
+    why = dict(kept.headers)
+    assert why["reason"] == b"too_large"
+    assert (kept.value, why["value_bytes"]) == (value[: 1024 * 1024], str(len(value)).encode())
+    assert why["detail"].endswith(b"; the whole record stands in topic orders, partition 0, offset 0")
+
+
+@pytest.mark.parametrize("value", [as_json(an_order()), b"{}"])
+def test_a_record_that_stopped_the_worker_is_set_aside_whatever_its_size(value: bytes) -> None:
+    headers = tuple((f"h{number}", b"x" * 1_000) for number in range(4_000))
+    record = Record("orders", 0, 7, 0, b"k" * 5_000_000, value + b" " * 5_000_000, headers)
+
+    effects = Shop().desk.set_aside(record, lambda *_: None)
+
+    (kept,) = [each for each in effects.produce if each.topic == "orders-rejected"]
+    size = len(kept.key or b"") + len(kept.value or b"") + sum(len(n) + len(v) for n, v in kept.headers)
+    assert size < 2 * 1024 * 1024 - 4_096
+
+
+def test_what_fits_is_kept_whole() -> None:
+    headers = (("trace", b"x" * 100_000),)
+    record = Record("orders", 0, 7, 0, b"k" * 65_536, b"v" * 1_572_864, headers)
+
+    kept = kept_of(record)
+
+    assert (kept.key, kept.value, kept.headers, kept.cuts) == (record.key, record.value, headers, ())
+
+
+def test_what_is_cut_off_is_said() -> None:
+    headers = (("trace", b"x" * 131_072), ("null", None))
+    record = Record("orders", 0, 7, 0, b"k" * 65_537, b"v" * 1_572_865, headers)  # type: ignore[arg-type]
+
+    kept = kept_of(record)
+
+    assert (kept.key, kept.value, kept.headers) == (b"k" * 65_536, b"v" * 1_048_576, ())
+    assert dict(kept.cuts) == {
+        "value_bytes": b"1572865",
+        "key_bytes": b"65537",
+        "headers_bytes": str(5 + 131_072 + 4).encode(),
+    }
+
+
+@pytest.mark.parametrize("order_id", ["x" * 129, "a\0b", 7])
+def test_an_id_that_cannot_be_one_is_in_no_decision(order_id: object) -> None:
+    record = Record("orders", 0, 7, 0, b"c1", as_json(an_order(), order_id=order_id))
+
+    assert decisions(Shop().desk.set_aside(record, lambda *_: None)) == []
+
+
+@pytest.mark.parametrize("key", [customer_key("c1"), order_key("o1")])
+def test_a_row_of_a_newer_version_refuses_and_rejects_no_order(key: bytes) -> None:
+    shop = Shop()
+    shop.decide(an_order())
+    kept = shop.rows[0, key]
+    shop.rows[0, key] = bytes([200]) + kept[1:] if key[:1] == b"c" else msgspec.msgpack.encode([2, {"a": 1}])
+
+    with pytest.raises(Refused, match="version"):
+        shop.decide(an_order(order_id="o1", revision=1))
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_revision_supersedes_no_decision_that_came_after_it(batches: int) -> None:
+    shop = Shop()
+    shop.arrive(as_json(an_order()), headers=(("mode", b"history"),))
+    told = [an_order(revision=1), an_order()]
+
+    heard = shop.decide(*told) if batches == 1 else [shop.decide(order)[0] for order in told]
+
+    assert [decision.supersedes for decision in heard] == [None, None]
+
+
+def test_a_senders_own_reason_does_not_stand_for_ours() -> None:
+    effects = Shop().arrive(b"{}", key=b"c1", headers=(("reason", b"all is well"),))
+
+    (why,) = rejects(effects)
+    assert why["reason"] == b"missing_field"

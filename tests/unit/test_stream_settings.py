@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stream.settings import Settings, SettingsError, Topics, load_settings
+from stream.settings import Settings, SettingsError, Topics, describe_settings, load_settings
 
 
 def test_the_call_wins_over_the_environment_and_the_environment_over_the_file(
@@ -43,6 +43,9 @@ def test_one_file_does_not_linger_for_the_next_settings(tmp_path: Path) -> None:
         ({"security": {"protocol": "SASL_SSL"}}, "needs sasl_username and sasl_password"),
         ({"security": {"protocol": "SSL", "key_file": "k.pem"}}, "go together"),
         ({"partition": 4}, "setting partition"),
+        ({"session_s": 5}, "setting session_s"),
+        ({"transaction_s": 4}, "setting transaction_s"),
+        ({"call_s": 10}, "setting call_s"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong: dict[str, Any], named: str) -> None:
@@ -80,3 +83,41 @@ def test_the_signing_key_can_come_from_a_file(tmp_path: Path) -> None:
 
 def test_every_topic_has_a_name_of_its_own() -> None:
     assert len(set(Topics().model_dump().values())) == len(Topics.model_fields)
+
+
+def test_a_signing_key_file_that_is_not_there_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"\n")
+
+    with pytest.raises(SettingsError, match=r"setting signing_key_file: can't read .*: No such file"):
+        Settings(signing_key_file=tmp_path / "none").signing_secret()
+    with pytest.raises(SettingsError, match="is empty"):
+        Settings(signing_key_file=tmp_path / "empty").signing_secret()
+
+
+def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none.pem"
+    ca = Settings.model_validate({"security": {"protocol": "SSL", "ca_file": nowhere}})
+    own = {"protocol": "SSL", "certificate_file": nowhere, "key_file": nowhere}
+
+    with pytest.raises(SettingsError, match=r"setting security\.ca_file: can't use .*none\.pem"):
+        ca.ssl_context()
+    with pytest.raises(SettingsError, match=r"setting security\.certificate_file: can't use .*none\.pem"):
+        Settings.model_validate({"security": own}).ssl_context()
+
+
+def test_every_setting_is_described_with_its_variable_what_it_takes_and_its_default() -> None:
+    described = {each.name: each for each in describe_settings()}
+
+    nested = {"security", "topics"}
+    assert nested.isdisjoint(described)
+    assert set(Settings.model_fields) - nested <= set(described)
+    session = described["session_s"]
+    assert (session.variable, session.expects, session.default) == (
+        "FRAUDSTREAM_SESSION_S",
+        "6 to 300 seconds",
+        "8",
+    )
+    assert described["security.protocol"].variable == "FRAUDSTREAM_SECURITY__PROTOCOL"
+    assert described["review_at"].expects == "0 to 1"
+    assert described["worker"].default == "the machine's name"
+    assert described["signing_key"].expects == "text, kept secret"

@@ -1,0 +1,115 @@
+"""An order's revisions: what is known of each, and which of them stands in whose history.
+
+The one rule, for the worker and for training alike: the highest revision seen stands in the history of
+its own customer, unless it is a test order; whatever stood there before it is taken out.
+"""
+
+from datetime import datetime
+from typing import Final, Self
+
+import msgspec
+
+from features.events import Order
+from features.history import RowBytesError, RowVersionError
+
+__all__ = ["MOST_REVISIONS", "Arrival", "Held", "Revision", "Revisions"]
+
+MOST_REVISIONS: Final = 100
+"""How many revisions of one order are followed; all are written anew with each, and a row has its limit."""
+
+_VERSION: Final = 1
+
+
+class Revision(msgspec.Struct, array_like=True):
+    """One revision of an order, and what was decided about it."""
+
+    revision: int
+    content: bytes
+    """Digest of the content, to tell a resend from a conflict."""
+    decision_id: bytes = b""
+    decision: bytes = b""
+    """As it was emitted; empty for an order that was only remembered."""
+    is_brief: bool = False
+    """Whether only the brief form of the decision is kept."""
+
+
+class Held(msgspec.Struct, array_like=True, frozen=True):
+    """Where an order stands: in whose history, and when."""
+
+    customer_id: str
+    placed_at: datetime
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """What a revision not seen before changes when it arrives."""
+
+    seen: Revision
+    before: Revision | None
+    """The revision it takes the place of; None for the first, and for one that comes after a newer one."""
+    forgotten: Held | None
+    """What to take out of a history before the features are computed: an order is not its own past."""
+    is_remembered: bool
+    """Whether to put the order into its customer's history once the features are computed."""
+
+
+class Revisions(msgspec.Struct, array_like=True):
+    """An order's revisions, oldest arrival first, and where the order stands in a history."""
+
+    v: int = _VERSION
+    seen: list[Revision] = msgspec.field(default_factory=list)
+    held: Held | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further revision is followed."""
+        return len(self.seen) >= MOST_REVISIONS
+
+    def of(self, revision: int) -> Revision | None:
+        """What is known of this revision; None when it was not seen."""
+        return next((seen for seen in self.seen if seen.revision == revision), None)
+
+    def arrive(self, order: Order, content: bytes) -> Arrival:
+        """Note a revision that was not seen before, and say what it changes."""
+        before = max(self.seen, key=lambda seen: seen.revision, default=None)
+        seen = Revision(order.revision, content)
+        self.seen.append(seen)
+        if before is not None and before.revision > order.revision:
+            return Arrival(seen, None, None, is_remembered=False)
+        forgotten, self.held = self.held, None
+        if order.customer_id is not None and not order.test:
+            self.held = Held(order.customer_id, order.placed_at)
+        return Arrival(seen, before, forgotten, is_remembered=self.held is not None)
+
+    def encode(self) -> bytes:
+        """The revisions as bytes."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """The revisions in the bytes. Raises RowVersionError for a newer version's, else RowBytesError."""
+        try:
+            revisions = msgspec.msgpack.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            version = _version_in(data)
+            if version is None or version <= _VERSION:
+                message = (
+                    f"{len(data)} bytes are not the revisions of an order; restore them from the changelog"
+                )
+                raise RowBytesError(message) from error
+        else:
+            version = revisions.v
+            if version <= _VERSION:
+                return revisions
+        message = (
+            f"an order's revisions are of version {version} and we read up to {_VERSION}; upgrade the program"
+        )
+        raise RowVersionError(message)
+
+
+def _version_in(data: bytes) -> int | None:
+    """The version that bytes of a layout we do not know begin with."""
+    try:
+        content = msgspec.msgpack.decode(data)
+    except msgspec.DecodeError:
+        return None
+    return content[0] if isinstance(content, list) and content and isinstance(content[0], int) else None

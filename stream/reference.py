@@ -1,0 +1,105 @@
+"""The reference pages of docs/, written from what the code itself says."""
+
+from collections.abc import Iterable, Sequence
+
+from features.catalogue import STARTER
+from features.decode import REJECTION_CODES
+from models.reasons import UNKNOWN, reasons_for
+from stream.settings import Settings, describe_settings
+from stream.topics import DAY_MS, TopicPlan, plan
+
+__all__ = ["pages"]
+
+_MADE = "<!-- made by 'fraudstream docs export docs': change the code, not this page -->"
+
+
+def pages() -> dict[str, str]:
+    """File name -> the page's text."""
+    return {"settings.md": _settings(), "topics.md": _topics(), "reason-codes.md": _reason_codes()}
+
+
+def _settings() -> str:
+    rows = [
+        (f"`{each.name}`", each.expects, each.default, each.meaning, f"`{each.variable}`")
+        for each in describe_settings()
+    ]
+    return _page(
+        "Settings",
+        "A setting comes from its environment variable, else from the TOML file of `--config FILE` or",
+        "`FRAUDSTREAM_CONFIG` (`security.protocol` is `protocol` under `[security]`), else from its default.",
+        "`fraudstream settings` shows them as they are now.",
+        "",
+        *_table(("setting", "takes", "default", "meaning", "environment"), rows),
+    )
+
+
+def _topics() -> str:
+    # as they are when nothing is set, whatever is set where this runs
+    settings = Settings.model_construct()
+    rows = [
+        (
+            f"`{each.name}`",
+            each.purpose,
+            each.key,
+            str(each.partitions),
+            _kept(each),
+            "; ".join([*(f"`{name}={each.config[name]}`" for name in sorted(each.must)), *_at_least(each)]),
+        )
+        for each in plan(settings)
+    ]
+    return _page(
+        "Topics",
+        "What `fraudstream topics create` makes when nothing is set; names are the settings `topics.*`.",
+        "A topic that exists may be kept for longer or shorter, but `fraudstream topics describe` and a",
+        "worker refuse one with another partition count or without what it must have.",
+        "",
+        *_table(("topic", "holds", "key", "partitions", "kept", "must have"), rows),
+        "",
+        "`orders-rejected` must take records at least 524,288 bytes larger than `orders` does.",
+    )
+
+
+def _kept(topic: TopicPlan) -> str:
+    if topic.config["cleanup.policy"] == "compact":
+        return "the newest record of each key"
+    retention = int(topic.config["retention.ms"])
+    return "for ever" if retention < 0 else f"{retention // DAY_MS} days"
+
+
+def _at_least(topic: TopicPlan) -> list[str]:
+    return [f"`{name}` of {least:,} or more" for name, least in topic.at_least.items()]
+
+
+def _reason_codes() -> str:
+    return _page(
+        "Reason codes",
+        "## Why an order is rejected",
+        "",
+        "The header `reason` of a record in `orders-rejected`.",
+        "",
+        *_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in REJECTION_CODES.items()]),
+        "",
+        "## Why an order looked risky",
+        "",
+        "`reasons[].code` of a decision, for models on the starter features; a model's own codes are",
+        f"published with it. With `{UNKNOWN}` after it, a code says that the feature had no value and that",
+        "this counted.",
+        "",
+        *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(STARTER)]),
+    )
+
+
+def _page(title: str, *lines: str) -> str:
+    return "\n".join((f"# {title}", "", _MADE, "", *lines)) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        _row(head),
+        _row(["---"] * len(head)),
+        *(_row([cell.replace("|", r"\|") for cell in row]) for row in rows),
+    ]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

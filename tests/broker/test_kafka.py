@@ -1,0 +1,117 @@
+"""The transactional producer and the repair, on a real broker."""
+
+import gc
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+
+from stream import topics
+from stream.kafka import KafkaCluster
+from stream.ports import Produce, Refused
+from stream.repair import repair_offsets
+from stream.settings import Settings
+from stream.writer import POSITION_KEY, encode_position
+
+
+@pytest.fixture
+def cluster(settings: Settings) -> Iterator[KafkaCluster]:
+    topics.create(settings)
+    made = KafkaCluster(settings)
+    yield made
+    made.close()
+
+
+def test_an_order_that_came_in_compressed_goes_out_again_however_large(
+    cluster: KafkaCluster, settings: Settings
+) -> None:
+    value = json.dumps({"order_id": "big", "items": ["the same again"] * 600_000}).encode()
+    assert len(value) > 8 * 1024 * 1024
+    shop = Producer(
+        {**settings.confluent(), "compression.type": "zstd", "message.max.bytes": 64 * 1024 * 1024}
+    )
+    shop.produce(settings.topics.orders, value, b"c1", 0)
+    assert shop.flush(20) == 0
+    assert cluster.high((settings.topics.orders, 0)) == 1, "the topic took it"
+
+    producer = cluster.producer("w1")
+    producer.begin()
+    producer.produce(Produce(settings.topics.rejected, 0, b"c1", value))
+    delivered = producer.flush()
+    producer.commit()
+    producer.close()
+
+    assert delivered == {(settings.topics.rejected, 0): 0}
+
+
+def test_workers_of_one_name_in_two_groups_do_not_fence_each_other(
+    cluster: KafkaCluster, settings: Settings
+) -> None:
+    other = KafkaCluster(settings.model_copy(update={"group": settings.group + "-other"}))
+    first, second = cluster.producer("w1"), other.producer("w1")
+
+    for producer in (first, second):
+        producer.begin()
+        producer.produce(Produce(settings.topics.decisions, 0, b"k", b"v"))
+        producer.flush()
+        producer.commit()
+        producer.close()
+    other.close()
+
+
+def test_a_producer_that_cannot_be_made_is_refused_and_leaves_nothing_running(
+    cluster: KafkaCluster, settings: Settings
+) -> None:
+    # beyond transaction.max.timeout.ms of the brokers
+    wrong = KafkaCluster(settings.model_copy(update={"transaction_s": 1_000.0}))
+    gc.collect()
+    gc.disable()
+    try:
+        before = _native_threads()
+        with pytest.raises(Refused, match="INVALID_TRANSACTION_TIMEOUT"):
+            wrong.producer("w1")
+        assert _native_threads() <= before + 1, "librdkafka's own threads ended with their producer"
+    finally:
+        gc.enable()
+    wrong.close()
+
+
+def _native_threads() -> int:
+    import psutil  # noqa: PLC0415
+
+    assert threading.active_count()
+    return int(psutil.Process().num_threads())
+
+
+def _decided_up_to(settings: Settings, offset: int, *, partition: int = 0) -> None:
+    changelog = Producer(settings.confluent())
+    position = encode_position({settings.topics.orders: offset})
+    changelog.produce(settings.topics.changelog, position, POSITION_KEY, partition)
+    assert changelog.flush(20) == 0
+
+
+def test_offsets_are_repaired_from_the_changelogs_position(cluster: KafkaCluster, settings: Settings) -> None:
+    shop = Producer(settings.confluent())
+    for _ in range(5):
+        shop.produce(settings.topics.orders, b"{}", b"c1", 0)
+    assert shop.flush(20) == 0
+    _decided_up_to(settings, 5)
+
+    assert repair_offsets(settings) == {(settings.topics.orders, 0): 5}
+
+    tp = (settings.topics.orders, 0)
+    committed = cluster.committed([tp], stable=True)[tp]
+    assert committed is not None
+    assert committed.offset == 5
+
+
+def test_offsets_an_input_does_not_have_are_not_committed(cluster: KafkaCluster, settings: Settings) -> None:
+    _decided_up_to(settings, 500)  # of an orders topic that was deleted and made again
+
+    with pytest.raises(Refused, match=r"decided up to offset 500, but that has 0 to 0"):
+        repair_offsets(settings)
+
+    tp = (settings.topics.orders, 0)
+    assert cluster.committed([tp], stable=True) == {tp: None}

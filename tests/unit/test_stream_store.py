@@ -1,0 +1,168 @@
+"""Rows on disk: whatever is wrong with them, the changelog has them all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.ports import LocalPosition, Refused
+from stream.store import RocksStore
+
+POSITION = LocalPosition({"orders": 3}, 7, "log", 1_767_225_600.0)
+
+
+def _with_a_row(path: Path) -> RocksStore:
+    store = RocksStore(path)
+    store.write(0, {b"c1": b"row"}, POSITION)
+    return store
+
+
+class _Broken:
+    """A database whose disk went bad."""
+
+    def __init__(self, rows: Any, said: Exception) -> None:
+        self._rows, self._said = rows, said
+
+    def get(self, key: bytes) -> bytes:
+        raise self._said
+
+    def write(self, batch: object) -> None:
+        raise self._said
+
+    def delete_range(self, begin: bytes, end: bytes) -> None:
+        raise self._said
+
+    def close(self) -> None:
+        self._rows.close()
+
+
+def _goes_bad(store: RocksStore, said: str = "Corruption: block checksum mismatch") -> None:
+    store._rows = _Broken(store._rows, Exception(said))  # type: ignore[assignment]
+
+
+def test_rows_are_found_again(tmp_path: Path) -> None:
+    _with_a_row(tmp_path / "w1").close()
+
+    store = RocksStore(tmp_path / "w1")
+
+    assert (store.recall(0, b"c1"), store.position(0)) == (b"row", POSITION)
+    assert store.recall(1, b"c1") is None
+    store.close()
+
+
+def test_a_folder_or_a_damaged_block_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "padlock" / "w1"
+    store = _with_a_row(path)
+    store._rows.flush()
+    store.close()
+    for table in path.glob("*.sst"):
+        table.unlink()  # RocksDB's message has its whole path
+
+    store = RocksStore(path)
+
+    assert store.position(0) is None, "made anew, to be restored from the changelog"
+    assert [p.name.split("-")[0] for p in path.parent.iterdir() if p != path] == ["w1.unreadable"]
+    store.close()
+
+
+def test_rows_in_use_by_another_worker_are_left_alone(tmp_path: Path) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    store.mark_for_rebuild("said by the one who has them open")
+
+    with pytest.raises(Refused, match="in use by another process"):
+        RocksStore(tmp_path / "w1")
+    assert store.recall(0, b"c1") == b"row"
+    store.close()
+
+
+@pytest.mark.parametrize("does", ["recall", "position", "write", "clear"])
+def test_rows_that_fail_while_in_use_are_rebuilt_at_the_next_start(tmp_path: Path, does: str) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    _goes_bad(store)
+    calls = {
+        "recall": lambda: store.recall(0, b"c1"),
+        "position": lambda: store.position(0),
+        "write": lambda: store.write(0, {}, POSITION),
+        "clear": lambda: store.clear(0),
+    }
+
+    with pytest.raises(Exception, match="block checksum mismatch"):
+        calls[does]()
+    assert (tmp_path / "w1.rebuild").read_text() == "Corruption: block checksum mismatch"
+    store.close()
+
+    again = RocksStore(tmp_path / "w1")
+    assert again.position(0) is None
+    assert again.recall(0, b"c1") is None
+    again.write(0, {b"c1": b"restored"}, POSITION)
+    again.close()
+
+    once = RocksStore(tmp_path / "w1")
+    assert once.recall(0, b"c1") == b"restored", "rebuilt once, not at every start"
+    once.close()
+
+
+def test_a_damaged_block_on_disk_is_no_reason_to_blame_an_order(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "w1")
+    for n in range(2_000):
+        store.write(0, {b"c%d" % n: os.urandom(200)}, POSITION)
+    store._rows.flush()
+    store.close()
+    for table in (tmp_path / "w1").glob("*.sst"):
+        with table.open("r+b") as damaged:
+            damaged.seek(10_000)
+            damaged.write(b"\xff" * 50_000)
+
+    store = RocksStore(tmp_path / "w1")
+    with pytest.raises(Exception, match="Corruption"):
+        _ = [store.recall(0, b"c%d" % n) for n in range(2_000)]
+    store.close()
+
+    again = RocksStore(tmp_path / "w1")
+    assert again.position(0) is None
+    again.close()
+
+
+def test_rows_that_cannot_be_decoded_can_be_marked_by_who_finds_out(tmp_path: Path) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    store.mark_for_rebuild("row of partition 0: not those of a row")
+    store.close()
+
+    again = RocksStore(tmp_path / "w1")
+
+    assert again.position(0) is None
+    again.close()
+
+
+def test_a_position_that_is_none_is_rebuilt(tmp_path: Path) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    store._rows.put(b"\0\0\0\0" + b"\0local", b"\xc1")
+
+    with pytest.raises(msgspec.DecodeError):
+        store.position(0)
+
+    assert (tmp_path / "w1.rebuild").exists()
+    store.close()
+
+
+def test_a_store_closed_under_its_user_is_not_damaged(tmp_path: Path) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    store.close()
+
+    with pytest.raises(Exception, match="closed"):
+        store.recall(0, b"c1")
+
+    assert not (tmp_path / "w1.rebuild").exists()
+
+
+def test_rows_moved_aside_again_and_again_do_not_fill_the_disk(tmp_path: Path) -> None:
+    for _ in range(3):
+        store = _with_a_row(tmp_path / "w1")
+        store.mark_for_rebuild("again")
+        store.close()
+
+    RocksStore(tmp_path / "w1").close()
+
+    assert len(list(tmp_path.glob("w1.unreadable-*"))) == 1
