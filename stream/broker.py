@@ -291,8 +291,8 @@ class EmbeddedBroker:
                         *java,
                         "kafka.tools.StorageTool",
                         "format",
-                        "-t",
-                        str(cluster_id),
+                        # one word: an id may begin with a dash, and would be taken for an option
+                        f"--cluster-id={cluster_id}",
                         "-c",
                         str(node.properties),
                     ],

@@ -220,10 +220,9 @@ class ScoringDesk:
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 
-        Raises Refused when rejects flood and the breaker is set, or when a row is of a newer version;
+        Raises Refused when a row is of a newer version; the effects do, once committed, when rejects flood;
         anything else is a mistake of ours.
         """
-        self._mind_the_breaker()
         batch = _Batch(recall, self._row_limit)
         counts = batch.effects.counts
         # one entry a record, in log order: decisions come out in the order the orders went in
@@ -237,7 +236,7 @@ class ScoringDesk:
             for record, passed in zip(records, passing, strict=True)
             if not _is_history(record)
         ]
-        batch.effects.committed = partial(self._recent.extend, tally)
+        batch.effects.committed = partial(self._mind_the_breaker, tally)
         vectors = [p.vector for p in passing if isinstance(p, _Pending) and p.vector is not None]
         scores = iter(self._scorer.score(vectors))
         for record, passed in zip(records, passing, strict=True):
@@ -433,10 +432,14 @@ class ScoringDesk:
         effects.counts["decision_review"] += 1
         self._emit(record, encode(decision), why, effects)
 
-    def _mind_the_breaker(self) -> None:
-        """Stop when rejects flood: most likely the shop changed its format, and a person must look."""
+    def _mind_the_breaker(self, tally: Sequence[bool]) -> None:
+        """Stop when rejects flood: most likely the shop changed its format, and a person must look.
+
+        Asked once a batch is committed, so that one tried again does not count twice.
+        """
         if not self._reject_share:
             return
+        self._recent.extend(tally)
         rejected = sum(self._recent)
         if len(self._recent) == _RECENT and rejected > self._reject_share * _RECENT:
             raise Refused(

@@ -515,10 +515,10 @@ class Writer:
                 ),
             )
             partition.inputs, partition.care = position, cares[number]
-        if effects.committed is not None:
-            effects.committed()
         self.counts.update(effects.counts)
         self.counts["transactions"] += 1
+        if effects.committed is not None:
+            effects.committed()
 
     def _owner(self, care: _Care, topic: str) -> Owner:
         assert self._opened is not None  # noqa: S101 (only called inside a transaction of the opened one)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import psutil
@@ -91,6 +92,17 @@ def test_the_broker_setting_gives_the_ports() -> None:
 
 
 @pytest.mark.slow
+def test_a_cluster_whose_id_begins_with_a_dash_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xfb" + bytes(15)))
+
+    with EmbeddedBroker(tmp_path, ports=free_ports(1), tied=True) as broker:
+        known = json.loads((broker.folder / "cluster.json").read_text())
+        assert known["id"].startswith("-")
+        assert [node.state for node in broker.status()] == ["running"]
+
+
 def test_three_nodes_outlive_the_loss_of_one(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path, ports=free_ports(3), tied=True) as cluster:
         cluster.kill_node(2)
