@@ -81,7 +81,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             max_poll_records=conf.broker_max_poll_records,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            # what is fetched ahead of every partition lies in memory; a larger record still comes alone
+            max_partition_fetch_bytes=1024 * 1024,
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
