@@ -35,6 +35,7 @@ from stream.settings import Settings
 from stream.store import RocksStore
 from stream.worker import load_model
 from stream.writer import POSITION_KEY, Owner, decode_position
+from tests.bench.results import record as keep_figures
 from tests.faults.checks import (
     Answers,
     Fault,
@@ -692,6 +693,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--system", choices=("fraudstream", "faust-alo", "faust-eos"), default="fraudstream")
     parser.add_argument("--compare", action="store_true", help="all three systems, side by side")
     parser.add_argument("--short", action="store_true", help="6 kills, 1 pause, 1 wipe, 1 clean restart")
+    parser.add_argument("--record", action="store_true", help="add the figures to tests/bench/RESULTS.md")
     arguments = parser.parse_args(argv)
     usual = (6, 1, 1, 1) if arguments.short else (30, 6, 6, 4)
     for name, count in zip(("kills", "stops", "wipes", "clean"), usual, strict=True):
@@ -711,6 +713,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("stopped; everything that was started has ended")
         return 130
     show(reports)
+    if arguments.record:
+        figures = {
+            figure: [reports[name].figures.get(figure) for name in names]
+            for figure in dict.fromkeys(figure for name in names for figure in reports[name].figures)
+        }
+        note = (
+            f"Seed {arguments.seed}, two workers, {arguments.rate:.0f} orders/s, broker on the same machine."
+        )
+        keep_figures("Chaos on a real broker", figures, note, columns=names)
     if any(reports[name].violations for name in names if name == OURS.name):
         return 1
     if not arguments.compare:
