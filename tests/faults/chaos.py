@@ -714,10 +714,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     show(reports)
     if arguments.record:
-        figures = {
-            figure: [reports[name].figures.get(figure) for name in names]
-            for figure in dict.fromkeys(figure for name in names for figure in reports[name].figures)
-        }
+        known = dict.fromkeys(figure for name in names for figure in reports[name].figures)
+        figures = {figure: [reports[name].figures.get(figure) for name in names] for figure in known}
         note = (
             f"Seed {arguments.seed}, two workers, {arguments.rate:.0f} orders/s, broker on the same machine."
         )
