@@ -274,10 +274,13 @@ def _lines(file: str) -> Iterator[bytes]:
         yield from sys.stdin.buffer
         return
     import gzip
+    import zlib
 
     try:
         with gzip.open(file, "rb") if file.endswith(".gz") else Path(file).open("rb") as lines:
             yield from lines
+    except (EOFError, zlib.error) as error:
+        _refuse(f"{file} is cut short or damaged ({error}); the lines before that were read")
     except OSError as error:
         _refuse(f"can't read {file}: {error.strerror or error}; name a file of orders, one in JSON a line")
 
@@ -316,6 +319,10 @@ def watch(
 @_said_plainly
 def worker() -> None:
     """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
+    import signal
+
+    # until Faust takes over: asked to end while still importing, there is nothing to finish
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from stream.worker import run
 
     logging.basicConfig(
@@ -339,9 +346,17 @@ def train(
         str, typer.Option(metavar="KIND", help="random_forest or logistic_regression.")
     ] = "random_forest",
     seed: Annotated[
-        int, typer.Option(metavar="NUMBER", help="The same seed and file give the same model.")
+        int,
+        typer.Option(metavar="NUMBER", min=0, max=2**32 - 1, help="The same seed and file: the same model."),
     ] = 0,
-    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Make it the champion.")] = True,
+    promote: Annotated[
+        bool | None,
+        typer.Option(
+            "--promote/--no-promote",
+            help="Make it the champion [default: if measured on 10 frauds or more].",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a model on a labelled past, publish it to the registry and make it the champion."""
     if predictor not in {"random_forest", "logistic_regression"}:
@@ -367,7 +382,12 @@ def train(
     for metric, value in learnt.metrics.items():
         typer.echo(f"  {metric} {value:.4f}" if isinstance(value, float) else f"  {metric} {value}")
     typer.echo(f"  review from {learnt.policy.review_at}, decline from {learnt.policy.decline_at}")
-    typer.echo(f"published to {learnt.place}{' and made champion' if promote else ''}")
+    typer.echo(f"published to {learnt.place}{' and made champion' if learnt.promoted else ''}")
+    if promote is None and not learnt.promoted:
+        typer.echo(
+            "not made champion: it was measured on too few frauds; "
+            "give it a longer past, or put it in service all the same with --promote"
+        )
 
 
 # ---------------------------------------------------------------------- a shop to try it on

@@ -17,6 +17,9 @@ from stream.settings import Settings
 
 __all__ = ["Learnt", "learn", "learn_from_lines"]
 
+FEWEST_FRAUD = 10
+"""Frauds a model must have been measured on to be put in service without being told to."""
+
 _Labelled = tuple[Order, bool | None]
 
 
@@ -31,6 +34,8 @@ class Learnt:
     name: str
     version: str
     place: Path
+    promoted: bool
+    """Whether it is the champion now."""
     labelled: int
     fraud: int
     metrics: Mapping[str, float | int | None]
@@ -44,9 +49,13 @@ def learn(
     name: str,
     predictor: PredictorKind = "random_forest",
     seed: int = 0,
-    promote: bool = True,
+    promote: bool | None = None,
 ) -> Learnt:
-    """Train on orders in log order, publish the model to the registry and make it the champion."""
+    """Train on orders in log order, publish the model to the registry and make it the champion.
+
+    Unless told whether to `promote` it, a model measured on fewer than FEWEST_FRAUD frauds it had not
+    seen stays out of service: nobody knows how good it is.
+    """
     trained = train(
         examples,
         name=name,
@@ -61,9 +70,13 @@ def learn(
         place = registry.root / name / trained.version
     else:
         place = registry.publish(trained)
+    if promote is None:
+        measured = trained.metrics["holdout_auc"] is not None
+        promote = measured and int(trained.metrics["holdout_fraud"] or 0) >= FEWEST_FRAUD
     if promote:
         registry.promote(name, trained.version)
     return Learnt(
+        promoted=promote,
         name=name,
         version=trained.version,
         place=place,
@@ -82,7 +95,7 @@ def learn_from_lines(
     name: str,
     predictor: PredictorKind = "random_forest",
     seed: int = 0,
-    promote: bool = True,
+    promote: bool | None = None,
 ) -> Learnt:
     """Learn from orders with `is_fraud`, one in JSON a line; `said` names the file in errors."""
     return learn(settings, _labelled(lines, said), name=name, predictor=predictor, seed=seed, promote=promote)

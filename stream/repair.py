@@ -33,7 +33,7 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
             )
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
-            for topic, offset in _last_position(cluster, settings.topics.changelog, partition).items():
+            for topic, offset in _last_position(cluster, settings, partition).items():
                 _check_within(cluster, settings.topics.changelog, (topic, partition), offset)
                 offsets[topic, partition] = offset
     finally:
@@ -94,8 +94,8 @@ def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) ->
         )
 
 
-def _last_position(cluster: KafkaCluster, changelog: str, partition: int) -> dict[str, int]:
-    tp = (changelog, partition)
+def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> dict[str, int]:
+    tp = (settings.topics.changelog, partition)
     deadline = time.monotonic() + _STABLE_WITHIN_S
     while True:
         position: dict[str, int] = {}
@@ -103,11 +103,11 @@ def _last_position(cluster: KafkaCluster, changelog: str, partition: int) -> dic
             for chunk in cluster.read(tp, cluster.low(tp), cluster.high(tp)):
                 for record in chunk:
                     if record.key == POSITION_KEY and record.value is not None:
-                        position = decode_position(record.value)
+                        position = decode_position(record.value, settings.group)
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(
-                    f"an open transaction covers {changelog}/{partition}; wait for the broker to end it, "
+                    f"an open transaction covers {tp[0]}/{partition}; wait for the broker to end it, "
                     "then repair again"
                 ) from None
             time.sleep(0.5)

@@ -134,7 +134,8 @@ class Settings(BaseSettings):
     """On how many brokers each topic is kept; 3 survives the loss of one without losing a decision."""
 
     group: str = "fraudstream"
-    """The consumer group that all workers of one scorer share; another group decides every order again."""
+    """The consumer group that all workers of one scorer share; another group decides every order again,
+    and needs `topics.changelog`, `topics.decisions` and `topics.rejected` of its own."""
     worker: str = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100],
         json_schema_extra={"shown": "the machine's name"},
@@ -367,7 +368,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(
             f"can't read settings file {path}: {error.strerror}; name a TOML file that exists"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}; mend that line") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -428,6 +428,7 @@ def run(settings: Settings) -> int:
         name=settings.worker,
         inputs=settings.inputs,
         changelog=settings.topics.changelog,
+        group=settings.group,
         cluster=cluster,
         store=store,
         desk=desk,

@@ -63,6 +63,8 @@ class Limits:
     """How long an answer that should be transient is asked for again before the worker refuses."""
     pause_s: float = 0.02
     """Between two such questions."""
+    hanging_s: float = 60.0
+    """After so long behind an open transaction the log says how to end it by hand."""
     idle_s: float = 10.0
     """Without a batch for so long, the inputs are searched for records that were never handed over."""
     tombstones_s: float = 6 * 86_400.0
@@ -102,20 +104,30 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Position(msgspec.Struct, frozen=True):
     next: dict[str, int]
     v: int = 1
+    group: str = ""
 
 
-def encode_position(inputs: Mapping[str, int]) -> bytes:
-    """The value of a position record: the next offset of every input topic."""
-    return msgspec.json.encode(_Position(dict(inputs)))
+def encode_position(inputs: Mapping[str, int], group: str = "") -> bytes:
+    """The value of a position record: the next offset of every input topic, and whose offsets they are."""
+    return msgspec.json.encode(_Position(dict(inputs), group=group))
 
 
-def decode_position(value: bytes) -> dict[str, int]:
-    """The inputs of a position record. Raises Refused for one written by a newer version."""
+def decode_position(value: bytes, group: str = "") -> dict[str, int]:
+    """The inputs of a position record.
+
+    Raises Refused for one written by a newer version, or by another group than the one named: two
+    groups in one changelog would count every order in each other's rows.
+    """
     position = msgspec.json.decode(value, type=_Position)
     if position.v != 1:
         raise Refused(
             f"the changelog's position record has version {position.v} and this program reads 1; "
             "run the version that wrote it, or a newer one"
+        )
+    if group and position.group and position.group != group:
+        raise Refused(
+            f"the changelog is that of group '{position.group}' and this worker is of '{group}': a group "
+            "needs topics.changelog, topics.decisions and topics.rejected of its own, or that group's name"
         )
     return position.next
 
@@ -279,6 +291,7 @@ class Writer:
         name: str,
         inputs: Sequence[str],
         changelog: str,
+        group: str = "",
         cluster: Cluster,
         store: Store,
         desk: Desk,
@@ -291,6 +304,7 @@ class Writer:
         self._name = name
         self._inputs = tuple(inputs)
         self._changelog = changelog
+        self._group = group
         self._cluster = cluster
         self._store = store
         self._desk = desk
@@ -301,6 +315,7 @@ class Writer:
         self._partitions: dict[int, _Partition] = {}
         self._stuck_since: float | None = None
         self._said_at = -1e9
+        self._waiting_since: float | None = None
         self._ended: set[str] = set()
         """Dead owners whose transactions were ended for the present assignment."""
         self._heard: dict[TP, float] = {}
@@ -496,7 +511,8 @@ class Writer:
             for key, value in rows.items():
                 producer.produce(Produce(self._changelog, number, key, value))
         for number, position in inputs.items():
-            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
+            value = encode_position(position, self._group)
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {
             (topic, number): self._owner(cares[number], topic).left_with(offset)
             for number, position in inputs.items()
@@ -582,6 +598,7 @@ class Writer:
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
         self._partitions = self._claim(restored, committed, assignment)
         self._opened = assignment
+        self._waiting_since = None
         log.info("opened %d partitions in generation %d", len(numbers), assignment.generation)
 
     def _tps(self, numbers: Sequence[int]) -> list[TP]:
@@ -623,9 +640,17 @@ class Writer:
         Bounded by the broker: it aborts the transaction once its time is over.
         """
         now = self._clock.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
         if now - self._said_at > 5:
             log.warning("waiting for an open transaction to end: %s", error)
             self._said_at = now
+            if now - self._waiting_since > self._limits.hanging_s:
+                log.error(
+                    "that transaction has outlived every timeout: the broker itself lost it; find it with "
+                    "'kafka-transactions.sh find-hanging' and end it with 'kafka-transactions.sh abort' "
+                    "(docs/guarantees.md)"
+                )
         self._clock.sleep(self._limits.pause_s)
 
     def _end_left_open(self, tps: Sequence[TP]) -> None:
@@ -699,7 +724,8 @@ class Writer:
         producer.begin()
         for number, inputs in started.items():
             # only where an input is new: elsewhere it would hide a changelog that fell behind
-            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(inputs)))
+            value = encode_position(inputs, self._group)
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         producer.send_offsets(claim, assignment)
         delivered = producer.flush()
         producer.commit()
@@ -766,7 +792,7 @@ class Writer:
         inputs = local.inputs
         for record in chunk:
             if record.key == POSITION_KEY and record.value is not None:
-                inputs = decode_position(record.value)
+                inputs = decode_position(record.value, self._group)
             elif record.key is not None:
                 rows[record.key] = record.value
         replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall())

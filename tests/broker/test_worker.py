@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from stream import topics
 from stream.desk import customer_key, partition_of
+from stream.ports import Refused
 from stream.repair import repair_offsets
 from stream.settings import Settings
 from tests.running import Worker, decisions, orders, read, send
@@ -216,3 +217,18 @@ def test_a_header_with_a_name_no_client_can_read_stops_nothing(shop: Settings, t
         assert worker.stop() == 0, worker.said()
 
     assert Counter(d["order_id"] for d in decided) == {"o0": 1, "o1": 1, "o2": 1}
+
+
+def test_a_second_group_does_not_share_the_firsts_changelog(shop: Settings, tmp_path: Path) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(5))
+        decisions(shop, 5)
+        assert worker.stop() == 0, worker.said()
+    other = shop.model_copy(update={"group": "another", "worker": "another"})
+
+    with Worker(other, tmp_path / "other") as worker:
+        assert worker.ends(within_s=40) == 1
+        assert f"the changelog is that of group '{shop.group}'" in worker.said()
+    with pytest.raises(Refused, match=f"the changelog is that of group '{shop.group}'"):
+        repair_offsets(other)
+    assert len(decisions(shop, 5)) == 5

@@ -293,11 +293,13 @@ words = Owner(
             (
                 """\
         for number, position in inputs.items():
-            producer.produce(Produce(self._changelog, number, POSITION_KEY, encode_position(position)))
+            value = encode_position(position, self._group)
+            producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {""",
                 """\
         for number, position in inputs.items():
-            producer.produce(Produce("elsewhere", number, POSITION_KEY, encode_position(position)))
+            value = encode_position(position, self._group)
+            producer.produce(Produce("elsewhere", number, POSITION_KEY, value))
             producer.produce(Produce(self._changelog, number, b"none", None))
         offsets = {""",
             ),
