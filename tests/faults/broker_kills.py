@@ -1,0 +1,105 @@
+"""Kill the broker under a working worker, again and again, and count every order.
+
+    python tests/faults/broker_kills.py [--rounds N]
+
+Exploratory, not part of `make test`: see "Limits that are known" in docs/guarantees.md. Each round sends
+orders, kills the only broker with `kill -9` while they are decided, starts it again and waits for every
+order to be decided. A worker that died is started again, and its exit code told.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from stream.errors import Refusal
+from stream.publish import publish
+from stream.settings import Settings
+from tests.faults.stage import (
+    StageError,
+    end_on_sigterm,
+    make_topics,
+    publish_starter,
+    read_all,
+    running_broker,
+    temporary_home,
+)
+from tests.running import Worker, orders
+
+ORDERS = 2_000
+RATE = 200.0
+WAIT_S = 60.0
+
+
+def send(settings: Settings, first: int) -> None:
+    """Send one round's orders, a few at a time, again where the broker was away: a resend is harmless."""
+    lines = [value for _, value in orders(ORDERS, customers=200, first=first)]
+    for begin in range(0, ORDERS, 50):
+        for _ in range(30):
+            with suppress(Refusal):
+                publish(settings, lines[begin : begin + 50], rate=RATE)
+                break
+            time.sleep(1)
+
+
+def decided(settings: Settings) -> Counter[str]:
+    """How often each order was decided for the first time, for a read_committed reader."""
+    seen: Counter[str] = Counter()
+    for record in read_all(settings, settings.topics.decisions, settings.partitions, within_s=20):
+        if b'"repeat_of":null' in (record.value or b""):
+            seen[dict(record.headers)["order_id"].decode()] += 1
+    return seen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Play the rounds; 1 when an order stays undecided or is decided twice."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kill-after", type=float, default=5.0, help="seconds of each round")
+    arguments = parser.parse_args(argv)
+    end_on_sigterm()
+    with temporary_home("broker-kills") as home, running_broker(home) as broker:
+        settings = Settings(broker=broker.bootstrap, home=home, group="kills", worker="w1")
+        make_topics(settings)
+        publish_starter(settings)
+        worker = Worker(settings, home / "worker.log")
+        try:
+            for number in range(arguments.rounds):
+                sender = threading.Thread(target=send, args=(settings, number * ORDERS))
+                sender.start()
+                time.sleep(arguments.kill_after)
+                broker.kill_node(1)
+                time.sleep(3)
+                broker.start_node(1)
+                sender.join()
+                wanted, found = (number + 1) * ORDERS, Counter[str]()
+                deadline = time.monotonic() + WAIT_S
+                while len(found) < wanted and time.monotonic() < deadline:
+                    code = worker.process.poll()
+                    if code is not None:
+                        print(f"round {number}: the worker ended with {code} and is started again")
+                        worker = Worker(settings, home / "worker.log")
+                    time.sleep(2)
+                    with suppress(StageError):
+                        found = decided(settings)
+                twice = sum(count > 1 for count in found.values())
+                print(
+                    f"round {number}: {len(found):,} of {wanted:,} orders decided, {twice} twice", flush=True
+                )
+                if len(found) < wanted or twice:
+                    print(worker.said()[-3000:])
+                    return 1
+        finally:
+            worker.__exit__(None, None, None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
