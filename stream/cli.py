@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 refused, 2 usage. Imports wait until a command needs them,
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -90,13 +90,8 @@ def _refusals() -> tuple[type[Exception], ...]:
     from features.history import RowVersionError
     from models.errors import ModelError
     from stream.errors import Refusal
-    from stream.ports import NotStable, Refused, Unreachable
-    from stream.publish import PublishError
 
-    return (
-        Refusal, PublishError, Refused, Unreachable, NotStable,
-        ModelError, FeatureDefinitionError, RowVersionError,
-    )  # fmt: skip
+    return Refusal, ModelError, FeatureDefinitionError, RowVersionError
 
 
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -473,10 +468,7 @@ def contracts_export(
     """Write the JSON Schema of each contract to DIR."""
     from stream.schemas import schemas
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in schemas().items():
-        (folder / name).write_text(text)
-        typer.echo(f"wrote {folder / name}")
+    _write(folder, schemas())
 
 
 @app.command("settings")
@@ -505,8 +497,12 @@ def docs_export(
     """Write the pages of docs/ that are made from the code to DIR."""
     from stream.reference import pages
 
+    _write(folder, pages())
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
+    for name, text in files.items():
         (folder / name).write_text(text)
         typer.echo(f"wrote {folder / name}")
 

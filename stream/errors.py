@@ -4,6 +4,10 @@ Refusal
 ├── SettingsError   a setting is missing or wrong
 ├── TopicError      a topic is missing, or kept in a way the scorer can't live with
 ├── BrokerError     the embedded broker could not do what was asked
+├── PublishError    the orders could not all be sent
+├── Refused         a worker, or a repair, must not go on
+├── Unreachable     the cluster did not answer in time
+├── NotStable       an open transaction covers what was asked for
 └── DemoError       the demo can't go on
 """
 
