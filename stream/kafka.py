@@ -4,19 +4,28 @@ Every call is bounded twice: by the time librdkafka is given, and by a watchdog 
 process, because librdkafka does not always keep to its own time in transactional calls.
 """
 
+import asyncio
 import logging
 import os
 import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as TookTooLong
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    GroupAuthorizationFailedError,
+    SaslAuthenticationFailed,
+    for_code,
+)
+from aiokafka.errors import KafkaError as AIOKafkaError
 from confluent_kafka import (
     OFFSET_INVALID,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
@@ -25,7 +34,6 @@ from confluent_kafka import (
 )
 from confluent_kafka import Producer as ConfluentProducer
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from stream import ports
 from stream.ports import (
@@ -61,6 +69,7 @@ has to leave again through orders-rejected, where the broker counts compressed b
 
 _ANSWER_S = 5.0
 _STABLE_S = 0.5
+_IDLE_S = 8.0
 
 _REPLACED = frozenset(
     {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
@@ -217,9 +226,11 @@ class KafkaCluster:
         except KafkaException as failure:
             raise _unanswered("no client can be made", failure.args[0]) from failure
         check_group_metadata(self._committed, settings.group)
+        self._roll_call = _RollCall(settings)
 
     def close(self) -> None:
         """Let go of the consumers."""
+        self._roll_call.close()
         self._uncommitted.close()
         self._committed.close()
 
@@ -257,29 +268,25 @@ class KafkaCluster:
 
     def members(self) -> Mapping[str, str]:
         """The living members of the group: member id -> client id."""
-        future = self._admin.describe_consumer_groups([self._settings.group], request_timeout=_ANSWER_S)
-        try:
-            with self._watchdog("describing the group"):
-                description = _result(f"group '{self._settings.group}'", future[self._settings.group])
-        except _NoSuchGroup:
-            return {}
-        return {member.member_id: member.client_id for member in description.members}
+        with self._watchdog("describing the group"):
+            return self._roll_call()
 
     def low(self, tp: TP) -> int:
         """The first offset the partition still has."""
-        return self._offset(tp, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        return self._bounds(tp)[0]
 
     def high(self, tp: TP) -> int:
         """The high watermark, open transactions included."""
-        return self._offset(tp, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return self._bounds(tp)[1]
 
-    def _offset(self, tp: TP, spec: OffsetSpec) -> int:
-        asked = TopicPartition(*tp)
-        future = self._admin.list_offsets(
-            {asked: spec}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
-        )
-        with self._watchdog("listing offsets"):
-            return int(_result(f"{tp[0]}/{tp[1]}", future[asked]).offset)
+    def _bounds(self, tp: TP) -> tuple[int, int]:
+        # asked of the reader of uncommitted records: the other's upper bound is the last stable offset
+        try:
+            with self._watchdog("asking for a partition's bounds"):
+                low, high = self._uncommitted.get_watermark_offsets(TopicPartition(*tp), timeout=_ANSWER_S)
+        except KafkaException as failure:
+            raise _unanswered(f"{tp[0]}/{tp[1]}", failure.args[0]) from failure
+        return low, high
 
     def log_id(self, topic: str) -> str:
         """The topic's id."""
@@ -330,6 +337,68 @@ class KafkaCluster:
             consumer.unassign()
 
 
+class _RollCall:
+    """Asks the coordinator of a group for its members, over aiokafka.
+
+    librdkafka's own question ends the whole process by an assertion when the coordinator dies while it is
+    asked (its pull request 5397).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: AIOKafkaAdminClient | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="roll-call", daemon=True)
+        self._thread.start()
+
+    def __call__(self) -> Mapping[str, str]:
+        """The members: member id -> client id. Raises Unreachable, or Refused where asking is in vain."""
+        asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
+        try:
+            return asked.result(2 * _ANSWER_S)
+        except TookTooLong as late:
+            asked.cancel()
+            raise Unreachable(f"{self._what}: no answer within {2 * _ANSWER_S:.0f} s") from late
+        except (AuthenticationFailedError, GroupAuthorizationFailedError, SaslAuthenticationFailed) as error:
+            raise _refused(f"{self._what}: {error}") from error
+        except (AIOKafkaError, OSError) as error:
+            raise Unreachable(f"{self._what}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        asyncio.run_coroutine_threadsafe(self._let_go(), self._loop).result(2 * _ANSWER_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def _what(self) -> str:
+        return f"group '{self._settings.group}'"
+
+    async def _ask(self) -> Mapping[str, str]:
+        try:
+            if self._client is None:
+                self._client = AIOKafkaAdminClient(
+                    **self._settings.aiokafka(), request_timeout_ms=int(_ANSWER_S * 1000)
+                )
+                await self._client.start()
+            (answer,) = await self._client.describe_consumer_groups([self._settings.group])
+            (group,) = answer.groups
+            error_code, members = group[0], group[5]
+            if error_code:
+                raise for_code(error_code)  # noqa: TRY301 (to be let go of like any other failure)
+        except BaseException:
+            # the next question begins with the bootstrap servers again
+            await self._let_go()
+            raise
+        return {member_id: client_id for member_id, client_id, *_ in members}
+
+    async def _let_go(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
 class _Producer:
     """One incarnation of a transactional producer."""
 
@@ -362,6 +431,10 @@ class _Producer:
             # partition often meets the last one's markers and is retried
             retry_backoff_ms=2,
             retry_backoff_max_ms=50,
+            # librdkafka gives up looking for a coordinator that is away after a few tries, and then waits,
+            # past every timeout, for any of its connections to change (rd_kafka_coord_req_fsm): closing
+            # them when idle is such a change, and it looks again
+            connections_max_idle_ms=int(_IDLE_S * 1000),
             compression_type="lz4",
             message_max_bytes=LARGEST_PRODUCED,
             queue_buffering_max_messages=1_000_000,
@@ -453,17 +526,11 @@ class _Answer(Protocol):
         """What came, within so many seconds."""
 
 
-class _NoSuchGroup(Exception):
-    """Nobody ever joined the group."""
-
-
 def _result(what: str, answer: _Answer) -> Any:
     """What the admin client was told. Raises Unreachable, or Refused where asking again is in vain."""
     try:
         return answer.result(timeout=2 * _ANSWER_S)
     except KafkaException as failure:
-        if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            raise _NoSuchGroup from failure
         raise _unanswered(what, failure.args[0]) from failure
     except TimeoutError as late:
         raise Unreachable(f"{what}: no answer within {2 * _ANSWER_S:.0f} s") from late

@@ -222,6 +222,21 @@ class Settings(BaseSettings):
         dotted = {name if name == "log_level" else name.replace("_", "."): v for name, v in extra.items()}
         return config | dotted
 
+    def aiokafka(self) -> dict[str, Any]:
+        """Configuration for an aiokafka client. Raises SettingsError when a TLS file can't be used."""
+        security = self.security
+        config: dict[str, Any] = {
+            "bootstrap_servers": [server.strip() for server in self.broker.split(",")],
+            "security_protocol": security.protocol,
+            "ssl_context": self.ssl_context(),
+            "client_id": self.worker,
+        }
+        if security.protocol.startswith("SASL") and security.sasl_password is not None:
+            config["sasl_mechanism"] = security.sasl_mechanism
+            config["sasl_plain_username"] = security.sasl_username
+            config["sasl_plain_password"] = security.sasl_password.get_secret_value()
+        return config
+
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS context for aiokafka, from the same files; None without TLS.
 

@@ -45,6 +45,8 @@ __all__ = ["POSITION_KEY", "Limits", "Mailbox", "Owner", "Writer", "decode_posit
 
 log = logging.getLogger("fraudstream.writer")
 
+_SAID_AGAIN_S = 5.0
+
 POSITION_KEY = b"\0position"
 """The changelog key whose record says up to which inputs the records before it go."""
 
@@ -375,7 +377,7 @@ class Writer:
             self._bear(error)
             return batches
         except (Unreachable, NotStable) as error:
-            log.warning("the cluster can't answer yet: %s", error)
+            self._warn("the cluster can't answer yet: %s", error)
             self._stuck_since = None
             self._clock.sleep(self._limits.pause_s)
             return batches
@@ -642,16 +644,23 @@ class Writer:
         now = self._clock.monotonic()
         if self._waiting_since is None:
             self._waiting_since = now
-        if now - self._said_at > 5:
-            log.warning("waiting for an open transaction to end: %s", error)
-            self._said_at = now
-            if now - self._waiting_since > self._limits.hanging_s:
-                log.error(
-                    "that transaction has outlived every timeout: the broker itself lost it; find it with "
-                    "'kafka-transactions.sh find-hanging' and end it with 'kafka-transactions.sh abort' "
-                    "(docs/guarantees.md)"
-                )
+        said = self._warn("waiting for an open transaction to end: %s", error)
+        if said and now - self._waiting_since > self._limits.hanging_s:
+            log.error(
+                "that transaction has outlived every timeout: the broker itself lost it; find it with "
+                "'kafka-transactions.sh find-hanging' and end it with 'kafka-transactions.sh abort' "
+                "(docs/guarantees.md)"
+            )
         self._clock.sleep(self._limits.pause_s)
+
+    def _warn(self, what: str, error: Exception) -> bool:
+        """Say what is waited for, every few seconds while it lasts; whether it was said."""
+        now = self._clock.monotonic()
+        due = now - self._said_at > _SAID_AGAIN_S
+        if due:
+            log.warning(what, error)
+            self._said_at = now
+        return due
 
     def _end_left_open(self, tps: Sequence[TP]) -> None:
         """End the transactions that dead owners may have left open."""

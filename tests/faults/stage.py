@@ -60,9 +60,9 @@ def temporary_home(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def running_broker(home: Path) -> Iterator[EmbeddedBroker]:
-    """A broker of one node on free ports, ended with this block or with this process."""
-    with EmbeddedBroker(home, ports=free_ports(1), tied=True) as broker:
+def running_broker(home: Path, *, nodes: int = 1) -> Iterator[EmbeddedBroker]:
+    """A broker of one or three nodes on free ports, ended with this block or with this process."""
+    with EmbeddedBroker(home, ports=free_ports(nodes), tied=True) as broker:
         yield broker
 
 
