@@ -69,12 +69,14 @@ has to leave again through orders-rejected, where the broker counts compressed b
 
 _ANSWER_S = 5.0
 _STABLE_S = 0.5
-_IDLE_S = 8.0
 
 _REPLACED = frozenset(
     {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
 )
 """Another producer of the same id was made."""
+
+_LOST = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001
+"""A connection that was there is gone."""
 
 _FOR_GOOD = frozenset(
     {
@@ -408,6 +410,8 @@ class _Producer:
         self._timeout = settings.call_s / 2
         self._failed: KafkaError | None = None
         self._last: dict[TP, int] = {}
+        self._has_sent_offsets = False
+        self._lost: KafkaError | None = None
         try:
             self._producer = ConfluentProducer(self._config(settings, transactional_id))
         except KafkaException as failure:
@@ -431,16 +435,14 @@ class _Producer:
             # partition often meets the last one's markers and is retried
             retry_backoff_ms=2,
             retry_backoff_max_ms=50,
-            # librdkafka gives up looking for a coordinator that is away after a few tries, and then waits,
-            # past every timeout, for any of its connections to change (rd_kafka_coord_req_fsm): closing
-            # them when idle is such a change, and it looks again
-            connections_max_idle_ms=int(_IDLE_S * 1000),
+            # before the broker does it (10 min): a connection lost without our doing means a fault
+            connections_max_idle_ms=4 * 60 * 1000,
             compression_type="lz4",
             message_max_bytes=LARGEST_PRODUCED,
             queue_buffering_max_messages=1_000_000,
             queue_buffering_max_kbytes=256 * 1024,
             log_level=3,
-        ) | {"on_delivery": self._delivered}
+        ) | {"on_delivery": self._delivered, "error_cb": self._heard}
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -475,6 +477,12 @@ class _Producer:
 
     def send_offsets(self, offsets: Mapping[TP, Committed], assignment: Assignment) -> None:
         """Add the group's offsets, guarded by generation and member."""
+        # librdkafka remembers where the group's coordinator was. When that broker went away between two
+        # questions, it waits for the connection it no longer makes, past every timeout: another producer
+        # asks anew (rd_kafka_coord_req_fsm; the timeout of a coord_req is never looked at)
+        self._producer.poll(0)
+        if self._lost is not None:
+            raise OutcomeUnknown(f"a broker was lost, so this producer is replaced: {self._lost.str()}")
         positions = [
             TopicPartition(topic, partition, committed.offset, metadata=committed.metadata)
             for (topic, partition), committed in offsets.items()
@@ -486,6 +494,7 @@ class _Producer:
             group_metadata(self._group, assignment),
             self._timeout,
         )
+        self._has_sent_offsets = True
 
     def commit(self) -> None:
         """Commit."""
@@ -504,6 +513,10 @@ class _Producer:
         with self._watchdog("closing a producer"):
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
             del self._producer
+
+    def _heard(self, error: KafkaError) -> None:
+        if self._has_sent_offsets and error.code() in _LOST:
+            self._lost = error
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

@@ -96,6 +96,7 @@ def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) ->
 
 def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> dict[str, int]:
     tp = (settings.topics.changelog, partition)
+    logs = {topic: cluster.log_id(topic) for topic in settings.inputs}
     deadline = time.monotonic() + _STABLE_WITHIN_S
     while True:
         position: dict[str, int] = {}
@@ -103,7 +104,7 @@ def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) ->
             for chunk in cluster.read(tp, cluster.low(tp), cluster.high(tp)):
                 for record in chunk:
                     if record.key == POSITION_KEY and record.value is not None:
-                        position = decode_position(record.value, settings.group)
+                        position = decode_position(record.value, settings.group, logs)
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(

@@ -223,6 +223,9 @@ def make_app(settings: Settings, writer: Writer) -> ScorerApp:
         broker_heartbeat_interval=settings.session_s * 0.3,
         broker_request_timeout=max(30.0, settings.session_s + 5),
         broker_rebalance_timeout=max(15.0, settings.session_s + 5),
+        # a broker that has just come up may not name our topics yet, and who asks then is assigned nothing
+        # until the metadata is asked for again; Faust's own 5 min are too long for that
+        consumer_metadata_max_age_ms=5_000,
         datadir=str(home),
         stream_buffer_maxsize=64,
         stream_wait_empty=False,

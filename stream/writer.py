@@ -47,6 +47,8 @@ log = logging.getLogger("fraudstream.writer")
 
 _SAID_AGAIN_S = 5.0
 
+_NO_LOGS: Mapping[str, str] = MappingProxyType({})
+
 POSITION_KEY = b"\0position"
 """The changelog key whose record says up to which inputs the records before it go."""
 
@@ -107,18 +109,24 @@ class _Position(msgspec.Struct, frozen=True):
     next: dict[str, int]
     v: int = 1
     group: str = ""
+    logs: dict[str, str] = {}
 
 
-def encode_position(inputs: Mapping[str, int], group: str = "") -> bytes:
-    """The value of a position record: the next offset of every input topic, and whose offsets they are."""
-    return msgspec.json.encode(_Position(dict(inputs), group=group))
+def encode_position(inputs: Mapping[str, int], group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> bytes:
+    """The value of a position record: the next offset of every input topic.
+
+    Beside it stands whose offsets they are, and in which log each counts: a topic deleted and made again
+    is another log.
+    """
+    return msgspec.json.encode(_Position(dict(inputs), group=group, logs=dict(logs)))
 
 
-def decode_position(value: bytes, group: str = "") -> dict[str, int]:
+def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> dict[str, int]:
     """The inputs of a position record.
 
-    Raises Refused for one written by a newer version, or by another group than the one named: two
-    groups in one changelog would count every order in each other's rows.
+    Raises Refused for one written by a newer version, by another group than the one named, or about other
+    logs than those given: two groups in one changelog would count every order in each other's rows, and
+    the offsets of a deleted topic mean other orders in the one that took its name.
     """
     position = msgspec.json.decode(value, type=_Position)
     if position.v != 1:
@@ -131,6 +139,14 @@ def decode_position(value: bytes, group: str = "") -> dict[str, int]:
             f"the changelog is that of group '{position.group}' and this worker is of '{group}': a group "
             "needs topics.changelog, topics.decisions and topics.rejected of its own, or that group's name"
         )
+    for topic, counted_in in position.logs.items():
+        if logs.get(topic, counted_in) != counted_in:
+            raise Refused(
+                f"topic '{topic}' was deleted and made anew since its orders were decided up to offset "
+                f"{position.next.get(topic, 0):,}, so its offsets mean other orders now: begin again with "
+                "another group and changelog (FRAUDSTREAM_GROUP, FRAUDSTREAM_TOPICS__CHANGELOG), and publish "
+                "the past as history"
+            )
     return position.next
 
 
@@ -318,6 +334,8 @@ class Writer:
         self._stuck_since: float | None = None
         self._said_at = -1e9
         self._waiting_since: float | None = None
+        self._logs: dict[str, str] = {}
+        """What tells each input topic from one of the same name made later."""
         self._ended: set[str] = set()
         """Dead owners whose transactions were ended for the present assignment."""
         self._heard: dict[TP, float] = {}
@@ -513,7 +531,7 @@ class Writer:
             for key, value in rows.items():
                 producer.produce(Produce(self._changelog, number, key, value))
         for number, position in inputs.items():
-            value = encode_position(position, self._group)
+            value = encode_position(position, self._group, self._logs)
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {
             (topic, number): self._owner(cares[number], topic).left_with(offset)
@@ -596,6 +614,7 @@ class Writer:
         if self._producer is None:
             self._producer = self._cluster.producer(self._name)
         numbers = sorted(assignment.partitions)
+        self._logs = {topic: self._cluster.log_id(topic) for topic in self._inputs}
         committed = dict(self._stable_offsets(self._tps(numbers), assignment))
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
         self._partitions = self._claim(restored, committed, assignment)
@@ -733,7 +752,7 @@ class Writer:
         producer.begin()
         for number, inputs in started.items():
             # only where an input is new: elsewhere it would hide a changelog that fell behind
-            value = encode_position(inputs, self._group)
+            value = encode_position(inputs, self._group, self._logs)
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         producer.send_offsets(claim, assignment)
         delivered = producer.flush()
@@ -801,7 +820,7 @@ class Writer:
         inputs = local.inputs
         for record in chunk:
             if record.key == POSITION_KEY and record.value is not None:
-                inputs = decode_position(record.value, self._group)
+                inputs = decode_position(record.value, self._group, self._logs)
             elif record.key is not None:
                 rows[record.key] = record.value
         replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall())
@@ -813,8 +832,8 @@ class Writer:
         where += f"the changelog '{self._changelog}' stands at {found or 'nothing'}; "
         if found and not expected:
             return where + (
-                "the offsets have expired or were deleted: run 'fraudstream topics repair-offsets', "
-                "which puts them back from the changelog"
+                "the offsets have expired, or were deleted, be it with their topic: run 'fraudstream topics "
+                "repair-offsets', which puts them back from the changelog or says why that can't be"
             )
         if all(found.get(topic, -1) >= offset for topic, offset in expected.items()):
             return where + (

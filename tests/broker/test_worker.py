@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -182,6 +183,29 @@ def test_lost_offsets_are_refused_and_put_back_from_the_changelog(shop: Settings
         decided = decisions(shop, 25)
         assert worker.stop() == 0, worker.said()
     assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(25))
+
+
+def test_the_offsets_of_a_deleted_topic_are_not_put_into_the_one_that_took_its_name(
+    shop: Settings, tmp_path: Path
+) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(5))
+        decisions(shop, 5)
+        assert worker.stop() == 0, worker.said()
+    admin = AdminClient(shop.confluent())
+    admin.delete_topics([shop.topics.orders])[shop.topics.orders].result(10)
+    _create_when_gone(shop)
+    send(shop, orders(50, first=100))  # longer by now than the old one was
+
+    with pytest.raises(Refused, match="deleted and made anew"):
+        repair_offsets(shop)
+
+
+def _create_when_gone(shop: Settings) -> None:
+    deadline = time.monotonic() + 20
+    while not topics.create(shop):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 SEND_BAD_HEADER = """

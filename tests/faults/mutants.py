@@ -293,12 +293,12 @@ words = Owner(
             (
                 """\
         for number, position in inputs.items():
-            value = encode_position(position, self._group)
+            value = encode_position(position, self._group, self._logs)
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {""",
                 """\
         for number, position in inputs.items():
-            value = encode_position(position, self._group)
+            value = encode_position(position, self._group, self._logs)
             producer.produce(Produce("elsewhere", number, POSITION_KEY, value))
             producer.produce(Produce(self._changelog, number, b"none", None))
         offsets = {""",
