@@ -4,7 +4,7 @@ Nothing here reads a clock, a file, a setting or a topic; instants and bytes com
 """
 
 from features.catalogue import STARTER, by_name, by_names
-from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in
+from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
 from features.define import (
     Count,
     Distinct,
@@ -76,4 +76,5 @@ __all__ = [
     "identity_in",
     "microseconds",
     "minutes",
+    "read_order",
 ]

@@ -1,8 +1,10 @@
 """A record's bytes become an order or a rejection; whatever came, nothing is raised."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from math import isinf, isnan
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -10,16 +12,20 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from features.events import (
+    CARD_BIN,
+    COUNTRY_CODE,
     LARGEST_AMOUNT,
     LARGEST_RECORD,
     LARGEST_REVISION,
     LONGEST_ID,
+    MOST_ATTRIBUTES,
+    NO_CONTROL_CHARACTERS,
     Id,
     Order,
     microseconds,
 )
 
-__all__ = ["REJECTION_CODES", "Identity", "Rejection", "decode_order", "identity_in"]
+__all__ = ["REJECTION_CODES", "Identity", "Rejection", "decode_order", "identity_in", "read_order"]
 
 REJECTION_CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -86,21 +92,14 @@ def decode_order(
             None,
         )
     if len(value) > LARGEST_RECORD:
-        detail = f"value: expected at most {LARGEST_RECORD} bytes, got {len(value)}; send a smaller order"
+        detail = (
+            f"value: expected at most {LARGEST_RECORD:,} bytes, uncompressed, without key and headers, "
+            f"got {len(value):,}; send a smaller order"
+        )
         return Rejection("too_large", detail, None, None)
-    try:
-        value.decode()
-    except UnicodeDecodeError as error:
-        detail = f"value: expected UTF-8, got another byte at {error.start} of {len(value)}; encode as UTF-8"
-        return Rejection("bad_utf8", detail, None, None)
-    if b"NaN" in value or b"Infinity" in value:  # pydantic reads them, though JSON has no such words
-        rejection = _not_finite(value)
-        if rejection is not None:
-            return rejection
-    try:
-        order = Order.model_validate_json(value)
-    except ValidationError as error:
-        return _rejection(error, value)
+    order = read_order(value)
+    if isinstance(order, Rejection):
+        return order
     if key is None or key != order.key.encode():
         came = "nothing" if key is None else f"another of {len(key)} bytes"
         whose = "order_id" if order.customer_id is None else "customer_id"
@@ -117,13 +116,33 @@ def decode_order(
     return order
 
 
+def read_order(value: bytes) -> Order | Rejection:
+    """The order that these bytes say, or why they say none; where they came from is not looked at."""
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        detail = (
+            f"value: expected UTF-8, got another byte at offset {error.start:,} of {len(value):,}; "
+            "send JSON as UTF-8, uncompressed"
+        )
+        return Rejection("bad_utf8", detail, None, None)
+    if b"NaN" in value or b"Infinity" in value:  # pydantic reads them, though JSON has no such words
+        rejection = _not_finite(value)
+        if rejection is not None:
+            return rejection
+    try:
+        return Order.model_validate_json(value)
+    except ValidationError as error:
+        return _without_what_trips(value) or _rejection(error, value)
+
+
 def identity_in(value: bytes | None) -> Identity:
     """Which order the value speaks of, where that can be read although the order cannot."""
     if value is None or len(value) > LARGEST_RECORD:
         return Identity()
     try:
-        content = from_json(value)
-    except ValueError:  # a field we ignore may hold what only a full reading trips over
+        content = _content(value)
+    except ValueError:
         return Identity()
     if not isinstance(content, dict):
         return Identity()
@@ -148,6 +167,94 @@ _MEANING = {
     "timezone_aware": "naive_time",
 }
 """What pydantic's error types mean here; a type that ends in '_type' is wrong_type, the rest bad_value."""
+
+
+_TEXTS_AND_NUMBERS = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|(-?[0-9]++)((?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)', re.DOTALL
+)
+_TEXTS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+_ESCAPES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
+_MOST_DIGITS = 4_000  # the reader's own limit is 4,300
+_TRIPS = re.compile(rb"[0-9]{%d}|\\u[dD][89a-fA-F]" % (_MOST_DIGITS + 1))
+_DEEP = 20
+
+
+def _content(value: bytes) -> object:
+    """What the JSON holds, for whoever only wants to know its name. Raises ValueError."""
+    try:
+        return from_json(value)
+    except ValueError as error:
+        if "recursion limit" in str(error):
+            return from_json(_flattened(value))
+        readable, _ = _stood_in(value)
+        return from_json(readable)
+
+
+def _without_what_trips(value: bytes) -> Order | Rejection | None:
+    """What is said of JSON that only our reader stumbles on; None when it is no JSON, or needs nothing.
+
+    A number of thousands of digits and half a surrogate pair are good JSON that no reader here can take.
+    Whoever sent one as an amount should hear of the amount, and whoever sent one in a field that we
+    ignore is ignored.
+    """
+    readable, is_half = _stood_in(value)
+    if readable == value:
+        return None
+    answer = read_order(readable)
+    if isinstance(answer, Rejection) and answer.code in {"not_json", "too_deep"}:
+        return None
+    if not is_half:
+        return answer
+    detail = (
+        "value: expected Unicode, got half a surrogate pair (an escape from \\ud800 to \\udfff alone); "
+        "cut texts between characters and send the order again"
+    )
+    return Rejection("bad_value", detail, *identity_in(readable))
+
+
+def _stood_in(value: bytes) -> tuple[bytes, bool]:
+    """The JSON with stand-ins for what can't be read, and whether half a surrogate pair was among it.
+
+    A stand-in is as wrong as what it stands for: too large for every field, or in no id.
+    """
+    if _TRIPS.search(value) is None:
+        return value, False
+    is_half = False
+
+    def half(escape: re.Match[bytes]) -> bytes:
+        nonlocal is_half
+        if escape[1] is None:
+            return escape[0]
+        is_half = True
+        return b"\\u0000"
+
+    def token(found: re.Match[bytes]) -> bytes:
+        if found[1] is None:
+            return _ESCAPES.sub(half, found[0]) if b"\\u" in found[0] else found[0]
+        if len(found[1]) <= _MOST_DIGITS:
+            return found[0]
+        return b"1e999" if found[2] else found[1][:_MOST_DIGITS]
+
+    return _TEXTS_AND_NUMBERS.sub(token, value), is_half
+
+
+def _flattened(value: bytes) -> bytes:
+    """The JSON with null for whatever lies deeper than any order is."""
+    kept, depth, since = [], 0, 0
+    for found in _TEXTS_AND_BRACKETS.finditer(value):
+        mark = found[0]
+        if mark in b"[{":
+            depth += 1
+            if depth == _DEEP:
+                kept.append(value[since : found.start()] + b"null")
+        elif mark in b"]}":
+            if depth == _DEEP:
+                since = found.end()
+            depth -= 1
+    return b"".join(kept) + (value[since:] if depth < _DEEP else b"")
 
 
 def _not_finite(value: bytes) -> Rejection | None:
@@ -180,9 +287,9 @@ def _rejection(error: ValidationError, value: bytes) -> Rejection:
             None,
         )
     code = _code(fault)
-    others = {each["loc"][:2] for each in faults} - {fault["loc"][:2]}
-    more = f" ({len(others)} more fields are wrong)" if others else ""
-    came = "nothing" if code == "missing_field" else _kind(fault["input"])
+    others = len({each["loc"][:2] for each in faults} - {fault["loc"][:2]})
+    more = f" ({others} more {'field is' if others == 1 else 'fields are'} wrong)" if others else ""
+    came = "nothing" if code == "missing_field" else _came(fault)
     detail = f"{_path(fault)}: expected {_expected(fault)}, got {came}; {_AGAIN}{more}"
     return Rejection(code, detail, *identity_in(value))
 
@@ -191,9 +298,14 @@ def _unreadable(fault: ErrorDetails, value: bytes) -> Rejection:
     reason = str(fault.get("ctx", {}).get("error", "unreadable"))
     if "recursion limit" in reason:
         detail = "value: expected an object a few levels deep, got hundreds of levels; send the order flat"
-        return Rejection("too_deep", detail, None, None)
+        return Rejection("too_deep", detail, *identity_in(value))
     at = reason.rpartition(" at ")[2]
-    detail = f"value: expected JSON, got {len(value)} bytes that are not from {at}; send one object a record"
+    came = f"{len(value):,} bytes that stop being JSON at {at}"
+    if value.startswith(b"\xef\xbb\xbf"):
+        came = "a byte order mark before it"
+    elif not value.strip():
+        came = "nothing" if not value else "white space"
+    detail = f"value: expected one JSON object, got {came}; send one order a record, whole"
     return Rejection("not_json", detail, None, None)
 
 
@@ -201,6 +313,12 @@ def _code(fault: ErrorDetails) -> str:
     kind, where = fault["type"], fault["loc"]
     if kind in _MEANING:
         return _MEANING[kind]
+    if isinstance(fault["input"], float) and isinf(
+        fault["input"]
+    ):  # written as 1e400: no bare word comes here
+        return "bad_amount" if where == ("amount",) else "not_finite"
+    if where[0] == "attributes" and type(fault["input"]) is int:
+        return "not_finite"  # a whole number is refused there only when no float reaches so far
     if kind.endswith("_type"):
         return "wrong_type"
     if where == ("schema_version",):
@@ -215,17 +333,63 @@ def _path(fault: ErrorDetails) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
 
 
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "missing": "a field every order has",
+        "string_type": "a text",
+        "string_too_short": "a text of 1 character or more",
+        "string_too_long": "a text of at most {max_length} characters",
+        "int_type": "an integer",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "dict_type": "an object",
+        "model_type": "an object",
+        "literal_error": "{expected}",
+        "greater_than_equal": "{ge:,.15g} or more",
+        "less_than_equal": "{le:,.15g} or less",
+        "too_long": "a list of at most {max_length:,}",
+    }
+)
+"""What pydantic's error types expected, in our words; the others are ours already."""
+
+_PATTERNS = {
+    NO_CONTROL_CHARACTERS: "a text without control characters",
+    COUNTRY_CODE: "a country of ISO 3166 in two capitals, such as 'DE'",
+    CARD_BIN: "a text of 4 to 8 digits",
+}
+
+
 def _expected(fault: ErrorDetails) -> str:
-    if fault["loc"] == ("schema_version",):
-        return "schema_version 1"
-    if fault["loc"] == ("amount",):
-        return f"an integer of minor units from 0 to {LARGEST_AMOUNT}"
-    if fault["loc"][0] == "attributes":
-        return "texts, finite numbers, true or false"
-    if fault["type"] == "missing":
-        return "a field every order has"
-    words = fault["msg"].removeprefix("Input should ").removeprefix("String should ")
-    return words.removeprefix("be ").removeprefix("have ")
+    where, kind, context = fault["loc"], fault["type"], fault.get("ctx", {})
+    if where == ("schema_version",):
+        return "version 1"
+    if where == ("amount",) and kind != "missing":
+        return f"an integer of minor units from 0 to {LARGEST_AMOUNT:,}"
+    if where[0] == "attributes":
+        if where[-1] == "[key]":
+            return "names of 1 to 256 characters"
+        if len(where) > 1:
+            return "texts, finite numbers, true or false"
+        return f"an object of at most {MOST_ATTRIBUTES} texts, numbers, true or false"
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS[context["pattern"]]
+    if kind == "string_type" and where[-1] in {"country", "issuer_country"}:
+        return _PATTERNS[COUNTRY_CODE]
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context)
+    return fault["msg"].removeprefix("Input should ").removeprefix("be ")
+
+
+def _came(fault: ErrorDetails) -> str:
+    value = fault["input"]
+    if fault["loc"] == ("schema_version",) and type(value) is int and abs(value) < _A_MILLION:
+        return f"version {value}"
+    return _kind(value)
+
+
+_A_MILLION = 10**6
 
 
 def _kind(value: object) -> str:
@@ -236,17 +400,24 @@ def _kind(value: object) -> str:
         case bool():
             return "true or false"
         case int():
-            return f"an integer of {len(str(abs(value))) if abs(value) < 10**30 else 'more than 30'} digits"
+            size = _counted(len(str(abs(value))), "digit") if abs(value) < 10**30 else "more than 30 digits"
+            return f"{'a negative' if value < 0 else 'an'} integer of {size}"
         case float():
-            return "a number that is not an integer" if value == value else "NaN"  # noqa: PLR0124
+            if isnan(value):
+                return "NaN"
+            return "a number beyond every float" if isinf(value) else "a number with a point or an exponent"
         case str():
-            return f"a text of {len(value)} characters"
+            return f"a text of {_counted(len(value), 'character')}" if value else "an empty text"
         case list():
-            return f"a list of {len(value)}"
+            return f"a list of {len(value):,}" if value else "an empty list"
         case dict():
-            return f"an object of {len(value)} fields"
+            return f"an object of {_counted(len(value), 'field')}" if value else "an empty object"
         case _:
             return "something else"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _readable(value: object) -> str | None:

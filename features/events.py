@@ -6,6 +6,7 @@ ignored, so a shop may send more than we read; fields we know must be right.
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import (
     FailFast,
     Field,
     StringConstraints,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
@@ -50,12 +52,19 @@ LARGEST_REVISION = 2**31 - 1
 """The highest number a revision may have."""
 
 LARGEST_RECORD = 1024 * 1024
-"""The most bytes an event may have, uncompressed."""
+"""The most bytes an event may have: its value, uncompressed, without key, headers and framing."""
 
 MOST_ITEMS = 1_000
 MOST_PROMOTION_CODES = 100
 MOST_ATTRIBUTES = 100
 
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f]+$"
+COUNTRY_CODE = r"^[A-Z]{2}$"
+CARD_BIN = r"^[0-9]{4,8}$"
+
+_WRITTEN_AS_A_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d([Tt _]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d:?\d\d)?)?", re.ASCII
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_A_DAY = 86_400_000_000
 
@@ -74,10 +83,20 @@ def _in_utc(value: object, validate: ValidatorFunctionWrapHandler) -> datetime:
         # pydantic would read a text of digits as seconds since 1970, and '20240101' as a day of that year
         kind = "datetime_parsing"
         raise PydanticCustomError(kind, "Input should be an ISO 8601 time such as 2024-05-01T12:30:00Z")
-    moment: datetime = validate(value)
+    try:
+        moment: datetime = validate(value)
+    except ValidationError:
+        # said in our words: pydantic's name the part it stumbled on, which is seldom the one that is wrong
+        if isinstance(value, str) and _WRITTEN_AS_A_TIME.fullmatch(value):
+            kind = "no_such_time"
+            raise PydanticCustomError(kind, "Input should be a day, hour and offset that exist") from None
+        kind = "datetime_parsing"
+        message = "Input should be an ISO 8601 time such as 2024-05-01T12:30:00Z"
+        raise PydanticCustomError(kind, message) from None
     if moment.tzinfo is None or moment.utcoffset() is None:
         kind = "timezone_aware"
-        raise PydanticCustomError(kind, "Input should say its offset from UTC, such as 2024-05-01T12:30:00Z")
+        message = "Input should be a time with its offset from UTC, such as 2024-05-01T12:30:00Z"
+        raise PydanticCustomError(kind, message)
     if not 1970 <= moment.year < 9999:
         kind = "moment_out_of_range"
         raise PydanticCustomError(kind, "Input should be a time from 1970 to 9998")
@@ -87,7 +106,7 @@ def _in_utc(value: object, validate: ValidatorFunctionWrapHandler) -> datetime:
 def _known(currency: str) -> str:
     if currency not in CURRENCIES:
         kind = "unknown_currency"
-        raise PydanticCustomError(kind, "Input should be a currency of ISO 4217, such as 'EUR'")
+        raise PydanticCustomError(kind, "Input should be a currency of ISO 4217 in capitals, such as 'EUR'")
     return currency
 
 
@@ -100,9 +119,9 @@ def _few(value: object, validate: ValidatorFunctionWrapHandler) -> object:
 
 
 # No control characters: an id is a key of topics and rows, where a leading NUL marks keys of our own.
-Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=NO_CONTROL_CHARACTERS)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+Country = Annotated[str, StringConstraints(pattern=COUNTRY_CODE)]
 Currency = Annotated[str, AfterValidator(_known)]
 Amount = Annotated[int, Field(ge=0, le=LARGEST_AMOUNT)]
 # Not strict: a wrapped validator no longer knows that its text came from JSON. _in_utc is strict itself.
@@ -137,7 +156,7 @@ class Card(_Contract):
 
     fingerprint: Text | None = None
     """The payment provider's digest of the number; what tells two cards apart."""
-    bin: Annotated[str, StringConstraints(pattern=r"^[0-9]{4,8}$")] | None = None
+    bin: Annotated[str, StringConstraints(pattern=CARD_BIN)] | None = None
     """The first digits of the number, which name the issuer."""
     funding: Literal["credit", "debit", "prepaid", "unknown"] | None = None
     issuer_country: Country | None = None

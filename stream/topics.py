@@ -10,12 +10,15 @@ from dataclasses import dataclass, field, replace
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic, ResourceType
 
+from features.events import LARGEST_RECORD
 from stream.errors import Refusal
 from stream.settings import Settings
 
 __all__ = ["TopicError", "TopicPlan", "TopicState", "create", "describe", "largest_record", "plan"]
 
 MIB = 1024 * 1024
+AROUND_AN_EVENT = MIB // 16
+"""What the broker counts besides an event's own bytes: key, headers, and the batch it travels in."""
 BESIDE_THE_ORDER = MIB // 2
 """What a rejected order may need beside its own bytes: headers, and the producer's own compression."""
 DAY_MS = 24 * 60 * 60 * 1000
@@ -82,7 +85,7 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
     for_ever = {"cleanup.policy": "delete", "retention.ms": "-1"}
     # A producer's own timestamps of 2018 would let time retention delete the history at once.
     arrival = {"message.timestamp.type": "LogAppendTime"}
-    an_input = {**for_ever, **arrival, _LARGEST: str(MIB)}
+    an_input = {**for_ever, **arrival, _LARGEST: str(LARGEST_RECORD + AROUND_AN_EVENT)}
     a_week = {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
 
     def topic(

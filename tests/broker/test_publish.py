@@ -48,7 +48,7 @@ def test_one_customers_orders_share_the_partition_that_murmur2_gives(settings: S
 
 def test_lines_that_cannot_arrive_are_refused_by_number_and_the_rest_is_sent(settings: Settings) -> None:
     topics.create(settings)
-    huge = json.dumps({"order_id": "o2", "note": "x" * 1_100_000}).encode()
+    huge = json.dumps({"order_id": "o2", "note": "x" * 1_200_000}).encode()
     lines = [b'{"order_id":"o1"}', huge, b'{"customer_id":"c1"}', b"not json", b'{"order_id":"o5"}']
     refused: list[RefusedLine] = []
 
@@ -56,7 +56,7 @@ def test_lines_that_cannot_arrive_are_refused_by_number_and_the_rest_is_sent(set
 
     assert (result.sent, result.refused) == (2, 3)
     assert [each.line for each in refused] == [2, 3, 4]
-    assert "larger than the 1,048,576 bytes the topic takes" in refused[0].reason
+    assert "larger than the 1,114,112 bytes the topic takes" in refused[0].reason
     assert "order_id" in refused[1].reason
     assert "xxx" not in str(refused[0])
 

@@ -1,9 +1,13 @@
+import json
+import random
 import time
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from features.events import LARGEST_RECORD
 from stream import topics
+from stream.publish import RefusedLine, publish
 from stream.settings import Settings
 from stream.topics import TopicError
 
@@ -94,3 +98,18 @@ def test_a_shop_may_allow_more_than_it_must(settings: Settings) -> None:
     _make(settings, settings.topics.rejected, partitions=2, config={"max.message.bytes": str(9 * topics.MIB)})
 
     assert settings.topics.rejected not in topics.create(settings)
+
+
+def test_an_order_of_exactly_1_mib_fits_its_topic_with_key_and_framing(settings: Settings) -> None:
+    topics.create(settings)
+    order = json.dumps({"order_id": "o1", "customer_id": "c" * 128}).encode()
+    # digits of a seeded stream: text that compresses would fit whatever the limit
+    filling = random.Random(1).randbytes(LARGEST_RECORD).hex().encode()
+    order = order[:-1] + b', "note": "'
+    order += filling[: LARGEST_RECORD - len(order) - 2] + b'"}'
+    assert len(order) == LARGEST_RECORD
+    refused: list[RefusedLine] = []
+
+    published = publish(settings, [order], refused=refused.append)
+
+    assert (published.sent, refused) == (1, [])

@@ -81,7 +81,18 @@ BAD: dict[str, tuple[str, bytes | None]] = {
     "half an order": ("not_json", SOUND[:-9]),
     "an order and a half": ("not_json", SOUND + b"{"),
     "a byte order mark": ("not_json", b"\xef\xbb\xbf" + SOUND),
-    "a lone surrogate": ("not_json", SOUND.replace(b"o1", b"\\ud800")),
+    "a lone surrogate": ("bad_value", SOUND.replace(b"o1", b"\\ud800")),
+    "a lone surrogate in half an order": ("not_json", SOUND.replace(b"o1", b"\\ud800")[:-9]),
+    "500,000 digits in half an order": ("not_json", SOUND.replace(b"1000", b"9" * 500_000)[:-9]),
+    "an amount of 500,000 digits": ("bad_amount", SOUND.replace(b"1000", b"9" * 500_000)),
+    "an amount of 1e400": ("bad_amount", SOUND.replace(b"1000", b"1e400")),
+    "an amount of 5,000 digits and a point": ("bad_amount", SOUND.replace(b"1000", b"9" * 5_000 + b".5")),
+    "a revision of 5,000 digits": ("bad_value", SOUND[:-1] + b', "revision": ' + b"9" * 5_000 + b"}"),
+    "an attribute of 1e400": ("not_finite", SOUND[:-1] + b', "attributes": {"a": -1e400}}'),
+    "an attribute of 5,000 digits": (
+        "not_finite",
+        SOUND[:-1] + b', "attributes": {"a": ' + b"9" * 5_000 + b"}}",
+    ),
     "words": ("not_json", b"order o1 please"),
     "100,000 brackets": ("too_deep", b"[" * 100_000),
     "100,000 objects": ("too_deep", b'{"a":' * 100_000),
@@ -183,7 +194,8 @@ def test_a_record_too_large_is_not_even_read() -> None:
 
     assert answer == Rejection(
         "too_large",
-        "value: expected at most 1048576 bytes, got 1048577; send a smaller order",
+        "value: expected at most 1,048,576 bytes, uncompressed, without key and headers, got 1,048,577; "
+        "send a smaller order",
         None,
         None,
     )
@@ -209,6 +221,10 @@ def test_a_flood_of_wrong_items_is_given_up_at_the_first(field: str, content: by
     assert refused.value.error_count() == 1
 
 
+def test_an_order_of_exactly_the_most_bytes_is_decoded() -> None:
+    assert decode(SOUND + b" " * (1024 * 1024 - len(SOUND))) == an_order()
+
+
 def test_nan_does_not_hide_the_orders_name() -> None:
     answer = rejected(as_json(an_order(order_id="o7"), x=float("nan")))
 
@@ -228,7 +244,7 @@ def test_the_detail_says_where_and_what_and_nothing_of_the_customers() -> None:
 
     assert private not in answer.detail
     assert answer.detail == (
-        "$.email_hash: expected a valid string, got a list of 1; "
+        "$.email_hash: expected a text, got a list of 1; "
         "correct it and send the order again (2 more fields are wrong)"
     )
 
@@ -237,8 +253,146 @@ def test_the_path_leads_to_the_item() -> None:
     answer = rejected(as_json(an_order(), items=[{}, {"unit_price": -5}]))
 
     assert answer.detail.startswith(
-        "$.items[1].unit_price: expected greater than or equal to 0, got an integer of 1"
+        "$.items[1].unit_price: expected 0 or more, got a negative integer of 1 digit"
     )
+
+
+HUGE = b"9" * 500_000
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [
+        ("amount", HUGE),
+        ("amount", b"-" + HUGE),
+        ("amount", HUGE + b".5e-3"),
+        ("amount", b"1e" + HUGE),
+        ("amount", b'"\\ud800"'),
+        ("channel", b'"a\\udc00b"'),
+        ("attributes", b'{"\\ud800": 1}'),
+        ("items", b'[{"quantity": ' + HUGE + b"}]"),
+        ("x", b"[" * 9_999 + b"]" * 9_999),
+        ("x", b'"\\uDBFF"'),
+    ],
+    ids=lambda part: str(part)[:12],
+)
+def test_what_our_reader_stumbles_on_does_not_hide_the_orders_name(field: str, content: bytes) -> None:
+    order = as_json(an_order(order_id="o7", customer_id="c9"), revision=4, **{field: "HERE"})
+
+    answer = rejected(order.replace(b'"HERE"', content))
+
+    assert (answer.order_id, answer.customer_id, answer.revision) == ("o7", "c9", 4)
+
+
+def test_an_id_of_half_a_character_is_not_made_up() -> None:
+    answer = rejected(SOUND.replace(b'"o1"', b'"o\\ud800"'))
+
+    assert (answer.order_id, answer.customer_id) == (None, "c1")
+
+
+@pytest.mark.parametrize("number", [HUGE, b"-" + HUGE, HUGE + b".5", b"1e400", b"1e" + HUGE])
+def test_a_number_nobody_can_read_in_a_field_we_ignore_is_ignored(number: bytes) -> None:
+    assert decode(SOUND[:-1] + b', "x": ' + number + b"}") == an_order()
+
+
+def test_digits_and_escapes_that_can_be_read_stay_as_they_are() -> None:
+    order = an_order(attributes={"text": "9" * 5_000, "smile": "\U0001f600", "escape": "\\ud800"})
+
+    assert decode(json.dumps(order.model_dump(mode="json") | {"x": 0})[:-2].encode() + HUGE + b"}") == order
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a version we cannot read": (
+        {"schema_version": 2},
+        "$.schema_version: expected version 1, got version 2",
+    ),
+    "an id with a line break": (
+        {"order_id": "a\nb"},
+        "$.order_id: expected a text without control characters, got a text of 3 characters",
+    ),
+    "an empty id": (
+        {"order_id": ""},
+        "$.order_id: expected a text of 1 character or more, got an empty text",
+    ),
+    "a long id": (
+        {"order_id": "x" * 129},
+        "$.order_id: expected a text of at most 128 characters, got a text of 129 characters",
+    ),
+    "a revision as text": ({"revision": "7"}, "$.revision: expected an integer, got a text of 1 character"),
+    "a day that does not exist": (
+        {"placed_at": "2024-02-30T00:00:00Z"},
+        "$.placed_at: expected a day, hour and offset that exist, got a text of 20 characters",
+    ),
+    "letters for a year": (
+        {"placed_at": "abcd-05-01T00:00:00Z"},
+        "$.placed_at: expected an ISO 8601 time such as 2024-05-01T12:30:00Z, got a text of 20 characters",
+    ),
+    "a day without an hour": (
+        {"placed_at": "2024-05-01"},
+        (
+            "$.placed_at: expected a time with its offset from UTC, such as 2024-05-01T12:30:00Z, "
+            "got a text of 10 characters"
+        ),
+    ),
+    "an amount with decimals": (
+        {"amount": 10.0},
+        (
+            "$.amount: expected an integer of minor units from 0 to 1,000,000,000,000, "
+            "got a number with a point or an exponent"
+        ),
+    ),
+    "a country of three letters": (
+        {"country": "DEU"},
+        "$.country: expected a country of ISO 3166 in two capitals, such as 'DE', got a text of 3 characters",
+    ),
+    "a country as a number": (
+        {"country": 49},
+        "$.country: expected a country of ISO 3166 in two capitals, such as 'DE', got an integer of 2 digits",
+    ),
+    "a card's first digits": (
+        {"card": {"bin": "12"}},
+        "$.card.bin: expected a text of 4 to 8 digits, got a text of 2 characters",
+    ),
+    "a funding we do not know": (
+        {"card": {"funding": "gold"}},
+        "$.card.funding: expected 'credit', 'debit', 'prepaid' or 'unknown', got a text of 4 characters",
+    ),
+    "a latitude beyond the pole": (
+        {"billing": {"latitude": 90.5}},
+        "$.billing.latitude: expected 90 or less, got a number with a point or an exponent",
+    ),
+    "too many items": (
+        {"items": [{}] * 1001},
+        "$.items: expected a list of at most 1,000, got a list of 1,001",
+    ),
+    "a flag as a number": ({"test": 1}, "$.test: expected true or false, got an integer of 1 digit"),
+    "an attribute without a name": (
+        {"attributes": {"": 1}},
+        "$.attributes: expected names of 1 to 256 characters, got an empty text",
+    ),
+    "attributes as a list": (
+        {"attributes": []},
+        "$.attributes: expected an object of at most 100 texts, numbers, true or false, got an empty list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_detail_is_short_and_in_our_own_words(name: str) -> None:
+    fields, said = WRONG[name]
+
+    assert rejected(as_json(an_order(), **fields)).detail == f"{said}; correct it and send the order again"
+
+
+@given(field=st.sampled_from(sorted(Order.model_fields)), content=st.deferred(lambda: JSON))
+def test_no_detail_speaks_the_librarys_words(field: str, content: object) -> None:
+    answer = decode(as_json(an_order(), **{field: content}))
+
+    if isinstance(answer, Rejection):
+        said = answer.detail.lower()
+        assert not any(
+            word in said for word in ("valid", "should", "pattern", "tuple", "dict", "string", "datetime")
+        )
 
 
 def test_a_whole_number_beyond_64_bits_among_the_attributes_is_read_as_the_nearest_float() -> None:
