@@ -14,6 +14,7 @@ import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -374,6 +375,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
 
     Raises SettingsError naming the setting, what came and what is expected.
     """
+    _refuse_unknown(os.environ)
     path = file or (Path(os.environ["FRAUDSTREAM_CONFIG"]) if os.environ.get("FRAUDSTREAM_CONFIG") else None)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
@@ -388,9 +390,38 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(_no_such(where, [each.name for each in describe_settings()])) from None
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(
             f"setting {where}: {message} ('fraudstream settings --describe' lists them all)"
         ) from None
     finally:
         _FileSource.values = {}
+
+
+_FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+"""What Kubernetes puts into the environment of every pod beside a service named `fraudstream…`."""
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Refuse a variable that is no setting: a misspelt one would change nothing, and nobody would know."""
+    names = [each.variable for each in describe_settings()]
+    # a whole group may come as one JSON object; FRAUDSTREAM_CONFIG names the file
+    known = {*names, *(name.partition("__")[0] for name in names), "FRAUDSTREAM_CONFIG"}
+    for variable, value in sorted(environment.items()):
+        name = variable.upper()
+        if not name.startswith("FRAUDSTREAM_") or name in known or _FROM_KUBERNETES.search(name):
+            continue
+        if name.endswith("_PORT") and "://" in value:
+            continue  # Kubernetes again
+        raise SettingsError(_no_such(variable, [*names, "FRAUDSTREAM_CONFIG"]))
+
+
+def _no_such(name: str, names: list[str]) -> str:
+    # by the letters that tell names apart: not by their case, nor by what all variables begin with
+    by_letters = {each.upper().removeprefix("FRAUDSTREAM_"): each for each in names}
+    near = get_close_matches(name.upper().removeprefix("FRAUDSTREAM_"), by_letters, n=1)
+    meant = f"did you mean {by_letters[near[0]]}? " if near else ""
+    listed = "('fraudstream settings --describe' lists them all)"
+    return f"setting {name}: there is none of this name; {meant}{listed}"

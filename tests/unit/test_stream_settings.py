@@ -121,3 +121,67 @@ def test_every_setting_is_described_with_its_variable_what_it_takes_and_its_defa
     assert described["review_at"].expects == "0 to 1"
     assert described["worker"].default == "the machine's name"
     assert described["signing_key"].expects == "text, kept secret"
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("FRAUDSTREAM_BROKERS", "FRAUDSTREAM_BROKER"),
+        ("FRAUDSTREAM_TOPICS__ORDRES", "FRAUDSTREAM_TOPICS__ORDERS"),
+        ("FRAUDSTREAM_TOPICS_ORDERS", "FRAUDSTREAM_TOPICS__ORDERS"),
+        ("fraudstream_grup", "FRAUDSTREAM_GROUP"),
+        ("FRAUDSTREAM_CONFG", "FRAUDSTREAM_CONFIG"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(
+        f"setting {variable}: there is none of this name; did you mean {meant}? "
+    )
+
+
+def test_a_variable_like_no_setting_is_refused_without_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_QQQQQQQQQ", "x")
+
+    with pytest.raises(SettingsError, match="there is none of this name; \\('fraudstream settings"):
+        load_settings()
+
+
+def test_a_misspelt_key_of_the_file_is_refused_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+
+    for text, said in (
+        ('brokers = "x"', "setting brokers: there is none of this name; did you mean broker? "),
+        (
+            '[topics]\nordres = "x"',
+            "setting topics.ordres: there is none of this name; did you mean topics.orders? ",
+        ),
+    ):
+        file.write_text(text)
+        with pytest.raises(SettingsError) as refused:
+            load_settings(file)
+        assert str(refused.value).startswith(said)
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "FRAUDSTREAM_SERVICE_HOST": "10.0.0.1",
+        "FRAUDSTREAM_WORKER_SERVICE_PORT_HTTP": "80",
+        "FRAUDSTREAM_PORT": "tcp://10.0.0.1:80",
+        "FRAUDSTREAM_PORT_80_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == load_settings()
+
+
+def test_a_group_of_settings_may_come_as_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_TOPICS", '{"orders": "shop-orders"}')
+
+    assert load_settings().topics.orders == "shop-orders"
