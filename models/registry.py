@@ -45,6 +45,21 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8}")
 
 
+def named(model: str) -> tuple[str, str | None]:
+    """The name and the version in `name@version`; the version is None where only a name is given.
+
+    Raises RegistryError for what can be neither.
+    """
+    name, at, version = model.partition("@")
+    if not _NAME.fullmatch(name) or (at and not _VERSION.fullmatch(version)):
+        message = (
+            "a model is a name of lower-case letters, digits and underscores such as starter, for its "
+            f"champion, or a name and a version such as starter@2026-02-14.3f9c; got {model!r}"
+        )
+        raise RegistryError(message)
+    return name, version or None
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

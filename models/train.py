@@ -6,7 +6,7 @@ Imported by name (`from models.train import train`): it brings scikit-learn, whi
 import hashlib
 import platform
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -32,6 +32,14 @@ from models.impute import Imputer, Matrix, fit_imputer
 from models.policy import Policy, suggest_policy
 from models.trained import PARITY, GoldenRows, Trained
 
+LEFT_OUT: Final[dict[str, str]] = {
+    "repeated": "sent again with the same content and label",
+    "conflicting_content": "the same order and revision as an earlier line with other content",
+    "conflicting_label": "the same order and revision as an earlier line with another label",
+    "too_many_revisions": "revised more often than is followed",
+}
+"""Why an order teaches nothing, where an earlier one of the same name counted instead."""
+
 PredictorKind = Literal["logistic_regression", "random_forest"]
 Labels = npt.NDArray[np.bool_]
 
@@ -43,6 +51,7 @@ SPLIT: Final = (
 FOREST_SETTINGS: Final = {"n_estimators": 100, "max_depth": 8, "min_samples_leaf": 10}
 LINEAR_SETTINGS: Final = {"C": 1.0, "max_iter": 1000}
 
+_THREADS: Final = -1  # as many as there are cores
 _CUTS_PROVED: Final = 1000
 _ROWS_PROVED: Final = 2000
 _CUTS_KEPT: Final = 30
@@ -59,21 +68,39 @@ class Example:
 
 
 def replay(
-    examples: Iterable[tuple[Order, bool | None]], *, features: Sequence[Feature], row_limit: int
+    examples: Iterable[tuple[Order, bool | None]],
+    *,
+    features: Sequence[Feature],
+    row_limit: int,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Example]:
     """The vectors of past orders, in log order, each seeing only what its customer had done before.
 
     What the worker does, without Kafka: recall, compute, remember. An order sent again counts once and
     gives no second example; revisions take each other's place as `features.revisions` says; a guest has no
-    history; a test order is never remembered.
+    history; a test order is never remembered. `left_out` counts what gives no example, by LEFT_OUT.
     """
+    left_out = Counter() if left_out is None else left_out
+    labels: dict[tuple[str, int], bool | None] = {}
     rows: dict[str, Row] = defaultdict(lambda: Row(row_limit))
     orders: dict[str, Revisions] = defaultdict(Revisions)
     for order, is_fraud in examples:
         revisions = orders[order.order_id]
-        if revisions.is_full or revisions.of(order.revision) is not None:
+        content = order.content_digest
+        known = revisions.of(order.revision)
+        if known is not None:
+            if known.content != content:
+                left_out["conflicting_content"] += 1
+            elif labels[order.order_id, order.revision] is not is_fraud:
+                left_out["conflicting_label"] += 1
+            else:
+                left_out["repeated"] += 1
             continue
-        arrival = revisions.arrive(order, b"")  # the content tells a conflict from a resend: neither teaches
+        if revisions.is_full:
+            left_out["too_many_revisions"] += 1
+            continue
+        labels[order.order_id, order.revision] = is_fraud
+        arrival = revisions.arrive(order, content)
         if arrival.forgotten is not None:
             rows[arrival.forgotten.customer_id].forget(order.order_id, arrival.forgotten.placed_at)
         row = None if order.customer_id is None else rows[order.customer_id]
@@ -103,7 +130,8 @@ def train(
     """
     # arrays, because a year of orders as tuples would fill the memory
     values, known, placed = array("d"), array("b"), list[datetime]()
-    for each in replay(examples, features=features, row_limit=row_limit):
+    left_out: Counter[str] = Counter()
+    for each in replay(examples, features=features, row_limit=row_limit, left_out=left_out):
         if each.is_fraud is not None and not each.order.test:
             values.extend([nan if value is None else value for value in each.vector])
             known.append(each.is_fraud)
@@ -145,6 +173,7 @@ def train(
             "last_placed_at": max(placed).isoformat(),
             "labelled_orders": len(labels),
             "fraud_orders": int(labels.sum()),
+            **{f"left_out_{why}": left_out[why] for why in LEFT_OUT if left_out[why]},
         },
         settings={**settings, "row_limit": row_limit},
         libraries=libraries,
@@ -182,8 +211,11 @@ def _fit(
     imputer = fit_imputer(matrix, names)
     filled = imputer.fill(matrix)
     if predictor == "random_forest":
-        forest = RandomForestClassifier(**FOREST_SETTINGS, random_state=seed, n_jobs=-1).fit(filled, labels)
-        forest.set_params(n_jobs=1)  # threads would add up the trees in any order
+        forest = RandomForestClassifier(**FOREST_SETTINGS, random_state=seed, n_jobs=_THREADS)
+        forest.fit(filled, labels)
+        # grown by threads, each tree is the same: its seed is drawn before. Asked by threads, the trees
+        # would be added up in any order, and the last bit of a score with it.
+        forest.set_params(n_jobs=1)
         return Fitted(imputer, None, forest)
     scaler = StandardScaler().fit(filled)
     linear = LogisticRegression(**LINEAR_SETTINGS, random_state=seed).fit(scaler.transform(filled), labels)

@@ -3,23 +3,69 @@
 Exit codes: 0 done, 1 refused, 2 usage. Imports wait until a command needs them, so that help is quick.
 """
 
+import errno
+import os
+import signal
+import sys
+
+if "worker" in sys.argv[1:4]:
+    # before the slow imports, until Faust takes over: asked to end while starting, there is nothing to finish
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
     from stream.settings import Settings
+    from stream.shop import ShopSimulator
 
 __all__ = ["app", "main"]
 
+
+class _OneLine(TyperGroup):
+    """Commands whose mistakes in usage are told in one line, as every other refusal is."""
+
+    def main(self, args: Any = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **options)
+        if sys.stdout is None:  # closed by the caller: what would be written there is written nowhere
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open for as long as the program
+        else:
+            # a name of a file that is not UTF-8 is shown as it can be
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        try:
+            code = super().main(args, standalone_mode=False, **options)
+            sys.stdout.flush()
+        except TyperException as error:
+            if message := error.format_message().replace("\n", " ").removesuffix("."):
+                context = getattr(error, "ctx", None)
+                path = self.name if context is None else context.command_path
+                typer.echo(f"fraudstream: {message}; see '{path} --help'", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # `| head` has seen enough
+            _write_no_more()
+            sys.exit(0)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _write_no_more()
+            typer.echo(f"fraudstream: can't write to standard output: {error.strerror}", err=True)
+            sys.exit(1)
+        sys.exit(code or 0)
+
+
 app = typer.Typer(
     name="fraudstream",
+    cls=_OneLine,
     help="Orders in on a Kafka topic, exactly one decision out for each.",
     no_args_is_help=True,
     add_completion=False,
@@ -73,15 +119,32 @@ def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+            sys.stdout.flush()  # a full disk is said here, and not by an interpreter that is ending
         except BrokenPipeError:  # `| head` has seen enough
-            sys.stderr.close()
+            _write_no_more()
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.filename is None and error.errno not in {errno.ENOSPC, errno.EIO}:
+                raise  # not of a file that somebody named
+            where = f"'{error.filename}'"
+            if error.filename is None:
+                where = "standard output"
+                _write_no_more()
+            _refuse(f"can't use {where}: {error.strerror}; name one that you may use, on a disk with room")
         except Exception as error:
             if isinstance(error, _refusals()):
                 _refuse(error)
             raise
 
     return run
+
+
+def _write_no_more() -> None:
+    """Send what is left in standard output nowhere, or the interpreter would fail over it when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # a test's output is no file
+        return
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -314,10 +377,6 @@ def watch(
 @_said_plainly
 def worker() -> None:
     """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
-    import signal
-
-    # until Faust takes over: asked to end while still importing, there is nothing to finish
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from stream.worker import run
 
     logging.basicConfig(
@@ -334,6 +393,7 @@ def train(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Orders with 'is_fraud', one in JSON a line, oldest first.")
     ],
+    *,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model's name [default: the setting 'model'].")
     ] = None,
@@ -352,28 +412,49 @@ def train(
             show_default=False,
         ),
     ] = None,
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Train though more than 1 % of the lines can't be read.")
+    ] = False,
 ) -> None:
     """Train a model on a labelled past, publish it to the registry and make it the champion."""
     if predictor not in {"random_forest", "logistic_regression"}:
         raise typer.BadParameter(
             f"'{predictor}' is neither random_forest nor logistic_regression", param_hint="--predictor"
         )
+    from models.registry import named
     from stream.learn import learn_from_lines
 
     settings = _settings()
+    trained_name, version = named(name or settings.model)
+    if name and version:
+        raise typer.BadParameter("the version comes from training; give the name alone", param_hint="--name")
+    unread = 0
+
+    def tell(line: object) -> None:
+        nonlocal unread
+        unread += 1
+        if unread <= 20:
+            typer.echo(f"fraudstream: can't read {line}", err=True)
+
     learnt = learn_from_lines(
         settings,
         _lines(str(file)),
         said=str(file),
-        name=name or settings.model.partition("@")[0],
+        name=trained_name,
         predictor=predictor,  # type: ignore[arg-type]
         seed=seed,
         promote=promote,
+        allow_rejects=allow_rejects,
+        unread=tell,
     )
     typer.echo(
         f"trained {learnt.name}@{learnt.version} "
         f"on {learnt.labelled:,} orders, {learnt.fraud:,} of them fraud"
     )
+    if unread:
+        typer.echo(f"  left out {unread:,} lines that can't be read")
+    for what, orders in learnt.left_out.items():
+        typer.echo(f"  left out {orders:,} orders: {what}")
     for metric, value in learnt.metrics.items():
         typer.echo(f"  {metric} {value:.4f}" if isinstance(value, float) else f"  {metric} {value}")
     typer.echo(f"  review from {learnt.policy.review_at}, decline from {learnt.policy.decline_at}")
@@ -388,58 +469,119 @@ def train(
 # ---------------------------------------------------------------------- a shop to try it on
 
 
+def _finite(number: float | None) -> float | None:
+    if number is not None and number != number:  # noqa: PLR0124 - click's own bounds let NaN through
+        raise typer.BadParameter("a number is needed, not NaN")
+    return number
+
+
+Days = Annotated[
+    int, typer.Option(metavar="DAYS", min=1, max=3650, help="How long its past is; live orders come after.")
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATE",
+        help="The shop's first day [default: 30 days before its past ends].",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="NUMBER", min=0, max=2**63 - 1, help="The same seed gives the same shop.")
+]
+PerDay = Annotated[
+    float,
+    typer.Option(metavar="ORDERS", min=1, max=1e6, help="Orders a day, about.", callback=_finite),
+]
+LIVE_DAYS = 30
+"""How long before today a shop's past ends; at 50 orders a second its live days last ten minutes."""
+
+
+def _shop(*, start: str | None, days: int, seed: int, per_day: float) -> "ShopSimulator":
+    """The one shop of `past` and `live`: the same customers, the same frauds, one after the other."""
+    from datetime import UTC, date, datetime, time, timedelta
+
+    from stream.shop import ShopSimulator
+
+    if start is None:
+        first = datetime.now(UTC).date() - timedelta(days=days + LIVE_DAYS)
+    else:
+        try:
+            first = date.fromisoformat(start)
+        except ValueError:
+            first = date.min
+        if not 1973 <= first.year < 2200:  # customers joined up to three years before; orders begin in 1970
+            raise typer.BadParameter(
+                f"'{start}' is no day from 1973-01-01 to 2199-12-31", param_hint="--start"
+            )
+    opened = datetime.combine(first, time(), UTC)
+    return ShopSimulator(seed=seed, start=opened, orders_per_day=per_day)
+
+
 @simulate_app.command("past")
 @_said_plainly
 def simulate_past(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write the orders; - for stdout.")],
-    days: Annotated[int, typer.Option(metavar="DAYS", min=1)] = 28,
-    start: Annotated[str, typer.Option(metavar="DATE", help="The shop's first day.")] = "2026-01-01",
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="The same seed gives the same shop.")] = 7,
-    per_day: Annotated[float, typer.Option(metavar="ORDERS", min=1, help="Orders a day, about.")] = 1000,
+    days: Days = 28,
+    start: Start = None,
+    seed: Seed = 7,
+    per_day: PerDay = 1000,
 ) -> None:
     """Write a shop's labelled past, one order in JSON a line with 'is_fraud' and 'fraud_kind'."""
-    from datetime import UTC, datetime
+    from stream.shop import labelled_line
 
-    from stream.shop import ShopSimulator, labelled_line
-
-    try:
-        opened = datetime.fromisoformat(start).replace(tzinfo=UTC)
-    except ValueError:
-        raise typer.BadParameter(f"'{start}' is no date such as 2026-01-01", param_hint="--start") from None
-    shop = ShopSimulator(seed=seed, start=opened, orders_per_day=per_day)
+    shop = _shop(start=start, days=days, seed=seed, per_day=per_day)
     orders = fraud = 0
-    with sys.stdout.buffer if file == "-" else Path(file).open("wb") as out:
-        for placed in shop.past(days):
-            out.write(labelled_line(placed) + b"\n")
-            orders += 1
-            fraud += placed.is_fraud
+    try:
+        with nullcontext(sys.stdout.buffer) if file == "-" else Path(file).open("wb") as out:
+            for placed in shop.past(days):
+                out.write(labelled_line(placed) + b"\n")
+                orders += 1
+                fraud += placed.is_fraud
+            out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        said = "standard output" if file == "-" else file
+        _refuse(f"can't write {said}: {error.strerror}; name a file that you may write, on a disk with room")
     typer.echo(f"wrote {orders:,} orders, {fraud:,} of them fraud", err=True)
 
 
 @simulate_app.command("live")
 @_said_plainly
 def simulate_live(
-    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.001)] = 50,
+    *,
+    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, callback=_finite)] = 50,
     count: Annotated[int | None, typer.Option(metavar="ORDERS", min=1, help="Stop after so many.")] = None,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="The same seed gives the same shop.")] = 7,
-    days_ago: Annotated[float, typer.Option(metavar="DAYS", help="When the shop opened.")] = 30,
+    skip: Annotated[
+        int, typer.Option(metavar="ORDERS", min=0, help="Leave out so many, sent by an earlier run.")
+    ] = 0,
+    days: Days = 28,
+    start: Start = None,
+    seed: Seed = 7,
+    per_day: PerDay = 1000,
 ) -> None:
-    """Send a shop's orders to the orders topic, unlabelled, until Ctrl-C or the shop reaches the present."""
-    from datetime import UTC, datetime, timedelta
+    """Send a shop's orders from where its past ended to the orders topic, until Ctrl-C or the present."""
+    from datetime import UTC, datetime
     from itertools import islice, takewhile
 
     from stream.publish import publish
-    from stream.shop import ShopSimulator
 
-    opened = datetime.now(UTC) - timedelta(days=days_ago)
-    shop = ShopSimulator(seed=seed, start=opened)
-    so_far = takewhile(lambda placed: placed.order.placed_at <= datetime.now(UTC), shop.orders())
-    lines = (placed.order.model_dump_json(exclude_defaults=True).encode() for placed in islice(so_far, count))
+    settings = _settings()
+    shop = _shop(start=start, days=days, seed=seed, per_day=per_day)
+    so_far = takewhile(lambda placed: placed.order.placed_at <= datetime.now(UTC), shop.after(days))
+    lines = (
+        placed.order.model_dump_json(exclude_defaults=True).encode()
+        for placed in islice(so_far, skip, None if count is None else skip + count)
+    )
     try:
-        result = publish(_settings(), lines, rate=rate)
+        result = publish(settings, lines, rate=rate)
     except KeyboardInterrupt:
         return
-    typer.echo(f"published {result.sent:,} orders in {result.seconds:.1f} s")
+    typer.echo(
+        f"published {result.sent:,} orders in {result.seconds:.1f} s; "
+        f"the shop goes on with --skip {skip + result.sent}"
+    )
 
 
 @app.command()

@@ -1,24 +1,27 @@
 """A labelled past from outside to a published model: the world's side of `models.train`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from pydantic import ValidationError
 
+from features.decode import Rejection, read_order
 from features.events import Order
 from models.errors import TrainingError
 from models.policy import Policy
 from models.registry import Registry
-from models.train import PredictorKind, train
+from models.train import LEFT_OUT, PredictorKind, train
 from stream.settings import Settings
 
-__all__ = ["Learnt", "learn", "learn_from_lines"]
+__all__ = ["Learnt", "UnreadLine", "learn", "learn_from_lines"]
 
 FEWEST_FRAUD = 10
 """Frauds a model must have been measured on to be put in service without being told to."""
+
+MOST_UNREAD = 0.01
+"""The share of a file's lines that may be unreadable without being told so."""
 
 _Labelled = tuple[Order, bool | None]
 
@@ -40,6 +43,8 @@ class Learnt:
     fraud: int
     metrics: Mapping[str, float | int | None]
     policy: Policy
+    left_out: Mapping[str, int]
+    """Orders that taught nothing, by what they were."""
 
 
 def learn(
@@ -84,7 +89,24 @@ def learn(
         fraud=int(trained.trained_on["fraud_orders"]),
         metrics=trained.metrics,
         policy=trained.suggested_policy,
+        left_out={
+            what: int(trained.trained_on[f"left_out_{why}"])
+            for why, what in LEFT_OUT.items()
+            if f"left_out_{why}" in trained.trained_on
+        },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadLine:
+    """A line that is no order with a label, and why; the lines around it were read."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        """The line's number and the reason."""
+        return f"line {self.line:,}: {self.reason}"
 
 
 def learn_from_lines(
@@ -96,23 +118,43 @@ def learn_from_lines(
     predictor: PredictorKind = "random_forest",
     seed: int = 0,
     promote: bool | None = None,
+    allow_rejects: bool = False,
+    unread: Callable[[UnreadLine], None] = lambda _: None,
 ) -> Learnt:
-    """Learn from orders with `is_fraud`, one in JSON a line; `said` names the file in errors."""
-    return learn(settings, _labelled(lines, said), name=name, predictor=predictor, seed=seed, promote=promote)
+    """Learn from orders with `is_fraud`, one in JSON a line; `said` names the file in errors.
+
+    `unread` is told of each line that can't be read. When they are more than MOST_UNREAD of all lines
+    nothing is learnt, unless `allow_rejects`: a model of half a file would look like any other.
+    """
+    examples = _labelled(lines, said, allow_rejects=allow_rejects, unread=unread)
+    return learn(settings, examples, name=name, predictor=predictor, seed=seed, promote=promote)
 
 
-def _labelled(lines: Iterable[bytes], said: str) -> Iterator[_Labelled]:
+def _labelled(
+    lines: Iterable[bytes], said: str, *, allow_rejects: bool, unread: Callable[[UnreadLine], None]
+) -> Iterator[_Labelled]:
     label = msgspec.json.Decoder(_Label).decode
+    read = lost = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        order = read_order(line)
+        if isinstance(order, Rejection):
+            lost += 1
+            unread(UnreadLine(number, order.detail))
+            continue
         try:
-            yield Order.model_validate_json(line), label(line).is_fraud
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise TrainingError(
-                f"{said}, line {number}: {where}: {first['msg']}; mend the line or leave it out"
-            ) from None
-        except msgspec.MsgspecError as error:
-            raise TrainingError(f"{said}, line {number}: {error}; is_fraud is true, false or null") from None
+            is_fraud = label(line).is_fraud
+        except msgspec.MsgspecError:
+            lost += 1
+            unread(
+                UnreadLine(number, "$.is_fraud: expected true, false or null, got something else; correct it")
+            )
+            continue
+        read += 1
+        yield order, is_fraud
+    if lost > MOST_UNREAD * (read + lost) and not allow_rejects:
+        raise TrainingError(
+            f"{said}: {lost:,} of {read + lost:,} lines can't be read, and more than {MOST_UNREAD:.0%} would "
+            "make a model of another past; mend them, or train on the others with --allow-rejects"
+        )

@@ -140,6 +140,11 @@ class ShopSimulator:
         end = self.start + timedelta(days=days)
         return itertools.takewhile(lambda placed: placed.order.placed_at < end, self.orders())
 
+    def after(self, days: int) -> Iterator[Placed]:
+        """The orders that come after `past(days)`, without end, from the same customers."""
+        end = self.start + timedelta(days=days)
+        return itertools.dropwhile(lambda placed: placed.order.placed_at < end, self.orders())
+
     # ------------------------------------------------------------------ honest customers
 
     def _visit(self, now: datetime) -> Placed:

@@ -27,7 +27,7 @@ from faust.types import ConsumerMessage
 from features.history import RowBytesError
 from models.errors import RegistryError
 from models.policy import Policy
-from models.registry import Registry
+from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.desk import ScoringDesk
 from stream.kafka import KafkaCluster, RealClock
@@ -325,9 +325,8 @@ def check_topics(settings: Settings) -> None:
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
     """The model in service and its policy. Raises Refused naming what is missing."""
     registry = Registry(settings.home / "models", key=settings.signing_secret())
-    name, _, wanted = settings.model.partition("@")
     try:
-        scorer = registry.load(name, wanted or None)
+        scorer = registry.load(*named(settings.model))
     except RegistryError as error:
         raise Refused(str(error)) from error
     remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]

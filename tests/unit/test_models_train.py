@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -8,11 +9,12 @@ import pytest
 
 from features.catalogue import STARTER, by_names
 from features.events import Order
+from features.revisions import MOST_REVISIONS
 from models.errors import ExportError, TrainingError
 from models.flat import FlatForest, FlatLinear, FlatModel
 from models.impute import fit_imputer
 from models.policy import Policy
-from models.train import Fitted, PredictorKind, flatten, prove, replay, train
+from models.train import LEFT_OUT, Fitted, PredictorKind, flatten, prove, replay, train
 from tests.small_shop import TRAINED_AT, a_past, a_trained, an_order
 
 KINDS: tuple[PredictorKind, ...] = ("logistic_regression", "random_forest")
@@ -59,6 +61,63 @@ def test_a_test_order_is_scored_and_never_remembered() -> None:
 
 def test_an_order_sent_again_counts_once_and_teaches_once() -> None:
     assert counts(an_order(0), an_order(0), an_order(0, amount=7), an_order(1)) == [(0, 0), (1, 50)]
+
+
+def test_whatever_is_left_out_is_counted_with_its_reason() -> None:
+    past = [
+        (an_order(0), False),
+        (an_order(0), False),
+        (an_order(0), True),
+        (an_order(0), None),
+        (an_order(0, amount=7), False),
+        *((an_order(1, revision=number), False) for number in range(MOST_REVISIONS + 2)),
+        (an_order(1, revision=3), False),
+    ]
+    left_out: Counter[str] = Counter()
+
+    examples = list(replay(past, features=COUNT, row_limit=10, left_out=left_out))
+
+    assert left_out == {
+        "repeated": 2,
+        "conflicting_label": 2,
+        "conflicting_content": 1,
+        "too_many_revisions": 2,
+    }
+    assert len(examples) + left_out.total() == len(past)
+    assert set(left_out) == set(LEFT_OUT)
+
+
+def test_a_model_says_for_ever_what_its_training_left_out() -> None:
+    past = a_past(300)
+    model = trained([*past, past[0]])
+
+    assert model.trained_on["left_out_repeated"] == 1
+    assert model.version == trained(past).version
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_how_many_threads_grow_a_forest_changes_nothing(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_by: list[int] = []
+
+    def flattened(fitted: Fitted) -> FlatModel:
+        asked_by.append(fitted.estimator.n_jobs)
+        return flatten(fitted)
+
+    once = trained(a_past(300), "random_forest")
+    monkeypatch.setattr("models.train._THREADS", threads)
+    monkeypatch.setattr("models.train.flatten", flattened)
+    again = trained(a_past(300), "random_forest")
+
+    for field in dataclasses.fields(once.model.predictor):
+        one, other = (getattr(each.model.predictor, field.name) for each in (once, again))
+        assert np.array_equal(one, other)
+    assert (again.version, again.metrics, again.suggested_policy) == (
+        once.version, once.metrics, once.suggested_policy,
+    )  # fmt: skip
+    # answers of several threads would be added up in any order
+    assert asked_by == [1]
 
 
 def test_a_revision_takes_the_place_of_the_order_it_revises() -> None:

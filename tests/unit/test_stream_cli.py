@@ -1,10 +1,14 @@
 import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from rich.text import Text
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from features.events import Order
 from features.history import RowVersionError
@@ -15,7 +19,7 @@ from stream.broker import BrokerError
 from stream.cli import app
 from stream.errors import Refusal
 from stream.ports import NotStable, Refused, Unreachable
-from stream.publish import PublishError
+from stream.publish import Published, PublishError
 from stream.settings import Settings
 from stream.topics import TopicError, TopicPlan, TopicState
 from stream.watch import sentence
@@ -169,18 +173,99 @@ def test_a_simulated_past_is_orders_and_labels(tmp_path: Path) -> None:
     assert all(Order.model_validate_json(line) and "is_fraud" in json.loads(line) for line in lines)
 
 
-def test_training_on_a_line_that_is_no_order_names_the_line(
+def _a_past(tmp_path: Path, *more: str) -> Path:
+    """A labelled past of about 480 orders, and some lines more."""
+    file = tmp_path / "past.jsonl"
+    assert run.invoke(app, ["simulate", "past", str(file), "--days", "6", "--per-day", "80"]).exit_code == 0
+    with file.open("a") as out:
+        out.writelines(f"{line}\n" for line in more)
+    return file
+
+
+def _train(monkeypatch: pytest.MonkeyPatch, file: Path, *options: str) -> Result:
+    monkeypatch.setenv("FRAUDSTREAM_HOME", str(file.parent))
+    return run.invoke(app, ["train", str(file), "--predictor", "logistic_regression", *options])
+
+
+UNREADABLE = ('{"order_id": "o1", "is_fraud": true}', "half a li", '{"is_fraud": 1}')
+
+
+def test_a_line_that_cannot_be_read_is_named_and_the_others_are_learned_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("FRAUDSTREAM_HOME", str(tmp_path))
-    file = tmp_path / "past.jsonl"
-    file.write_text('{"order_id": "o1", "is_fraud": true}\n')
+    file = _a_past(tmp_path, *UNREADABLE[:1])
+    number = len(file.read_text().splitlines())
 
-    result = run.invoke(app, ["train", str(file)])
+    result = _train(monkeypatch, file)
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"fraudstream: can't read line {number}: $.placed_at: expected a field every order has, got nothing; "
+        "correct it and send the order again (2 more fields are wrong)\n"
+    )
+    assert "  left out 1 lines that can't be read\n" in result.stdout
+
+
+def test_nothing_is_learned_of_a_file_of_which_much_cannot_be_read_unless_told_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = _a_past(tmp_path, *UNREADABLE * 10)
+    lines = len(file.read_text().splitlines())
+
+    refused = _train(monkeypatch, file)
+
+    assert refused.exit_code == 1
+    said = refused.stderr.splitlines()
+    assert len(said) == 20 + 1
+    assert said[-1].startswith(f"fraudstream: {file}: 30 of {lines} lines can't be read, and more than 1% ")
+    assert not (tmp_path / "models").exists()
+    assert _train(monkeypatch, file, "--allow-rejects").exit_code == 0
+
+
+def test_a_label_that_is_none_is_a_line_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "past.jsonl"
+    order = {"order_id": "o1", "placed_at": "2026-01-01T00:00:00Z", "amount": 1, "currency": "EUR"}
+    file.write_text(json.dumps(order | {"is_fraud": 1}))
+
+    result = _train(monkeypatch, file)
+
+    assert result.stderr.startswith(
+        "fraudstream: can't read line 1: $.is_fraud: expected true, false or null, got "
+    )
+    assert result.exit_code == 1
+
+
+def test_training_says_what_it_left_out_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = json.loads(_a_past(tmp_path).read_text().splitlines()[0])
+    again = [
+        first,
+        first | {"is_fraud": not first["is_fraud"]},
+        first | {"is_fraud": None},
+        first | {"amount": first["amount"] + 1},
+    ]
+
+    result = _train(monkeypatch, _a_past(tmp_path, *map(json.dumps, again)))
+
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if "left out" in line] == [
+        "  left out 1 orders: sent again with the same content and label",
+        "  left out 1 orders: the same order and revision as an earlier line with other content",
+        "  left out 2 orders: the same order and revision as an earlier line with another label",
+    ]
+
+
+@pytest.mark.parametrize("model", ["starter@", "@", "Starter", "starter@2026", "starter@2026-01-01.abcd@"])
+def test_a_model_that_is_neither_a_name_nor_a_version_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_MODEL", model)
+
+    result = _train(monkeypatch, _a_past(tmp_path))
 
     assert result.exit_code == 1
-    assert f"{file}, line 1: placed_at: Field required" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert f"such as starter@2026-02-14.3f9c; got '{model}'" in result.stderr
 
 
 def test_training_on_one_kind_of_order_only_is_refused(
@@ -195,6 +280,124 @@ def test_training_on_one_kind_of_order_only_is_refused(
 
     assert result.exit_code == 1
     assert "needs orders known to be fraud" in result.stderr
+
+
+def test_the_live_orders_are_those_that_come_after_the_past(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[bytes] = []
+
+    def publish(_: Settings, lines: Iterable[bytes], **__: object) -> Published:
+        sent.extend(lines)
+        return Published(len(sent), 0, 1.0)
+
+    monkeypatch.setattr("stream.publish.publish", publish)
+    of_one_shop = ["--days", "4", "--per-day", "60"]
+    file = tmp_path / "past.jsonl"
+    assert run.invoke(app, ["simulate", "past", str(file), *of_one_shop]).exit_code == 0
+
+    result = run.invoke(app, ["simulate", "live", "--count", "50", *of_one_shop])
+    assert result.stdout.endswith("the shop goes on with --skip 50\n")
+    assert run.invoke(app, ["simulate", "live", "--skip", "50", *of_one_shop]).exit_code == 0
+
+    past = [Order.model_validate_json(line) for line in file.read_text().splitlines()]
+    live = [Order.model_validate_json(line) for line in sent]
+    ids = [order.order_id for order in past + live]
+    assert ids == sorted(ids)
+    assert len(ids) == len(set(ids))
+    times = [order.placed_at for order in past + live]
+    assert times == sorted(times)
+    assert times[-1] <= datetime.now(UTC) < times[-1] + timedelta(days=1)
+    regulars = {order.customer_id for order in past} & {order.customer_id for order in live} - {None}
+    assert len(regulars) > len(past) / 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--start", "0001-01-01"], ["--start", "9999-12-31"], ["--start", "2026-02-30"], ["--start", ""],
+        ["--days", "0"], ["--days", "999999999"], ["--seed", "-1"], ["--per-day", "nan"],
+        ["--per-day", "inf"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_absurd_shop_is_a_usage_error_in_one_line(options: list[str], tmp_path: Path) -> None:
+    for command in (["past", str(tmp_path / "past.jsonl")], ["live"]):
+        result = run.invoke(app, ["simulate", *command, *options])
+
+        assert result.exit_code == 2
+        assert result.stderr.startswith("fraudstream: Invalid value for ")
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("start", ["1973-01-01", "2199-12-31"])
+def test_a_shop_may_open_on_any_day_that_its_orders_can_say(start: str, tmp_path: Path) -> None:
+    options = ["--start", start, "--days", "2", "--per-day", "40"]
+
+    assert run.invoke(app, ["simulate", "past", str(tmp_path / "past.jsonl"), *options]).exit_code == 0
+
+
+@pytest.mark.parametrize("place", ["none/past.jsonl", ".", "file/past.jsonl", "/dev/full"])
+def test_a_past_that_cannot_be_written_is_refused_in_one_line(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    result = run.invoke(app, ["simulate", "past", str(tmp_path / place), "--days", "1", "--per-day", "20"])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fraudstream: can't write {tmp_path / place}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["contracts", "docs"])
+def test_pages_that_cannot_be_written_are_refused_in_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    result = run.invoke(app, [command, "export", str(tmp_path / "file")])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fraudstream: can't use '{tmp_path / 'file'}': File exists")
+
+
+def _in_a_shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    command = f"{sys.executable} -m stream.cli"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("fraudstream", command)],
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("fraudstream simulate past - --days 1 | head -1 > /dev/null", 0, b"wrote "),
+        ("fraudstream settings --describe | true", 0, b""),
+        ("fraudstream settings > /dev/full", 1, b"fraudstream: can't use standard output: No space left"),
+        ("fraudstream --help > /dev/full", 1, b"fraudstream: can't write to standard output: No space left"),
+        ("fraudstream settings >&-", 0, b""),
+        ("FRAUDSTREAM_HOME=$'\\xff' fraudstream settings > /dev/null", 0, b""),
+        ("fraudstream train $'/none/\\xff'", 1, b"fraudstream: can't read /none/"),
+    ],
+)
+def test_no_end_of_the_output_gives_a_traceback(line: str, code: int, said: bytes) -> None:
+    result = _in_a_shell(line)
+
+    assert result.returncode == code
+    assert result.stderr.startswith(said) if result.stderr else code == 0
+    assert len(result.stderr.splitlines()) <= 1
+
+
+def test_a_worker_asked_to_end_while_it_still_starts_ends_cleanly() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "stream.cli", "worker"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as worker:
+        assert worker.stderr is not None
+        for line in worker.stderr:
+            if b"typer" in line:  # among the first of the slow imports
+                break
+        worker.terminate()
+        worker.stderr.read()
+
+    assert worker.returncode == 0
 
 
 def test_a_topic_that_does_not_exist_is_missing_and_not_wrong() -> None:
