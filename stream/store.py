@@ -34,6 +34,16 @@ _POSITION = b"\0local"
 """Reserved key, never in the changelog: how far this partition's rows have come."""
 
 
+_NOT_THE_ROWS: Mapping[str, str] = {
+    "No space left on device": "the disk is full; make room",
+    "Disk quota exceeded": "this user's share of the disk is full; make room",
+    "Permission denied": "this user may not write there; give the folder to it",
+    "Read-only file system": "the disk is read-only; mount it for writing",
+    "Too many open files": "this process may not open more files; raise its limit (ulimit -n)",
+}
+"""What the system says when the rows are sound and can't be used: what is wrong, and what to do."""
+
+
 class _Stored(msgspec.Struct, frozen=True):
     inputs: dict[str, int]
     changelog: int
@@ -45,7 +55,8 @@ class RocksStore:
     """The rows of one worker. Only the writer thread changes them.
 
     Rows that can't be read or written are no loss, the changelog has them all: whoever finds out marks
-    them (`mark_for_rebuild`) and stops the worker, and the next one to open them begins anew.
+    them (`mark_for_rebuild`) and stops the worker, and the next one to open them begins anew. Every call
+    raises Refused where they are sound and the system won't let them be used: a full disk, for one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +75,7 @@ class RocksStore:
                     f"the rows in {self._path} are in use by another process; "
                     "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
                 ) from error
+            self._refuse_if_sound(error)
             return self._anew(said)
         if not self._mark.exists():
             return rows
@@ -74,13 +86,14 @@ class RocksStore:
     def _anew(self, why: str) -> Rdict:
         """Move the database aside, for whoever wants to know what happened, and make an empty one."""
         aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
-        log.error("rows moved to %s and rebuilt from the changelog: %s", aside, why)
-        for older in self._path.parent.glob(f"{self._path.name}.unreadable-*"):
-            # one is evidence, all of them would fill the disk
-            shutil.rmtree(older, ignore_errors=True)
+        older = list(self._path.parent.glob(f"{self._path.name}.unreadable-*"))
         try:
             if self._path.exists():
                 shutil.move(self._path, aside)
+                log.error("rows moved to %s, to be rebuilt from the changelog: %s", aside, why)
+            for each in older:
+                # one is evidence, all of them would fill the disk
+                shutil.rmtree(each, ignore_errors=True)
             rows = Rdict(str(self._path), _options())
         except Exception as error:
             raise Refused(
@@ -89,6 +102,16 @@ class RocksStore:
             ) from error
         self._mark.unlink(missing_ok=True)
         return rows
+
+    def _refuse_if_sound(self, error: Exception) -> None:
+        """Refuse to go on where the system, and not the rows, is to blame: nothing is moved or rebuilt."""
+        said = str(error)
+        for words, advice in _NOT_THE_ROWS.items():
+            if words in said:
+                raise Refused(
+                    f"the rows in {self._path} can't be used: {advice} and start the worker again "
+                    "(they are left as they are, and nothing is lost)"
+                ) from error
 
     def mark_for_rebuild(self, reason: str) -> None:
         """Have the next worker that opens these rows begin with none, and restore from the changelog.
@@ -165,6 +188,7 @@ class RocksStore:
     def _blame(self, error: Exception) -> None:
         # a store closed under its user says nothing about its rows
         if not isinstance(error, DbClosedError):
+            self._refuse_if_sound(error)
             self.mark_for_rebuild(str(error))
 
 

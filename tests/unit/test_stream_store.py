@@ -166,3 +166,76 @@ def test_rows_moved_aside_again_and_again_do_not_fill_the_disk(tmp_path: Path) -
     RocksStore(tmp_path / "w1").close()
 
     assert len(list(tmp_path.glob("w1.unreadable-*"))) == 1
+
+
+ON_A_FULL_DISK = (
+    "IO error: No space left on device: While appending to file: w1/000009.sst: No space left on device"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        (ON_A_FULL_DISK, "the disk is full; make room and start the worker again"),
+        (
+            "IO error: While open a file for appending: w1/LOCK: Permission denied",
+            "this user may not write there",
+        ),
+    ],
+)
+def test_sound_rows_that_cannot_be_opened_are_neither_moved_nor_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str, named: str
+) -> None:
+    _with_a_row(tmp_path / "w1").close()
+
+    def refuse(*_: object) -> None:
+        raise Exception(said)  # noqa: TRY002 - what rocksdict raises
+
+    with monkeypatch.context() as full:
+        full.setattr("stream.store.Rdict", refuse)
+        with pytest.raises(Refused, match=named):
+            RocksStore(tmp_path / "w1")
+
+    assert caplog.messages == []
+    assert [path.name for path in tmp_path.iterdir()] == ["w1"]
+    store = RocksStore(tmp_path / "w1")
+    assert store.recall(0, b"c1") == b"row"
+    store.close()
+
+
+@pytest.mark.parametrize("does", ["recall", "write", "clear"])
+def test_a_disk_that_is_full_while_rows_are_in_use_is_named_and_they_stay(tmp_path: Path, does: str) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    _goes_bad(store, ON_A_FULL_DISK)
+    calls = {
+        "recall": lambda: store.recall(0, b"c1"),
+        "write": lambda: store.write(0, {}, POSITION),
+        "clear": lambda: store.clear(0),
+    }
+
+    with pytest.raises(Refused, match="the disk is full; make room and start the worker again"):
+        calls[does]()
+    store.close()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["w1"]
+    again = RocksStore(tmp_path / "w1")
+    assert (again.recall(0, b"c1"), again.position(0)) == (b"row", POSITION)
+    again.close()
+
+
+def test_rows_that_cannot_be_moved_are_not_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = _with_a_row(tmp_path / "w1")
+    store.mark_for_rebuild("bad")
+    store.close()
+    caplog.clear()
+
+    def move(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr("shutil.move", move)
+    with pytest.raises(Refused, match="nor made anew"):
+        RocksStore(tmp_path / "w1")
+
+    assert not any("moved" in message for message in caplog.messages)
