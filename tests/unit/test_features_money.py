@@ -8,7 +8,14 @@ from features.money import CURRENCIES, exponent, in_major_units, in_minor_units
 
 
 @pytest.mark.parametrize(
-    ("currency", "decimals"), [("EUR", 2), ("JPY", 0), ("KWD", 3), ("CLF", 4), ("HRK", 2)]
+    ("currency", "decimals"),
+    [
+        *(("EUR", 2), ("HUF", 2), ("IDR", 2), ("MGA", 2), ("MRU", 2), ("TWD", 2), ("UYU", 2), ("XCG", 2)),
+        *(("JPY", 0), ("ISK", 0), ("KRW", 0), ("CLP", 0), ("UGX", 0), ("UYI", 0), ("VND", 0), ("XPF", 0)),
+        *(("BHD", 3), ("IQD", 3), ("JOD", 3), ("KWD", 3), ("LYD", 3), ("OMR", 3), ("TND", 3)),
+        *(("CLF", 4), ("UYW", 4)),
+        *(("BGN", 2), ("BYR", 0), ("HRK", 2), ("MRO", 2), ("VEF", 2), ("ZMK", 2)),
+    ],
 )
 def test_a_currency_has_the_decimals_of_iso_4217(currency: str, decimals: int) -> None:
     assert exponent(currency) == decimals

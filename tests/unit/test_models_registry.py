@@ -15,7 +15,7 @@ import safetensors.numpy
 from features.catalogue import by_name
 from features.define import Feature
 from models.errors import MalformedModelError, ModelError, RegistryError
-from models.registry import ARRAYS, GOLDEN, MANIFEST, SIGNATURE, Registry
+from models.registry import ARRAYS, GOLDEN, MANIFEST, SIGNATURE, Registry, named
 from tests.small_shop import a_trained
 
 FOREST = a_trained("random_forest")
@@ -403,3 +403,18 @@ def test_an_empty_registry_lists_nothing(tmp_path: Path) -> None:
 def test_every_refusal_is_an_error_about_a_model() -> None:
     assert issubclass(MalformedModelError, RegistryError)
     assert issubclass(RegistryError, ModelError)
+
+
+def test_a_model_is_referred_to_by_name_or_by_name_and_version() -> None:
+    assert named("starter") == ("starter", None)
+    assert named("starter@2026-02-14.3f9c") == ("starter", "2026-02-14.3f9c")
+
+
+@pytest.mark.parametrize(
+    "model", ["", "@", "starter@", "Starter", "starter@latest", "@2026-02-14.3f9c", "a@b@c"]
+)
+def test_a_model_that_names_neither_is_refused_and_never_taken_for_the_champion(model: str) -> None:
+    with pytest.raises(
+        RegistryError, match=r"or a name and a version such as starter@2026-02-14\.3f9c; got "
+    ):
+        named(model)
