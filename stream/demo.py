@@ -6,23 +6,21 @@ an order counts once.
 """
 
 import contextlib
+import errno
+import fcntl
+import functools
 import itertools
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-import psutil
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rich.console import Console
 from rich.markup import escape
 
@@ -30,48 +28,56 @@ from features.events import Order
 from models.policy import Action
 from models.registry import Registry
 from stream import topics
-from stream.broker import DIE_WITH_PARENT, EmbeddedBroker, ports_of
-from stream.errors import Refusal
+from stream.broker import EmbeddedBroker, PortInUse, ports_of
+from stream.demo_live import Decided, LiveOrders, order_line
+from stream.demo_tally import Tally
+from stream.demo_view import LiveView, Row, Steps, is_for_eyes, line, say, summary, totals_line
+from stream.demo_worker import DemoError, DemoWorker
 from stream.publish import publish
 from stream.settings import Settings
 from stream.shop import Placed, ShopSimulator
-from stream.watch import Seen, Watch, sentence
 
 __all__ = ["DemoError", "run_demo"]
 
 SEED = 8
 PAST_DAYS = 28
+ORDERS_PER_DAY = 700
 LIVE_DAYS = 60
 """How long before today the live days begin; at 50 orders a second they last a quarter of an hour."""
-ONCE_ORDERS = 500
-WORKER = "demo-worker"
+ONCE_ORDERS = 800
+NEEDS_MB = 300
+"""Room the home folder must have; a first run takes about a third of it."""
 
-_SHOWN_A_SECOND = 8
-
-
-class DemoError(Refusal):
-    """The demo can't go on; the message says at which stage, why, and where to read more."""
+_READ_A_SECOND = 8
+"""Approved orders a person can read in a second, between those that were stopped."""
+_STARTED_AGAIN_AT_MOST = 5
+_SILENT_AT_MOST_S = 45.0
+"""A killed worker's partitions are silent until its session ends and the next one has taken over."""
 
 
 def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None) -> int:
-    """Run the demo until Ctrl-C, or with `once` for a few hundred orders; returns the exit code.
+    """Run the demo until Ctrl-C, or with `once` for some hundred orders; returns the exit code.
 
-    Everything it started is stopped when it ends.
+    It is 0 only when every live order was decided once. Everything the demo started is stopped when it
+    ends. Raises DemoError, BrokerError, TopicError.
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     # A closed terminal or a `kill` should stop the children too, the way Ctrl-C does.
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _interrupt)
     try:
-        with contextlib.ExitStack() as started:
+        with _writable(settings.home), contextlib.ExitStack() as started:
             try:
-                return _Demo(settings, console, started, config).run(once=once, rate=rate)
+                code = _Demo(settings, console, started, config).run(once=once, rate=rate)
             finally:
                 # a second Ctrl-C must not leave children behind
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-        console.print("stopped; 'make demo' goes on from here, 'make clean' forgets it all")
+        console.print(f"stopped; '{_again()}' goes on from here")
         return 0
+    for each in what_next(settings):
+        console.print(each)
+    return code
 
 
 def _interrupt(*_: object) -> None:
@@ -105,36 +111,6 @@ class _Progress:
         fresh.replace(self.path)
 
 
-@dataclass(slots=True)
-class _Totals:
-    """What came of the live orders, as their decisions come in."""
-
-    actions: Counter[Action] = field(default_factory=Counter)
-    frauds: Counter[str] = field(default_factory=Counter)
-    caught: Counter[str] = field(default_factory=Counter)
-    fraud_amount: int = 0
-    caught_amount: int = 0
-    honest: int = 0
-    bothered: int = 0
-    """Honest orders that were not approved."""
-    latencies: list[float] = field(default_factory=list)
-
-    def count(self, placed: Placed, seen: Seen, latency: float) -> None:
-        action = seen.decision.action
-        self.actions[action] += 1
-        self.latencies.append(latency)
-        if placed.fraud_kind is None:
-            self.honest += 1
-            self.bothered += action is not Action.APPROVE
-            return
-        self.frauds[placed.fraud_kind] += 1
-        # pounds are counted as euros: a demo's sum, not a ledger's
-        self.fraud_amount += placed.order.amount
-        if action is not Action.APPROVE:
-            self.caught[placed.fraud_kind] += 1
-            self.caught_amount += placed.order.amount
-
-
 class _Demo:
     def __init__(
         self, settings: Settings, console: Console, started: contextlib.ExitStack, config: Path | None
@@ -142,324 +118,375 @@ class _Demo:
         self._settings = settings
         self._console = console
         self._started = started
-        self._config = config
+        self._step = Steps(console).step
         self._progress = _Progress.read(settings.home / "demo" / "progress.json")
-        self._log = settings.home / "demo" / "worker.log"
+        self._broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=1), tied=True)
+        self._worker = DemoWorker(settings, config)
 
     def run(self, *, once: bool, rate: float) -> int:
-        self._broker()
-        self._say("topics", "making those that are missing")
-        topics.create(self._settings)
-        self._past_and_model()
-        with contextlib.closing(_consumer(self._settings)) as consumer:
-            before = _claims(consumer, self._settings)
-            worker = self._worker()
-            self._wait_until_read(worker, consumer, before)
-        return self._live(worker, once=once, rate=rate)
+        self._start_broker()
+        self._make_topics()
+        self._live_through_the_past()
+        self._train_a_model()
+        self._start_worker()
+        return 0 if self._decide_live_orders(once=once, rate=rate) else 1
 
     # ------------------------------------------------------------------ stages
 
-    def _broker(self) -> None:
+    def _start_broker(self) -> None:
+        broker = self._broker
+        with self._step("broker", f"starting Apache Kafka at {broker.bootstrap}") as step:
+            fetched = 0
+
+            def tell(size: int) -> None:
+                nonlocal fetched
+                fetched += size
+                step.doing(f"fetching Apache Kafka, once: {fetched / 1e6:.0f} of about 46 MB")
+
+            try:
+                ours = broker.start(fetched=tell)
+            except PortInUse as error:
+                raise DemoError(
+                    f"{error.said}; stop that, or take another port: "
+                    f"FRAUDSTREAM_BROKER=127.0.0.1:{error.free} {_again()}"
+                ) from None
+            if ours:
+                self._started.callback(self._stop_broker)
+            step.outcome = f"Apache Kafka {'answers' if ours else 'already runs'} at {broker.bootstrap}"
+
+    def _stop_broker(self) -> None:
+        say(self._console, "broker", "stopping")
+        self._broker.stop()
+
+    def _make_topics(self) -> None:
+        with self._step("topics", "making those that are missing") as step:
+            made = topics.create(self._settings)
+            step.outcome = f"made {', '.join(made)}" if made else "all are there"
+
+    def _live_through_the_past(self) -> None:
+        if self._progress.past_published:
+            say(self._console, "past", "the shop's past is there from an earlier run")
+            return
+        self._progress.write()  # the day the shop opened must survive a kill from here on
+        with self._step("past", f"living through {PAST_DAYS} days of a simulated shop") as step:
+            past = self._past
+            sent = 0
+
+            def lines() -> Iterator[bytes]:
+                nonlocal sent
+                for sent, placed in enumerate(past, 1):
+                    if sent % 500 == 0:
+                        step.doing(f"publishing as history: {sent:,} of {len(past):,}", sent, len(past))
+                    yield order_line(placed)
+
+            step.doing(f"publishing {len(past):,} orders as history", 0, len(past))
+            publish(self._settings, lines(), history=True)
+            frauds = sum(placed.is_fraud for placed in past)
+            step.outcome = (
+                f"{len(past):,} orders of {PAST_DAYS} days, {frauds:,} of them fraud, published as history"
+            )
+        self._progress.past_published = True
+        self._progress.write()
+
+    def _train_a_model(self) -> None:
         settings = self._settings
-        broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=1), tied=True)
-        self._say(
-            "broker", f"starting Apache Kafka at {broker.bootstrap} (fetched the first time, about 45 MB)"
-        )
-        if broker.start():
-            self._started.callback(self._stop_broker, broker)
-
-    def _stop_broker(self, broker: EmbeddedBroker) -> None:
-        self._say("broker", "stopping")
-        broker.stop()
-
-    def _past_and_model(self) -> None:
-        settings, progress = self._settings, self._progress
         name, _, version = settings.model.partition("@")
         registry = Registry(settings.home / "models", key=settings.signing_secret())
-        trained = bool(version) or registry.champion(name) is not None
-        if trained and progress.past_published:
-            self._say("past", "the shop's past and the model are there from an earlier run")
+        if version or registry.champion(name) is not None:
+            say(self._console, "model", f"'{name}' is there from an earlier run")
             return
-        progress.write()  # the day the shop opened must survive a kill from here on
-        self._say("past", f"living through {PAST_DAYS} days of a simulated shop")
-        past = list(self._shop().past(PAST_DAYS))
-        frauds = sum(placed.is_fraud for placed in past)
-        self._say("past", f"{len(past):,} orders, {frauds:,} of them fraud; publishing them as history")
-        lines = (_line(placed.order) for placed in past)
-        publish(settings, lines, history=True)
-        progress.past_published = True
-        progress.write()
-        if trained:
-            return
-        self._say("model", f"training '{name}', a random forest, on what was known")
-        from stream.learn import learn  # noqa: PLC0415 - takes seconds, and a second run needs none of it
+        with self._step("model", f"training '{name}', a random forest, on that past") as step:
+            from stream.learn import learn  # noqa: PLC0415 - takes seconds, and a second run needs none of it
 
-        learnt = learn(settings, ((placed.order, placed.is_fraud) for placed in past), name=name)
-        auc = learnt.metrics.get("holdout_auc")
-        self._say(
-            "model",
-            f"{learnt.name}@{learnt.version}: area under the curve {auc:.3f} on the last days; "
-            f"review from {learnt.policy.review_at:.3f}, decline from {learnt.policy.decline_at:.3f}",
-        )
+            past = self._past
 
-    def _worker(self) -> subprocess.Popen[bytes]:
-        self._say("worker", f"starting; its log is {self._log}")
-        pid_file = self._log.with_name("worker.pid")
-        _end_leftover(pid_file)
-        command = [sys.executable, "-m", "stream.cli"]
-        if self._config is not None:
-            command += ["--config", str(self._config)]
-        environment = {
-            **os.environ,
-            "FRAUDSTREAM_WORKER": WORKER,
-            "FRAUDSTREAM_HOME": str(self._settings.home.absolute()),
-        }
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as log:
-            worker = subprocess.Popen(
-                [*command, "worker"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C comes to us, and we stop it in our order
-                preexec_fn=DIE_WITH_PARENT,  # noqa: PLW1509 - one prctl call
+            def examples() -> Iterator[tuple[Order, bool]]:
+                for number, placed in enumerate(past, 1):
+                    if number % 250 == 0:
+                        step.doing(
+                            f"computing features: {number:,} of {len(past):,} orders", number, len(past)
+                        )
+                    yield placed.order, placed.is_fraud
+                step.doing("growing the forest, measuring it on the last days")
+
+            learnt = learn(settings, examples(), name=name)
+            auc = learnt.metrics.get("holdout_auc")
+            step.outcome = (
+                f"{learnt.name}@{learnt.version}: area under the curve {auc:.3f} on the last days; "
+                f"review from {learnt.policy.review_at:.3f}, decline from {learnt.policy.decline_at:.3f}"
             )
-        pid_file.write_text(
-            json.dumps({"pid": worker.pid, "began": psutil.Process(worker.pid).create_time()})
-        )
-        self._started.callback(self._stop_worker, worker, pid_file)
-        return worker
 
-    def _stop_worker(self, worker: subprocess.Popen[bytes], pid_file: Path) -> None:
-        if worker.poll() is None:
-            self._say("worker", "stopping; it finishes the transaction in hand")
-            worker.terminate()
-            try:
-                worker.wait(20)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-        pid_file.unlink(missing_ok=True)
+    def _start_worker(self) -> None:
+        worker = self._worker
+        with self._step("worker", f"starting; its log is {worker.log}") as step:
+            before = worker.claims()
+            worker.start()
+            self._started.callback(self._stop_worker)
+            most = 0
 
-    def _wait_until_read(
-        self, worker: subprocess.Popen[bytes], consumer: Consumer, before: dict[int, str] | None
-    ) -> None:
-        """Wait until the worker has every partition and has taken in what was published before it came."""
-        began = said = time.monotonic()
-        while True:
-            self._check(worker)
-            claims = _claims(consumer, self._settings)
-            # Each owner leaves its own words with its offsets: old ones are an earlier worker's.
-            owned = claims is not None and all(
-                words != (before or {}).get(p, "") for p, words in claims.items()
-            )
-            behind = _behind(consumer, self._settings)
-            now = time.monotonic()
-            if owned and behind == 0:
-                self._say("worker", f"is ready after {now - began:.1f} s, with its customers' histories")
-                return
-            if now - said > 2:
-                self._say(
-                    "worker", f"reads what came before it, {behind:,} to go" if behind else "joins its group"
-                )
-                said = now
-            if now - began > 180:
-                raise DemoError(f"the worker was not ready within 3 minutes; see {self._log}")
-            time.sleep(0.1)
-
-    def _live(self, worker: subprocess.Popen[bytes], *, once: bool, rate: float) -> int:
-        count = ONCE_ORDERS if once else None
-        self._say(
-            "live", f"{rate:g} orders a second" + (f", {count} in all" if count else "; Ctrl-C ends it")
-        )
-        if self._progress.live:
-            self._say(
-                "live", f"the shop goes on after its {self._progress.live:,} live orders of earlier runs"
-            )
-        waiting: dict[str, tuple[Placed, float]] = {}
-        stop = threading.Event()
-        failure: list[BaseException] = []
-
-        def lines() -> Iterator[bytes]:
-            shop = itertools.islice(self._live_orders(), count)
-            for placed in shop:
-                if stop.is_set() or placed.order.placed_at > datetime.now(UTC):
+            def tell(behind: int | None) -> None:
+                nonlocal most
+                if not behind:
+                    step.doing("joins its group")
                     return
-                waiting[placed.order.order_id] = (placed, time.monotonic())
-                self._progress.live += 1
-                if self._progress.live % 50 == 0:
-                    self._progress.write()
-                yield _line(placed.order)
+                most = max(most, behind)
+                step.doing(
+                    f"takes in what came before it: {most - behind:,} of {most:,}", most - behind, most
+                )
 
-        def send() -> None:
-            try:
-                publish(self._settings, lines(), rate=rate)
-            except BaseException as error:  # noqa: BLE001 - told by the main thread
-                failure.append(error)
+            worker.take_in(before, tell)
+            step.outcome = f"process {worker.pid} is ready, with its customers' histories"
 
-        totals = _Totals()
-        doubled = 0
-        sender = threading.Thread(target=send, name="live orders", daemon=True)
-        with Watch(self._settings) as watch:
-            sender.start()
+    def _stop_worker(self) -> None:
+        say(self._console, "worker", "stopping; it finishes the transaction in hand")
+        self._worker.stop()
+
+    def _decide_live_orders(self, *, once: bool, rate: float) -> bool:
+        """Send live orders and show their decisions; returns whether each was decided once."""
+        count = ONCE_ORDERS if once else None
+        say(
+            self._console,
+            "live",
+            f"{rate:g} orders a second"
+            + (f", {count:,} in all" if count else "; Ctrl-C ends it")
+            + (f", after {self._progress.live:,} of earlier runs" if self._progress.live else ""),
+        )
+        tally = Tally()
+        view = LiveView(tally, rate)
+        orders = itertools.islice(self._live_orders(), count)
+        with LiveOrders(self._settings, orders, rate=rate, placed=self._remember_placed) as live:
             try:
-                quiet_since = shown_since = totalled = time.monotonic()
-                shown = 0
-                while sender.is_alive() or waiting:
-                    self._check(worker)
-                    if failure:
-                        raise DemoError(f"sending live orders failed: {failure[0]}") from failure[0]
-                    for seen in watch.within(0.1):
-                        quiet_since = now = time.monotonic()
-                        placed, sent = waiting.pop(seen.decision.order_id, (None, 0.0))
-                        if placed is None:
-                            doubled += seen.decision.repeat_of is None
-                            continue
-                        totals.count(placed, seen, now - sent)
-                        if now - shown_since > 1:
-                            shown, shown_since = 0, now
-                        # every fraud and every order that was stopped, and of the others what can be read
-                        if (
-                            placed.is_fraud
-                            or seen.decision.action is not Action.APPROVE
-                            or shown < _SHOWN_A_SECOND
-                        ):
-                            shown += 1
-                            self._print(seen, placed, now - sent)
-                    now = time.monotonic()
-                    if now - totalled > 5 and totals.latencies:
-                        totalled = now
-                        self._print_totals(totals)
-                    if not sender.is_alive() and now - quiet_since > 30:
-                        break
+                if is_for_eyes(self._console):
+                    with view.shown(self._console):
+                        self._watch(live, view, drawn=True)
+                else:
+                    self._watch(live, view, drawn=False)
             finally:
-                stop.set()
-                sender.join(10)
+                live.stop_sending()
                 self._progress.write()
-                self._summary(totals, undecided=len(waiting), doubled=doubled)
-        return 1 if waiting or doubled else 0
+                self._console.print()
+                for each in summary(
+                    tally, undecided=live.undecided, doubled=live.doubled, others=live.others
+                ):
+                    self._console.print(each)
+        if not tally.decided and not live.undecided:
+            say(
+                self._console,
+                "live",
+                f"the shop has reached the present; remove {self._settings.home} to begin anew",
+            )
+        return not live.undecided and not live.doubled
+
+    # ------------------------------------------------------------------ while it is live
+
+    def _watch(self, live: LiveOrders, view: LiveView, *, drawn: bool) -> None:
+        """Show what comes until everything sent is decided; after Ctrl-C only that is waited for."""
+        lines = _Lines(self._console)
+        patience = _Patience()
+        while live.is_on and patience.lasts(live):
+            try:
+                self._see_that_all_run(live, view, patience)
+                for decided in live.within(0.1):
+                    patience.renew()
+                    row = self._count(decided, view)
+                    shown = lines.are_worth(row)
+                    view.add(row, shown=shown)
+                    if shown and not drawn:
+                        self._console.print(line(row))
+                if drawn:
+                    view.draw()
+                else:
+                    lines.totals(view.tally)
+            except KeyboardInterrupt:
+                if not live.is_sending:  # the second time it is meant
+                    raise
+                live.stop_sending()
+                patience.shorten()
+
+    def _count(self, decided: Decided, view: LiveView) -> Row:
+        seen, placed, sent_at, read, latency = decided
+        if placed is not None and sent_at is not None:
+            action = seen.decision.action
+            view.tally.count(placed, action, latency=latency, sent_at=sent_at, now=read)
+        return Row(datetime.now(UTC).astimezone(), seen.decision, placed, latency)
+
+    def _see_that_all_run(self, live: LiveOrders, view: LiveView, patience: "_Patience") -> None:
+        if live.failure is not None:
+            raise DemoError(f"live orders stopped: {live.failure}") from live.failure
+        if not patience.looks_now():
+            return
+        (node,) = self._broker.status()
+        if node.state != "running":
+            raise DemoError(
+                f"the broker ended (its console: {node.console}); nothing committed is lost, "
+                f"'{_again()}' goes on from here"
+            )
+        died = self._worker.died()
+        if died is not None:
+            patience.spend(died, self._worker)
+            view.notice = f"the worker was ended by {died}; another takes over, its orders wait"
+            if not is_for_eyes(self._console):
+                say(self._console, "worker", view.notice)
+            self._worker.start()
+        elif view.notice and live.undecided < view.rate:
+            view.notice = ""
 
     # ------------------------------------------------------------------ the shop
 
     def _shop(self) -> ShopSimulator:
         # beset: in a quiet shop ten seconds would show one fraud or none
         return ShopSimulator(
-            seed=SEED, start=self._progress.opened, customers=1200, orders_per_day=700, beset=2
+            seed=SEED, start=self._progress.opened, customers=1200, orders_per_day=ORDERS_PER_DAY, beset=2
         )
+
+    @functools.cached_property
+    def _past(self) -> list[Placed]:
+        return list(self._shop().past(PAST_DAYS))
 
     def _live_orders(self) -> Iterator[Placed]:
-        """The shop's orders after its past, from where the last run ended."""
+        """The shop's orders after its past, from where the last run ended, until the present."""
         end = self._progress.opened + timedelta(days=PAST_DAYS)
         live = itertools.dropwhile(lambda placed: placed.order.placed_at < end, self._shop().orders())
-        return itertools.islice(live, self._progress.live, None)
+        so_far = itertools.takewhile(lambda placed: placed.order.placed_at <= datetime.now(UTC), live)
+        return itertools.islice(so_far, self._progress.live, None)
 
-    # ------------------------------------------------------------------ words
+    def _remember_placed(self) -> None:
+        self._progress.live += 1
+        if self._progress.live % 50 == 0:
+            self._progress.write()
 
-    def _say(self, stage: str, what: str) -> None:
-        self._console.print(f"[bold]{stage:<7}[/] {escape(what)}")
 
-    def _check(self, worker: subprocess.Popen[bytes]) -> None:
-        code = worker.poll()
-        if code is not None:
-            lines = self._log.read_text(errors="replace").splitlines()[-8:]
+def what_next(settings: Settings) -> Iterator[str]:
+    """What each of three people might do next, in lines of markup."""
+    given = {"FRAUDSTREAM_BROKER": settings.broker, "FRAUDSTREAM_HOME": str(settings.home)}
+    usual = {"FRAUDSTREAM_BROKER": "127.0.0.1:9092", "FRAUDSTREAM_HOME": ".fraudstream"}
+    differs = " ".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
+    yield ""
+    yield "[bold]next[/]  'source .venv/bin/activate' gives the command 'fraudstream'" + (
+        f"; then: export {escape(differs)}" if differs else ""
+    )
+    yield f"  '{_again()}' goes on from here; without {settings.home} it begins anew"
+    for who, steps in NEXT.items():
+        yield f"  {who}"
+        for command, what in steps:
+            yield f"    {command:<58} [dim]{what}[/]"
+
+
+NEXT: dict[str, tuple[tuple[str, str], ...]] = {
+    "platform engineer": (
+        ("fraudstream broker start", "the demo's broker, with all that is in it"),
+        ("fraudstream topics describe", "what is kept, where and how long"),
+        ("make chaos", "kills and pauses workers, counts every order (11 min)"),
+    ),
+    "risk analyst": (
+        ("fraudstream watch --from-beginning", "every decision so far with its reasons"),
+        ("fraudstream watch --from-beginning --json", "the same with every feature's value"),
+    ),
+    "data scientist": (
+        ("fraudstream simulate past past.jsonl", "a labelled past; yours has the same form"),
+        ("fraudstream train past.jsonl --name mine", "a model of it, measured on its last days"),
+    ),
+}
+"""Commands worth trying after the demo, for each of three people."""
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Which decisions are worth a line: what was stopped or is fraud, and of the others what can be read."""
+
+    console: Console
+    _second: float = 0.0
+    _shown: int = 0
+    _totalled: float = 0.0
+
+    def are_worth(self, row: Row) -> bool:
+        now = time.monotonic()
+        if now - self._second > 1:
+            self._second, self._shown = now, 0
+        of_note = row.decision.action is not Action.APPROVE or row.placed is None or row.placed.is_fraud
+        if of_note or self._shown < _READ_A_SECOND:
+            self._shown += 1
+            return True
+        return False
+
+    def totals(self, tally: Tally) -> None:
+        now = time.monotonic()
+        self._totalled = self._totalled or now
+        if now - self._totalled > 5 and tally.decided:
+            self._totalled = now
+            self.console.print(totals_line(tally))
+
+
+class _Patience:
+    """How long decisions are waited for, and how often a worker is started again."""
+
+    def __init__(self) -> None:
+        self._until_s = _SILENT_AT_MOST_S
+        self._since = self._looked = time.monotonic()
+        self._died = 0
+
+    def renew(self) -> None:
+        self._since = time.monotonic()
+
+    def shorten(self) -> None:
+        """After Ctrl-C nobody wants to wait."""
+        self._until_s = 3.0
+        self.renew()
+
+    def lasts(self, live: LiveOrders) -> bool:
+        return live.is_sending or time.monotonic() - self._since < self._until_s
+
+    def looks_now(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked < 0.5:
+            return False
+        self._looked = now
+        return True
+
+    def spend(self, died: str, worker: DemoWorker) -> None:
+        self._died += 1
+        if self._died > _STARTED_AGAIN_AT_MOST:
+            raise DemoError(f"the worker ended {self._died} times, now by {died}; {worker.said()}")
+
+
+def _again() -> str:
+    """The command that runs the demo, as the user gave it."""
+    return "make demo" if "MAKELEVEL" in os.environ else "fraudstream demo"
+
+
+@contextlib.contextmanager
+def _writable(home: Path) -> Iterator[None]:
+    """Hold the home folder for one demo; refuse one that can't be written, is full or is in use."""
+    try:
+        folder = home / "demo"
+        folder.mkdir(parents=True, exist_ok=True)
+        free_mb = shutil.disk_usage(folder).free // 1_000_000
+        if free_mb < NEEDS_MB:
             raise DemoError(
-                f"the worker ended with code {code}; the end of {self._log}:\n  " + "\n  ".join(lines)
+                f"{home.absolute()} has {free_mb:,} MB free and the demo needs {NEEDS_MB}; "
+                "make room, or name another folder with FRAUDSTREAM_HOME"
             )
-
-    def _print(self, seen: Seen, placed: Placed, latency: float) -> None:
-        money = f"{placed.order.amount / 100:>9.2f} {placed.order.currency}"
-        truth = "" if placed.fraud_kind is None else f"  [bold magenta]fraud: {placed.fraud_kind}[/]"
-        self._console.print(f"{latency * 1000:>5.0f} ms {money}  {sentence(seen.decision)}{truth}")
-
-    def _print_totals(self, totals: _Totals) -> None:
-        made = sum(totals.actions.values())
-        self._console.print(
-            f"[bold]so far[/]  {made:,} decisions; "
-            f"frauds stopped {totals.caught.total()} of {totals.frauds.total()}; "
-            f"honest orders held up {totals.bothered} of {totals.honest:,}; {_latency(totals)}"
-        )
-
-    def _summary(self, totals: _Totals, *, undecided: int, doubled: int) -> None:
-        made = totals.actions.total()
-        say = self._console.print
-        say()
-        say(
-            f"[bold]summary[/]  {made + undecided:,} live orders, {made:,} decisions, "
-            f"{undecided} undecided, {doubled} decided twice"
-        )
-        if not made:
-            return
-        actions = ", ".join(f"{action.value} {count:,}" for action, count in totals.actions.most_common())
-        say(f"  decided:          {actions}; {_latency(totals)}")
-        kinds = ", ".join(
-            f"{kind.replace('_', ' ')} {totals.caught[kind]} of {count}"
-            for kind, count in totals.frauds.most_common()
-        )
-        say(
-            f"  frauds stopped:   {totals.caught.total()} of {totals.frauds.total()}"
-            + (f" ({kinds})" if kinds else "")
-        )
-        say(f"  money kept:       {totals.caught_amount / 100:,.2f} of {totals.fraud_amount / 100:,.2f}")
-        say(f"  honest held up:   {totals.bothered:,} of {totals.honest:,}")
-
-
-def _line(order: Order) -> bytes:
-    return order.model_dump_json(exclude_defaults=True).encode()
-
-
-def _latency(totals: _Totals) -> str:
-    latencies = sorted(totals.latencies)
-    if not latencies:
-        return "no decision yet"
-    middle, late = latencies[len(latencies) // 2], latencies[int(len(latencies) * 0.99)]
-    return f"order to decision {middle * 1000:.0f} ms (p50), {late * 1000:.0f} ms (p99)"
-
-
-def _consumer(settings: Settings) -> Consumer:
-    """A consumer that asks about the worker's group and joins nothing."""
-    return Consumer({**settings.confluent(), "group.id": settings.group, "log_level": 0})
-
-
-def _claims(consumer: Consumer, settings: Settings) -> dict[int, str] | None:
-    """The words each partition's last owner left with its offset; None while that can't be told."""
-    try:
-        committed = consumer.committed(_inputs(settings), timeout=5)
-    except KafkaException:
-        return None  # a transaction is open
-    return {each.partition: each.metadata or "" for each in committed}
-
-
-def _behind(consumer: Consumer, settings: Settings) -> int | None:
-    """How many orders the group has yet to take in; None while that can't be told."""
-    behind = 0
-    try:
-        for committed in consumer.committed(_inputs(settings), timeout=5):
-            low, high = consumer.get_watermark_offsets(
-                TopicPartition(committed.topic, committed.partition), timeout=5
-            )
-            behind += high - (committed.offset if committed.offset >= 0 else low)
-    except KafkaException:
-        return None
-    return behind
-
-
-def _inputs(settings: Settings) -> list[TopicPartition]:
-    return [TopicPartition(settings.topics.orders, partition) for partition in range(settings.partitions)]
-
-
-def _end_leftover(pid_file: Path) -> None:
-    """End the worker of a demo that was killed, if it is that one: a pid can pass to another program."""
-    try:
-        known = json.loads(pid_file.read_text())
-        process = psutil.Process(int(known["pid"]))
-        same = abs(process.create_time() - float(known["began"])) < 5 and "stream.cli" in process.cmdline()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        same = False
-    if same:
-        process.terminate()
-        try:
-            process.wait(20)
-        except psutil.TimeoutExpired:
-            process.kill()
-    pid_file.unlink(missing_ok=True)
+        with (folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DemoError(
+                    f"another demo runs in {home.absolute()}; end that, or give this one its own "
+                    "FRAUDSTREAM_HOME and FRAUDSTREAM_BROKER"
+                ) from None
+            yield
+    except OSError as error:
+        if error.errno not in {
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EEXIST,
+        }:
+            raise
+        raise DemoError(
+            f"can't write in {home.absolute()}: {error.strerror}; "
+            "mend that, or name another folder with FRAUDSTREAM_HOME"
+        ) from error

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from features.events import Address, Card, Item, Order
 
-__all__ = ["FraudKind", "Placed", "ShopSimulator", "labelled_line"]
+__all__ = ["Campaign", "FraudKind", "Placed", "ShopSimulator", "labelled_line"]
 
 FraudKind = Literal["card_testing", "account_takeover", "reshipping", "refund_abuse"]
 
@@ -62,12 +62,21 @@ _CAMPAIGNS: dict[FraudKind, float] = {
 """Campaigns that begin on a day of 1,000 orders; each is one to a few dozen orders."""
 
 
+class Campaign(NamedTuple):
+    """Where a fraudulent order stands in the campaign it belongs to: the `nth` of its `orders`."""
+
+    number: int
+    nth: int
+    orders: int
+
+
 class Placed(NamedTuple):
     """An order, and what only the simulation knows of it."""
 
     order: Order
     is_fraud: bool
     fraud_kind: FraudKind | None
+    campaign: Campaign | None = None
 
 
 def labelled_line(placed: Placed) -> bytes:
@@ -119,6 +128,9 @@ class ShopSimulator:
         self._customer_number = itertools.count(1)
         self._card_number = itertools.count(1)
         self._turn = itertools.count()
+        self._campaigns = 0
+        self._planned: dict[int, int] = {}
+        """How many orders each campaign has."""
         self._customers = [self._customer(start - self._days(3, 900)) for _ in range(customers)]
         weights = (self._random.lognormvariate(0, 0.9) for _ in range(customers))
         self._often = list(itertools.accumulate(weights))
@@ -197,6 +209,7 @@ class ShopSimulator:
 
         def begin(now: datetime) -> None:
             self._plan(self._next_campaign(kind, now), begin)
+            self._campaigns += 1
             campaigns[kind](now)
 
         return begin
@@ -277,10 +290,13 @@ class ShopSimulator:
             )
 
     def _plan_fraud(self, at: datetime, kind: FraudKind, customer: _Customer, **order: Any) -> None:
-        """Plan an order of a campaign; it gets its number when it is placed."""
+        """Plan an order of the campaign that begins now; it gets its number when it is placed."""
+        number = self._campaigns
+        nth = self._planned[number] = self._planned.get(number, 0) + 1
 
         def place(now: datetime) -> Placed:
-            return Placed(self._order(customer, now, **order), is_fraud=True, fraud_kind=kind)
+            campaign = Campaign(number, nth, self._planned[number])
+            return Placed(self._order(customer, now, **order), True, kind, campaign)
 
         self._plan(at, place)
 

@@ -1,25 +1,32 @@
 """Decisions as a reader of the decisions topic sees them: committed ones, each once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from rich.markup import escape
 
-from models.decision import Decision, decode_decision
+from features.catalogue import by_name
+from features.define import FeatureDefinitionError
+from models.decision import Decision, Reason, decode_decision
 from models.policy import Action
 from stream.settings import Settings
 from stream.topics import ANSWER_WITHIN_S, TopicError, largest_record
 
-__all__ = ["Seen", "Watch", "sentence"]
+__all__ = ["STYLES", "Seen", "Watch", "plain", "sentence", "why"]
 
-_STYLES = {
+STYLES = {
     Action.APPROVE: "green",
     Action.REVIEW: "yellow",
     Action.CHALLENGE: "yellow",
     Action.DECLINE: "red",
 }
+"""The colour of each action."""
+
+
+_COUNTED = {"pieces", "tries", "days", "orders"}
+"""Units that read well behind a number."""
 
 
 class Seen(NamedTuple):
@@ -91,15 +98,43 @@ class Watch:
 
 def sentence(decision: Decision) -> str:
     """One decision in a line of rich's markup: what to do, how sure, and, unless it is approved, why."""
-    style = _STYLES[decision.action]
+    style = STYLES[decision.action]
     score = "unscored" if decision.p_fraud is None else f"{decision.p_fraud:.3f}"
     reasons = () if decision.action is Action.APPROVE else decision.reasons[:2]
-    why = "; ".join(reason.text for reason in reasons)
+    because = "; ".join(reason.text for reason in reasons)
     again = "  (again)" if decision.repeat_of is not None else ""
     action = f"[{style}]{decision.action.value:<9}[/]"
-    return f"{action}  {score:>8}  {_plain(decision.order_id)}{again}  [dim]{_plain(why)}[/]"
+    return (
+        f"{action}  {score:>8}  {escape(plain(decision.order_id))}{again}  [dim]{escape(plain(because))}[/]"
+    )
 
 
-def _plain(text: str) -> str:
-    """Text that rich does not read as markup, and a terminal not as a command."""
-    return escape("".join(letter if letter.isprintable() else "\ufffd" for letter in text))
+def why(decision: Decision) -> list[tuple[str, str]]:
+    """Each reason of a decision, for an analyst: what was looked at, and what was found.
+
+    ("How often payment was tried for this order", "5 tries")
+    """
+    return [(reason.text.removeprefix("Unknown: "), _found(reason, decision)) for reason in decision.reasons]
+
+
+def _found(reason: Reason, decision: Decision) -> str:
+    value = None if reason.feature is None else decision.features.get(reason.feature)
+    if value is None or reason.feature is None:
+        return "unknown"
+    try:
+        unit = by_name(reason.feature).unit
+    except FeatureDefinitionError:  # of a model that knows more than we do
+        unit = ""
+    if unit == "0 or 1":
+        return "yes" if value else "no"
+    if unit == "share":
+        return f"{value:.0%}"
+    if unit.startswith("major units"):
+        return f"{value:,.2f}"
+    shown = f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
+    return f"{shown} {unit}" if unit in _COUNTED else shown
+
+
+def plain(text: str) -> str:
+    """Text that a terminal does not read as a command."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
