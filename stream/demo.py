@@ -62,11 +62,11 @@ def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None
     ends. Raises DemoError, BrokerError, TopicError.
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
-    # A closed terminal or a `kill` should stop the children too, the way Ctrl-C does.
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _interrupt)
     try:
         with _writable(settings.home), contextlib.ExitStack() as started:
+            # A closed terminal or a `kill` should stop the children too, the way Ctrl-C does.
+            for name in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(name, _interrupt)
             try:
                 code = _Demo(settings, console, started, config).run(once=once, rate=rate)
             finally:
@@ -239,7 +239,9 @@ class _Demo:
 
     def _stop_worker(self) -> None:
         say(self._console, "worker", "stopping; it finishes the transaction in hand")
-        self._worker.stop()
+        (node,) = self._broker.status()
+        # without a broker there is nothing it could finish
+        self._worker.stop(within_s=20.0 if node.state == "running" else 2.0)
 
     def _decide_live_orders(self, *, once: bool, rate: float) -> bool:
         """Send live orders and show their decisions; returns whether each was decided once."""

@@ -65,16 +65,17 @@ class CampaignSeen:
 
     def __str__(self) -> str:
         """How it went, in words."""
-        so_far = f"{self.seen} orders" if self.is_over else f"{self.seen} of {self.orders} orders"
-        caught = "none stopped" if self.is_over else "none stopped yet"
-        if self.first_stopped is not None:
-            through = self.first_stopped - 1 - self.before
-            caught = f"{self.stopped} stopped, " + (
-                "from the first on"
-                if through == 0
-                else f"the first after {through} order{'s'[: through > 1]}"
-            )
-        return f"{so_far}, {caught}"
+        if self.before:
+            so_far = f"{self.seen} more of {self.orders} orders"
+        elif self.is_over:
+            so_far = f"{self.seen} orders" if self.seen > 1 else "1 order"
+        else:
+            so_far = f"{self.seen} of {self.orders} orders"
+        if self.first_stopped is None:
+            return f"{so_far}, none stopped" + ("" if self.is_over else " yet")
+        through = self.first_stopped - 1 - self.before
+        caught = "from the first on" if not through else f"first stopped after {through}"
+        return f"{so_far}, {self.stopped} stopped, {caught}"
 
 
 @dataclass(slots=True)

@@ -175,6 +175,7 @@ class LiveView:
         for part in (head, *figures, *stream, *(each for section in below for each in section)):
             lines += console.render_lines(part, narrow, pad=True)  # type: ignore[arg-type]
         del lines[height:]
+        lines += [[Segment(" " * width)]] * (height - len(lines))
         for number, each in enumerate(lines):
             yield from each
             if number < len(lines) - 1:
@@ -246,20 +247,15 @@ class LiveView:
     def _campaigns(self, width: int, *, at_most: int) -> list[object]:
         seen = self.tally.campaigns.values()
         running = sum(not each.is_over for each in seen)
-        title = (
-            f"campaigns of fraud: {len(seen)} seen, {running} going on; the newest of more than two orders"
-        )
+        title = f"campaigns of fraud: {len(seen)} began, {running} going on; the newest of 3 orders or more"
         campaigns = sorted((each for each in seen if each.orders > 2), key=lambda each: each.began_at)
         lines: list[object] = []
         for each in reversed(campaigns[-at_most:]):
             style = "green" if each.stopped else "red"
             money = f"; {_euros(each.stopped_cents)} of {_euros(each.cents)} EUR" if width >= 100 else ""
             name = each.kind.replace("_", " ")
-            lines.append(
-                Text.assemble(
-                    (f"{name:<17}", "bold"), f"began {each.began_at:%H:%M:%S}  ", (f"{each}{money}", style)
-                )
-            )
+            began = (f"{each.began_at:%H:%M:%S}  ", "dim")
+            lines.append(Text.assemble(began, (f"{name:<17}", "bold"), (f"{each}{money}", style)))
         return [_rule(title), *lines, *[Text("")] * (at_most - len(lines))]
 
     def _why(self, *, at_most: int) -> list[object]:

@@ -73,12 +73,12 @@ class DemoWorker:
         began = psutil.Process(self._process.pid).create_time()
         self._pid_file.write_text(json.dumps({"pid": self._process.pid, "began": began}))
 
-    def stop(self) -> None:
-        """Ask it to end, as it finishes the transaction in hand, and end it if it does not."""
+    def stop(self, *, within_s: float) -> None:
+        """Ask it to end once the transaction in hand is finished, and end it if it does not."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(20)
+                self._process.wait(within_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -1,6 +1,6 @@
 """Decisions as a reader of the decisions topic sees them: committed ones, each once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 

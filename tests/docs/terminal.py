@@ -48,6 +48,11 @@ class Screen:
     def text(self) -> str:
         return "\n".join(line.rstrip() for line in self.lines).rstrip() + "\n"
 
+    @property
+    def main(self) -> list[str]:
+        """The lines of the usual screen, also while the full one is shown."""
+        return self._kept[0] if self.is_other else self.lines
+
     def _put(self, letter: str) -> None:
         if letter == "\n":
             self.row, self.column = self.row + 1, 0
@@ -125,6 +130,13 @@ class Terminal:
         deadline = time.monotonic() + within_s
         while words not in self.screen.text():
             assert time.monotonic() < deadline, f"no '{words}' in {within_s} s but:\n{self.screen.text()}"
+            assert self._read(0.2) or self.process.poll() is None, f"ended:\n{self.screen.text()}"
+
+    def until_not(self, words: str, within_s: float) -> None:
+        """Read until the words can no longer be seen."""
+        deadline = time.monotonic() + within_s
+        while words in self.screen.text():
+            assert time.monotonic() < deadline, f"'{words}' still after {within_s} s:\n{self.screen.text()}"
             assert self._read(0.2) or self.process.poll() is None, f"ended:\n{self.screen.text()}"
 
     def ends(self, within_s: float) -> int:
