@@ -48,6 +48,10 @@ check: $(READY) ## Lint, formatting and types.
 demo: $(READY) ## See it work: broker, a shop's past, a model, a worker, live orders; ONCE=1 ends by itself.
 	@$(FRAUDSTREAM) demo $(if $(ONCE),--once) $(ARGS)
 
+.PHONY: record-demo
+record-demo: $(READY) ## Record the demo from a fresh clone of what is committed, for docs/demo.md (5 min).
+	$(PY) tests/docs/record_demo.py
+
 .PHONY: broker-stop
 broker-stop: $(READY) ## Stop the embedded broker if it runs.
 	@$(FRAUDSTREAM) broker stop
