@@ -555,9 +555,11 @@ def _classpath(fetched: Callable[[int], None] | None = None) -> str:
                 )
             jars = [Path(jar) for jar in environment.all_jars]
         except Exception as error:  # whatever jgo, requests or urllib3 raise without a network
+            # requests' words for a missing network are longer than the line
+            said = (error.strerror if isinstance(error, OSError) else str(error)[:200]) or "not reached"
             raise BrokerError(
-                f"can't fetch Apache Kafka ({KAFKA}) from Maven Central: {type(error).__name__}: "
-                f"{str(error)[:200]}; connect to the network once, after that it is kept on this machine"
+                f"can't fetch Apache Kafka ({KAFKA}) from Maven Central: {type(error).__name__}, {said}; "
+                "connect to the network once, after that it is kept on this machine"
             ) from error
         broken = [jar for jar in jars if not zipfile.is_zipfile(jar)]
         if jars and not broken:

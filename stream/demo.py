@@ -9,11 +9,13 @@ import contextlib
 import errno
 import fcntl
 import functools
+import io
 import itertools
 import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None
     It is 0 only when every live order was decided once. Everything the demo started is stopped when it
     ends. Raises DemoError, BrokerError, TopicError.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every letter stays in use
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
         with _writable(settings.home), contextlib.ExitStack() as started:
@@ -155,7 +159,7 @@ class _Demo:
             step.outcome = f"Apache Kafka {'answers' if ours else 'already runs'} at {broker.bootstrap}"
 
     def _stop_broker(self) -> None:
-        say(self._console, "broker", "stopping")
+        self._say_at_the_end("broker", "stopping")
         self._broker.stop()
 
     def _make_topics(self) -> None:
@@ -238,10 +242,14 @@ class _Demo:
             step.outcome = f"process {worker.pid} is ready, with its customers' histories"
 
     def _stop_worker(self) -> None:
-        say(self._console, "worker", "stopping; it finishes the transaction in hand")
+        self._say_at_the_end("worker", "stopping; it finishes the transaction in hand")
         (node,) = self._broker.status()
         # without a broker there is nothing it could finish
         self._worker.stop(within_s=20.0 if node.state == "running" else 2.0)
+
+    def _say_at_the_end(self, stage: str, what: str) -> None:
+        with contextlib.suppress(OSError):  # whoever listened may be gone, and the children must still go
+            say(self._console, stage, what)
 
     def _decide_live_orders(self, *, once: bool, rate: float) -> bool:
         """Send live orders and show their decisions; returns whether each was decided once."""
@@ -260,9 +268,9 @@ class _Demo:
             try:
                 if is_for_eyes(self._console):
                     with view.shown(self._console):
-                        self._watch(live, view, drawn=True)
+                        to_the_end = self._watch(live, view, drawn=True)
                 else:
-                    self._watch(live, view, drawn=False)
+                    to_the_end = self._watch(live, view, drawn=False)
             finally:
                 live.stop_sending()
                 self._progress.write()
@@ -271,20 +279,24 @@ class _Demo:
                     tally, undecided=live.undecided, doubled=live.doubled, others=live.others
                 ):
                     self._console.print(each)
-        if not tally.decided and not live.undecided:
-            say(
-                self._console,
-                "live",
-                f"the shop has reached the present; remove {self._settings.home} to begin anew",
-            )
+        if live.undecided:
+            said = f"{live.undecided} orders wait for the next run; {self._worker.log} may tell why"
+            say(self._console, "live", said)
+        elif to_the_end and tally.decided != count:
+            said = f"the shop has reached the present; remove {self._settings.home} to begin anew"
+            say(self._console, "live", said)
         return not live.undecided and not live.doubled
 
     # ------------------------------------------------------------------ while it is live
 
-    def _watch(self, live: LiveOrders, view: LiveView, *, drawn: bool) -> None:
-        """Show what comes until everything sent is decided; after Ctrl-C only that is waited for."""
+    def _watch(self, live: LiveOrders, view: LiveView, *, drawn: bool) -> bool:
+        """Show what comes until everything sent is decided; after Ctrl-C only that is waited for.
+
+        Returns whether it came to its end without Ctrl-C.
+        """
         lines = _Lines(self._console)
         patience = _Patience()
+        interrupted = False
         while live.is_on and patience.lasts(live):
             try:
                 self._see_that_all_run(live, view, patience)
@@ -300,10 +312,13 @@ class _Demo:
                 else:
                     lines.totals(view.tally)
             except KeyboardInterrupt:
-                if not live.is_sending:  # the second time it is meant
+                if interrupted or not live.is_sending:  # the second time it is meant
                     raise
                 live.stop_sending()
-                patience.shorten()
+                view.notice = "no more orders are sent; those on their way are decided (Ctrl-C again ends it)"
+                patience.renew()
+                interrupted = True
+        return not interrupted
 
     def _count(self, decided: Decided, view: LiveView) -> Row:
         seen, placed, sent_at, read, latency = decided
@@ -330,7 +345,7 @@ class _Demo:
             if not is_for_eyes(self._console):
                 say(self._console, "worker", view.notice)
             self._worker.start()
-        elif view.notice and live.undecided < view.rate:
+        elif patience.is_renewed:
             view.notice = ""
 
     # ------------------------------------------------------------------ the shop
@@ -423,20 +438,20 @@ class _Patience:
     """How long decisions are waited for, and how often a worker is started again."""
 
     def __init__(self) -> None:
-        self._until_s = _SILENT_AT_MOST_S
         self._since = self._looked = time.monotonic()
         self._died = 0
+        self._died_at: float | None = None
 
     def renew(self) -> None:
         self._since = time.monotonic()
 
-    def shorten(self) -> None:
-        """After Ctrl-C nobody wants to wait."""
-        self._until_s = 3.0
-        self.renew()
+    @property
+    def is_renewed(self) -> bool:
+        """Whether decisions came again since a worker ended; its own last ones take less than a second."""
+        return self._died_at is not None and self._since > self._died_at + 1
 
     def lasts(self, live: LiveOrders) -> bool:
-        return live.is_sending or time.monotonic() - self._since < self._until_s
+        return live.is_sending or time.monotonic() - self._since < _SILENT_AT_MOST_S
 
     def looks_now(self) -> bool:
         now = time.monotonic()
@@ -447,6 +462,7 @@ class _Patience:
 
     def spend(self, died: str, worker: DemoWorker) -> None:
         self._died += 1
+        self._died_at = time.monotonic()
         if self._died > _STARTED_AGAIN_AT_MOST:
             raise DemoError(f"the worker ended {self._died} times, now by {died}; {worker.said()}")
 
@@ -459,36 +475,36 @@ def _again() -> str:
 @contextlib.contextmanager
 def _writable(home: Path) -> Iterator[None]:
     """Hold the home folder for one demo; refuse one that can't be written, is full or is in use."""
-    try:
-        folder = home / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
-        free_mb = shutil.disk_usage(folder).free // 1_000_000
+    folder = home / "demo"
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((folder / "lock").open("a"))
+            free_mb = shutil.disk_usage(folder).free // 1_000_000
+        except OSError as error:
+            raise DemoError(_unwritable(home, error)) from error
         if free_mb < NEEDS_MB:
             raise DemoError(
                 f"{home.absolute()} has {free_mb:,} MB free and the demo needs {NEEDS_MB}; "
                 "make room, or name another folder with FRAUDSTREAM_HOME"
             )
-        with (folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DemoError(
-                    f"another demo runs in {home.absolute()}; end that, or give this one its own "
-                    "FRAUDSTREAM_HOME and FRAUDSTREAM_BROKER"
-                ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(
+                f"another demo runs in {home.absolute()}; end that, or give this one its own "
+                "FRAUDSTREAM_HOME and FRAUDSTREAM_BROKER"
+            ) from None
+        try:
             yield
-    except OSError as error:
-        if error.errno not in {
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.ENOTDIR,
-            errno.EEXIST,
-        }:
-            raise
-        raise DemoError(
-            f"can't write in {home.absolute()}: {error.strerror}; "
-            "mend that, or name another folder with FRAUDSTREAM_HOME"
-        ) from error
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+                raise
+            raise DemoError(_unwritable(home, error)) from error
+
+
+def _unwritable(home: Path, error: OSError) -> str:
+    return (
+        f"can't write in {home.absolute()}: {error.strerror}; "
+        "mend that, or name another folder with FRAUDSTREAM_HOME"
+    )

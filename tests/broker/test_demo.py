@@ -18,6 +18,8 @@ from tests.docs.terminal import Terminal
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
+NO_NETWORK = {"HTTP_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": ""}
+"""A proxy that nobody answers at."""
 DEMO = [sys.executable, "-m", "stream.cli", "demo"]
 
 
@@ -41,7 +43,8 @@ def first(home: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
 def terminal(home: Mapping[str, str], first: subprocess.CompletedProcess[str]) -> Iterator[Terminal]:
     """A later run, in a terminal, until it is ended."""
     assert first.returncode == 0
-    opened = Terminal(DEMO, columns=80, rows=24, env=home, cwd=ROOT)
+    # what an earlier run fetched must be enough
+    opened = Terminal(DEMO, columns=80, rows=24, env={**home, **NO_NETWORK}, cwd=ROOT)
     yield opened
     opened.close()
 
@@ -83,7 +86,7 @@ def test_a_run_after_a_killed_one_goes_on(terminal: Terminal, home: Mapping[str,
         _, left = psutil.wait_procs(children, timeout=10)
         assert not left
 
-    again = _to_its_end(home)
+    again = _to_its_end({**home, **NO_NETWORK})
 
     assert again.returncode == 0, again.stdout + again.stderr
     assert "past    the shop's past is there from an earlier run" in again.stdout
@@ -122,6 +125,23 @@ def test_a_killed_broker_is_named(terminal: Terminal) -> None:
     assert terminal.ends(60) == 1
     assert "fraudstream: the broker ended" in terminal.screen.text()
     assert not terminal.screen.is_other
+
+
+def test_a_first_run_without_a_network_is_told_in_one_line(tmp_path: Path) -> None:
+    refused = _to_its_end(
+        {
+            "FRAUDSTREAM_HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "JGO_CACHE_DIR": str(tmp_path / "jgo"),
+            "M2_REPO": str(tmp_path / "m2"),
+            **NO_NETWORK,
+        }
+    )
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("fraudstream: can't fetch Apache Kafka (")
+    assert "connect to the network once" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def test_an_occupied_port_is_told_with_who_has_it_and_a_free_one(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ Everything is fetched anew, as on a machine that has only Python 3.11, git and m
 recorded. Takes some minutes.
 """
 
+# ruff: noqa: E501 - the page is wrapped as its readers see it
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
