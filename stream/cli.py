@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
+    from stream.deadletters import DeadLetter, Filters, Place
     from stream.settings import Settings
     from stream.shop import ShopSimulator
 
@@ -68,7 +69,6 @@ app = typer.Typer(
     cls=_OneLine,
     help="Orders in on a Kafka topic, exactly one decision out for each.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings come from FRAUDSTREAM_* or a TOML file: fraudstream settings",
@@ -79,11 +79,15 @@ broker_app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="The topics the scorer needs.")
 simulate_app = typer.Typer(no_args_is_help=True, help="A simulated shop with labelled fraud.")
 contracts_app = typer.Typer(no_args_is_help=True, help="The JSON Schemas of what goes in and comes out.")
+dead_letters_app = typer.Typer(
+    no_args_is_help=True, help="What could not be decided: look at it, mend it, send it again."
+)
 docs_app = typer.Typer(no_args_is_help=True, help="The reference pages, for those who change fraudstream.")
 app.add_typer(broker_app, name="broker")
 app.add_typer(topics_app, name="topics")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(contracts_app, name="contracts")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
 
 _config: Path | None = None
@@ -602,6 +606,235 @@ def demo(
     code = run_demo(_settings(), once=once, rate=rate, config=_config)
     if code:
         raise typer.Exit(code)
+
+
+# ---------------------------------------------------------------------- what waits, what was set aside
+
+
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
+
+
+@app.command()
+@_said_plainly
+def lag(
+    as_json: Json = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Again every 2 seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Show how far each partition is behind: position, end, orders waiting, the oldest's age, the owner.
+
+    Works while workers run and while none does. Ages are in seconds, this machine's clock against the
+    broker's. "held" are orders that their sender's open transaction holds back.
+    """
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from stream.lag import read_lag, shown
+
+    settings = _settings()
+    console = Console(highlight=False, emoji=False)
+
+    def look() -> list[Any]:
+        lags = read_lag(settings)
+        if as_json:
+            for each in lags:
+                typer.echo(json.dumps(each.as_json()))
+            typer.echo(json.dumps({"total": True, "waiting": sum(each.waiting for each in lags)}))
+        return lags
+
+    if not watching:
+        lags = look()
+        if not as_json:
+            console.print(shown(lags))
+        return
+    try:
+        if as_json:
+            while True:
+                look()
+                time.sleep(2)
+        with Live(shown(look()), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(2)
+                live.update(shown(look()), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _reasons(incomplete: str) -> list[str]:
+    from features.decode import REJECTION_CODES
+
+    return [code for code in REJECTION_CODES if code.startswith(incomplete)]
+
+
+def _input_topics(incomplete: str) -> list[str]:
+    try:
+        names = _settings().topics
+    except Exception:  # noqa: BLE001 - a shell that completes a word must not be told of wrong settings
+        return []
+    return [
+        name for name in (names.orders, names.outcomes, names.order_events) if name.startswith(incomplete)
+    ]
+
+
+Reason = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Only those of this reason code.", autocompletion=_reasons),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Only those since: 90m, 24h or 7d ago, or 2026-11-20T08:00Z."),
+]
+OfTopic = Annotated[
+    str | None,
+    typer.Option(
+        "--topic", metavar="TOPIC", help="Only those from this topic.", autocompletion=_input_topics
+    ),
+]
+
+
+def _filters(reason: str | None, since: str | None, topic: str | None) -> "Filters":
+    from datetime import UTC, datetime
+
+    from features.decode import REJECTION_CODES
+    from stream.deadletters import DeadLetterError, Filters
+    from stream.deadletters import since as instant
+
+    if reason is not None and reason not in REJECTION_CODES:
+        raise typer.BadParameter(f"'{reason}' is none of {', '.join(REJECTION_CODES)}", param_hint="--reason")
+    try:
+        return Filters(reason, None if since is None else instant(since, datetime.now(UTC)), topic)
+    except DeadLetterError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+
+
+def _place(text: str) -> "Place":
+    from stream.deadletters import DeadLetterError, Place
+
+    try:
+        return Place.parse(text)
+    except DeadLetterError as error:
+        raise typer.BadParameter(str(error), param_hint="PLACE") from None
+
+
+@dead_letters_app.command("list")
+@_said_plainly
+def dead_letters_list(
+    reason: Reason = None,
+    since: Since = None,
+    topic: OfTopic = None,
+    limit: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="At most the newest so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List what was set aside: how many by reason, then the newest, oldest first; no customer's data."""
+    from collections import Counter
+
+    from stream.deadletters import list_dead_letters
+
+    filters = _filters(reason, since, topic)
+    letters = list_dead_letters(_settings(), filters)
+    counts = Counter(letter.reason for letter in letters)
+    again = Counter(letter.reason for letter in letters if letter.redriven)
+    newest = letters[len(letters) - min(limit, len(letters)) :]
+    if as_json:
+        for code, count in counts.most_common():
+            typer.echo(json.dumps({"reason": code, "dead_letters": count, "redriven": again[code]}))
+        for letter in newest:
+            typer.echo(json.dumps(letter.as_json()))
+        return
+    if not letters:
+        typer.echo("no dead letters")
+    for code, count in counts.most_common():
+        sent = f", {again[code]:,} of them sent again" if again[code] else ""
+        typer.echo(f"{count:>9,} {code}{sent}")
+    for letter in newest:
+        sent = " (sent again)" if letter.redriven else ""
+        when = letter.rejected_at.strftime("%Y-%m-%d %H:%M:%SZ")
+        typer.echo(f"{letter.place}  {when}  from {letter.source}, {letter.size:,} bytes{sent}")
+        typer.echo(f"    {letter.reason}: {letter.detail}")
+
+
+@dead_letters_app.command("show")
+@_said_plainly
+def dead_letters_show(
+    place: Annotated[
+        str, typer.Argument(metavar="PLACE", help="TOPIC/PARTITION/OFFSET: its own place, or its source's.")
+    ],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Only the value's bytes, as received, to stdout.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show one dead letter whole, as received, with its headers; this prints a customer's data."""
+    from stream.deadletters import find, readable
+
+    settings = _settings()
+    found = find(settings, _place(place))
+    if raw:
+        sys.stdout.buffer.write(found.value or b"")
+        sys.stdout.buffer.flush()
+    elif as_json:
+        typer.echo(json.dumps(found.as_json(settings)))
+    else:
+        for line in readable(found, settings):
+            typer.echo(line)
+
+
+@dead_letters_app.command("redrive")
+@_said_plainly
+def dead_letters_redrive(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PLACE...", help="TOPIC/PARTITION/OFFSET of each; or choose with the options."
+        ),
+    ] = None,
+    *,
+    reason: Reason = None,
+    since: Since = None,
+    topic: OfTopic = None,
+    edit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Send this corrected order in place of the one dead letter named."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters again to the topic they came from, with their key and headers, each exactly once.
+
+    Mend the cause first: an order that is still wrong is set aside again. What was sent before is known
+    and not sent twice, also after a kill. Exit code 1 when one of them can't be sent.
+    """
+    from stream.deadletters import redrive
+
+    chosen = [_place(place) for place in places or []]
+    if bool(chosen) == any(each is not None for each in (reason, since, topic)):
+        raise typer.BadParameter("name the places, or choose with --reason, --since or --topic; not both")
+    if edit is not None and len(chosen) != 1:
+        raise typer.BadParameter("--edit goes with one place", param_hint="--edit")
+    filters = None if chosen else _filters(reason, since, topic)
+    settings = _settings()
+    if not (dry_run or yes):
+        if not sys.stdin.isatty():
+            _refuse("say --yes to send them, or --dry-run to see what would be sent")
+        typer.confirm(f"send them again to the topics they came from on {settings.broker}?", abort=True)
+
+    def tell(letter: "DeadLetter", what: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"place": str(letter.place), "reason": letter.reason, "outcome": what}))
+        else:
+            typer.echo(f"{letter.place} ({letter.reason}) {what}")
+
+    corrected = None if edit is None else edit.read_bytes()
+    done = redrive(settings, places=chosen, filters=filters, corrected=corrected, dry_run=dry_run, told=tell)
+    if as_json:
+        typer.echo(json.dumps({"sent": done.sent, "sent_before": done.before, "left": len(done.left)}))
+    else:
+        sent = "would be sent" if dry_run else "sent"
+        typer.echo(f"{done.sent:,} {sent}, {done.before:,} had been sent before, {len(done.left):,} can't be")
+    if done.left:
+        raise typer.Exit(1)
 
 
 # ---------------------------------------------------------------------- contracts and settings

@@ -1,0 +1,325 @@
+"""How far a group is behind: where every partition stands, what waits in it, and who owns it.
+
+Read from outside, with and without a worker running: nothing is joined, committed or changed.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._group import MemberDescription
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from rich.markup import escape
+from rich.table import Table
+
+from stream.ports import TP, Committed, Unreachable
+from stream.settings import Settings
+from stream.topics import TopicError
+from stream.writer import Owner
+
+__all__ = [
+    "Held",
+    "PartitionLag",
+    "asked",
+    "committed_offsets",
+    "ends",
+    "first_times",
+    "held_by_transactions",
+    "members_of",
+    "partitions_of",
+    "read_lag",
+    "shown",
+    "starts",
+]
+
+_ANSWER_S = 5.0
+_FIRST_RECORDS_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A partition whose newest records are held back from readers by a transaction that is still open."""
+
+    topic: str
+    partition: int
+    records: int
+    """How many offsets lie behind the open transaction's first."""
+    open_s: float | None
+    """Seconds since that transaction's first record; None where it ended while we looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """Where the group stands in one partition of an input."""
+
+    topic: str
+    partition: int
+    position: int | None
+    """The group's committed offset: the next order to be decided; None before the first worker."""
+    end: int
+    """The offset after the last record."""
+    waiting: int
+    """Records from the position to the end; transaction markers count, unless only they wait."""
+    oldest_s: float | None
+    """Seconds since the oldest waiting record arrived; None when none waits, or none could be read."""
+    owner: str | None
+    """The worker that committed last; None before the first."""
+    owner_lives: bool
+    """Whether that worker is in the group now."""
+    held: int
+    """How many of the waiting records an open transaction of their sender holds back."""
+    held_s: float | None
+    """For how many seconds it has been open."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for machines."""
+        return asdict(self)
+
+
+def read_lag(settings: Settings) -> list[PartitionLag]:
+    """The lag of every partition of every input, by topic and partition.
+
+    Ages are this machine's clock against the broker's. Raises TopicError when a topic is missing or no
+    broker answers, Unreachable when the cluster does not answer in time.
+    """
+    admin = AdminClient(settings.confluent(log_level=0))
+    tps = [
+        (topic, partition)
+        for topic in settings.inputs
+        for partition in range(partitions_of(settings, admin, topic))
+    ]
+    committed = committed_offsets(settings, admin, tps)
+    living = members_of(settings, admin)
+    highs, stables = ends(admin, tps), ends(admin, tps, stable=True)
+    lows = starts(admin, tps)
+    positions = {
+        tp: lows[tp] if (offset := committed[tp]) is None else max(offset.offset, lows[tp]) for tp in tps
+    }
+    oldest = first_times(settings, {tp: positions[tp] for tp in tps if positions[tp] < stables[tp]})
+    held_back = {
+        (held.topic, held.partition): held for held in held_by_transactions(settings, tps, highs, stables)
+    }
+    now = time.time()
+    lags = []
+    for tp in tps:
+        owner = Owner.of(committed[tp])
+        held = held_back.get(tp)
+        waiting = max(0, highs[tp] - positions[tp])
+        if held is None and oldest.get(tp, 0) is None:
+            waiting = 0  # up to the end there are only markers and what was aborted
+        first = oldest.get(tp)
+        lags.append(
+            PartitionLag(
+                topic=tp[0],
+                partition=tp[1],
+                position=None if (offset := committed[tp]) is None else offset.offset,
+                end=highs[tp],
+                waiting=waiting,
+                oldest_s=None if first is None else max(0.0, round(now - first, 3)),
+                owner=owner.name or None,
+                owner_lives=owner.member in living,
+                held=0 if held is None else held.records,
+                held_s=None if held is None else held.open_s,
+            )
+        )
+    return lags
+
+
+def shown(lags: Sequence[PartitionLag]) -> Table:
+    """The lags as a table for a person, with their sum."""
+    table = Table(box=None, pad_edge=False, show_footer=True)
+    table.add_column("partition")
+    waiting = sum(each.waiting for each in lags)
+    oldest = max((each.oldest_s for each in lags if each.oldest_s is not None), default=None)
+    held = sum(each.held for each in lags)
+    for name, footer in (
+        ("position", ""),
+        ("end", ""),
+        ("waiting", f"{waiting:,}"),
+        ("oldest", _age(oldest)),
+        ("held", f"{held:,}"),
+    ):
+        table.add_column(name, footer=footer, justify="right")
+    table.add_column("owner")
+    for each in lags:
+        open_for = f" ({_age(each.held_s)})" if each.held else ""
+        owner = each.owner or "nobody yet"
+        table.add_row(
+            f"{each.topic}/{each.partition}",
+            "-" if each.position is None else f"{each.position:,}",
+            f"{each.end:,}",
+            f"{each.waiting:,}",
+            _age(each.oldest_s),
+            f"{each.held:,}{open_for}",
+            escape(owner) if each.owner_lives or each.owner is None else f"{escape(owner)} [red](gone)[/]",
+        )
+    return table
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def held_by_transactions(
+    settings: Settings, tps: Iterable[TP], highs: Mapping[TP, int], stables: Mapping[TP, int]
+) -> list[Held]:
+    """The partitions whose last stable offset is behind their high watermark, and since when.
+
+    `stables` must have been read after `highs`: a transaction that ended in between holds nothing.
+    """
+    behind = {tp: stables[tp] for tp in tps if stables[tp] < highs[tp]}
+    began = first_times(settings, behind, committed=False)
+    now = time.time()
+    return [
+        Held(
+            tp[0],
+            tp[1],
+            highs[tp] - stable,
+            None if (first := began.get(tp)) is None else max(0.0, round(now - first, 3)),
+        )
+        for tp, stable in behind.items()
+    ]
+
+
+def partitions_of(settings: Settings, admin: AdminClient, topic: str) -> int:
+    """How many partitions a topic has. Raises TopicError when it does not exist or no broker answers."""
+    try:
+        # All are asked for: asking for one by its name would make it, where brokers make topics themselves.
+        known = admin.list_topics(timeout=_ANSWER_S).topics
+    except KafkaException as failure:
+        raise TopicError(
+            f"no broker answers at {settings.broker} ({failure.args[0].str()}); start one with "
+            "'fraudstream broker start', set FRAUDSTREAM_BROKER, or ask 'fraudstream doctor'"
+        ) from failure
+    if topic not in known:
+        raise TopicError(
+            f"topic '{topic}' does not exist on {settings.broker}; run 'fraudstream topics create'"
+        )
+    return len(known[topic].partitions)
+
+
+def committed_offsets(
+    settings: Settings, admin: AdminClient, tps: Iterable[TP]
+) -> dict[TP, Committed | None]:
+    """The group's committed offsets with what their owners left; None where there is none."""
+    every = list(tps)
+    request = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*tp) for tp in every])
+    future = admin.list_consumer_group_offsets([request], request_timeout=_ANSWER_S)[settings.group]
+    try:
+        answers = asked(f"offsets of group '{settings.group}'", future).topic_partitions
+    except _NoSuchGroup:
+        answers = []
+    found: dict[TP, Committed | None] = dict.fromkeys(every)
+    for answer in answers:
+        if answer.error is not None:
+            raise Unreachable(f"offsets of group '{settings.group}': {answer.error.str()}; try again")
+        if answer.offset != OFFSET_INVALID:
+            found[answer.topic, answer.partition] = Committed(answer.offset, answer.metadata or "")
+    return found
+
+
+def members_of(settings: Settings, admin: AdminClient) -> dict[str, MemberDescription]:
+    """The living members of the group, by member id; none when nobody ever joined."""
+    future = admin.describe_consumer_groups([settings.group], request_timeout=_ANSWER_S)[settings.group]
+    try:
+        return {each.member_id: each for each in asked(f"group '{settings.group}'", future).members}
+    except _NoSuchGroup:
+        return {}
+
+
+def starts(admin: AdminClient, tps: Iterable[TP]) -> dict[TP, int]:
+    """The first offset each partition still has."""
+    return _offsets(admin, tps, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+
+
+def ends(admin: AdminClient, tps: Iterable[TP], *, stable: bool = False) -> dict[TP, int]:
+    """The offset after each partition's last record; `stable`: where an open transaction begins."""
+    level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+    return _offsets(admin, tps, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
+
+
+def _offsets(admin: AdminClient, tps: Iterable[TP], spec: OffsetSpec, level: IsolationLevel) -> dict[TP, int]:
+    request = {TopicPartition(*tp): spec for tp in tps}
+    if not request:
+        return {}
+    futures = admin.list_offsets(request, isolation_level=level, request_timeout=_ANSWER_S)
+    return {
+        (tp.topic, tp.partition): int(asked(f"{tp.topic}/{tp.partition}", future).offset)
+        for tp, future in futures.items()
+    }
+
+
+def first_times(
+    settings: Settings, positions: Mapping[TP, int], *, committed: bool = True
+) -> dict[TP, float | None]:
+    """When the first record at or after each position was appended, in seconds since 1970.
+
+    None where nothing but markers and aborted records follows; a partition that did not answer in time is
+    left out.
+    """
+    if not positions:
+        return {}
+    consumer = Consumer(
+        settings.confluent(
+            group_id=f"{settings.group}-lag",
+            enable_auto_commit=False,
+            enable_partition_eof=True,
+            isolation_level="read_committed" if committed else "read_uncommitted",
+            max_partition_fetch_bytes=1024,  # the first record comes whatever its size; no more is wanted
+            fetch_wait_max_ms=10,
+            log_level=0,
+        )
+    )
+    found: dict[TP, float | None] = {}
+    try:
+        consumer.assign([TopicPartition(*tp, offset) for tp, offset in positions.items()])
+        deadline = time.monotonic() + _FIRST_RECORDS_S
+        while len(found) < len(positions) and time.monotonic() < deadline:
+            for message in consumer.consume(100, 0.05):
+                tp = (message.topic() or "", message.partition() or 0)
+                error = message.error()
+                if tp in found:
+                    continue
+                if error is None:
+                    found[tp] = message.timestamp()[1] / 1000
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    found[tp] = None
+                else:
+                    continue
+                consumer.pause([TopicPartition(*tp)])
+    finally:
+        consumer.close()
+    return found
+
+
+class _NoSuchGroup(Exception):
+    """Nobody ever joined the group."""
+
+
+def asked(what: str, answer: "Future[Any]") -> Any:
+    """What the cluster answered about `what`. Raises Unreachable, which says what to do."""
+    try:
+        return answer.result(timeout=2 * _ANSWER_S)
+    except KafkaException as failure:
+        error: KafkaError = failure.args[0]
+        if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+            raise _NoSuchGroup from failure
+        raise Unreachable(f"{what}: {error.str()}; ask 'fraudstream doctor' what is wrong") from failure
+    except TimeoutError as late:
+        raise Unreachable(f"{what}: no answer within {2 * _ANSWER_S:.0f} s; try again") from late
