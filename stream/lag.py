@@ -4,7 +4,7 @@ Read from outside, with and without a worker running: nothing is joined, committ
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -177,7 +177,12 @@ def _age(seconds: float | None) -> str:
 
 
 def held_by_transactions(
-    settings: Settings, tps: Iterable[TP], highs: Mapping[TP, int], stables: Mapping[TP, int]
+    settings: Settings,
+    tps: Iterable[TP],
+    highs: Mapping[TP, int],
+    stables: Mapping[TP, int],
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> list[Held]:
     """The partitions whose last stable offset is behind their high watermark, and since when.
 
@@ -185,7 +190,7 @@ def held_by_transactions(
     """
     behind = {tp: stables[tp] for tp in tps if stables[tp] < highs[tp]}
     began = first_times(settings, behind, committed=False)
-    now = time.time()
+    now = clock()
     return [
         Held(
             tp[0],
