@@ -24,6 +24,8 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from stream.examples import put_in
+
 if TYPE_CHECKING:
     from stream.deadletters import DeadLetter, Filters, Place
     from stream.settings import Settings
@@ -138,6 +140,8 @@ def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if isinstance(error, _refusals()):
                 _refuse(error)
+            if type(error).__name__ == "KafkaException":  # not imported for it: help must be quick
+                _refuse(f"{error.args[0].str()}; 'fraudstream doctor' looks for the cause")
             raise
 
     return run
@@ -161,6 +165,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return Refusal, ModelError, FeatureDefinitionError, RowVersionError
 
 
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
 
 
@@ -169,7 +174,7 @@ Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")
 
 @broker_app.command("start")
 @_said_plainly
-def broker_start(nodes: Nodes = 1) -> None:
+def broker_start(nodes: Nodes = 1, as_json: Json = False) -> None:
     """Start the embedded broker and wait until it answers; the first time it fetches Kafka."""
     _one_or_three(nodes)
     from stream.broker import EmbeddedBroker, ports_of
@@ -178,12 +183,15 @@ def broker_start(nodes: Nodes = 1) -> None:
     _refuse_another_size(settings, nodes)
     broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=nodes))
     started = broker.start()
-    typer.echo(f"the broker {'answers' if started else 'already runs'} at {broker.bootstrap}")
+    if as_json:
+        typer.echo(json.dumps({"started": started, "broker": broker.bootstrap}))
+    else:
+        typer.echo(f"the broker {'answers' if started else 'already runs'} at {broker.bootstrap}")
 
 
 @broker_app.command("stop")
 @_said_plainly
-def broker_stop() -> None:
+def broker_stop(as_json: Json = False) -> None:
     """Stop the embedded broker; what its topics hold stays."""
     from stream.broker import EmbeddedBroker, ports_of
 
@@ -191,7 +199,10 @@ def broker_stop() -> None:
     stopped = False
     for count in (1, 3):
         stopped |= EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=count)).stop()
-    typer.echo("the broker is stopped" if stopped else "no broker was running")
+    if as_json:
+        typer.echo(json.dumps({"stopped": stopped}))
+    else:
+        typer.echo("the broker is stopped" if stopped else "no broker was running")
 
 
 @broker_app.command("status")
@@ -244,13 +255,16 @@ def _refuse_another_size(settings: "Settings", nodes: int) -> None:
 
 @topics_app.command("create")
 @_said_plainly
-def topics_create() -> None:
+def topics_create(as_json: Json = False) -> None:
     """Make the topics that are missing; running it again changes nothing."""
     from stream import topics
 
     settings = _settings()
     made = topics.create(settings)
-    typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
+    if as_json:
+        typer.echo(json.dumps({"made": made}))
+    else:
+        typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
 
 
 @topics_app.command("describe")
@@ -287,14 +301,18 @@ def topics_describe(
 
 @topics_app.command("repair-offsets")
 @_said_plainly
-def topics_repair_offsets() -> None:
+def topics_repair_offsets(as_json: Json = False) -> None:
     """Put the group's offsets back where the changelog says the rows are; every worker must be stopped."""
     from stream.repair import repair_offsets
 
     settings = _settings()
     for (topic, partition), offset in sorted(repair_offsets(settings).items()):
-        typer.echo(f"{topic} partition {partition}: next offset {offset:,}")
-    typer.echo(f"group '{settings.group}' goes on from there")
+        if as_json:
+            typer.echo(json.dumps({"topic": topic, "partition": partition, "next_offset": offset}))
+        else:
+            typer.echo(f"{topic} partition {partition}: next offset {offset:,}")
+    if not as_json:
+        typer.echo(f"group '{settings.group}' goes on from there")
 
 
 # ---------------------------------------------------------------------- orders in, decisions out
@@ -391,6 +409,14 @@ def worker() -> None:
         raise typer.Exit(code)
 
 
+def _models(incomplete: str) -> list[str]:
+    try:
+        root = _settings().home / "models"
+        return sorted(each.name for each in root.iterdir() if each.name.startswith(incomplete))
+    except Exception:  # noqa: BLE001 - a shell that completes a word must not be told of wrong settings
+        return []
+
+
 @app.command()
 @_said_plainly
 def train(
@@ -399,7 +425,12 @@ def train(
     ],
     *,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's name [default: the setting 'model'].")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model's name [default: the setting 'model'].",
+            autocompletion=_models,
+        ),
     ] = None,
     predictor: Annotated[
         str, typer.Option(metavar="KIND", help="random_forest or logistic_regression.")
@@ -419,6 +450,7 @@ def train(
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Train though more than 1 % of the lines can't be read.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a model on a labelled past, publish it to the registry and make it the champion."""
     if predictor not in {"random_forest", "logistic_regression"}:
@@ -451,6 +483,11 @@ def train(
         allow_rejects=allow_rejects,
         unread=tell,
     )
+    if as_json:
+        told = {"name": learnt.name, "version": learnt.version, "champion": learnt.promoted}
+        told |= {"labelled": learnt.labelled, "fraud": learnt.fraud, "metrics": dict(learnt.metrics)}
+        typer.echo(json.dumps(told | {"place": str(learnt.place)}))
+        return
     typer.echo(
         f"trained {learnt.name}@{learnt.version} "
         f"on {learnt.labelled:,} orders, {learnt.fraud:,} of them fraud"
@@ -555,7 +592,10 @@ def simulate_past(
 @_said_plainly
 def simulate_live(
     *,
-    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, callback=_finite)] = 50,
+    rate: Annotated[
+        float,
+        typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, callback=_finite, help="Not faster than this."),
+    ] = 50,
     count: Annotated[int | None, typer.Option(metavar="ORDERS", min=1, help="Stop after so many.")] = None,
     skip: Annotated[
         int, typer.Option(metavar="ORDERS", min=0, help="Leave out so many, sent by an earlier run.")
@@ -592,7 +632,7 @@ def simulate_live(
 @_said_plainly
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after some hundred decisions.")] = False,
-    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.1, max=2000)] = 50,
+    rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.1, max=2000, help="Live orders.")] = 50,
 ) -> None:
     """See it work: broker, a shop's past, a model, a worker, live orders and their decisions.
 
@@ -609,9 +649,6 @@ def demo(
 
 
 # ---------------------------------------------------------------------- what waits, what was set aside
-
-
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 
 
 @app.command()
@@ -894,16 +931,22 @@ def show_settings(
     describe: Annotated[
         bool, typer.Option("--describe", help="What each one means, takes and is when not set.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show every setting as it is now; secrets are not shown."""
     if describe:
+        from dataclasses import asdict
+
         from stream.settings import describe_settings
 
         for each in describe_settings():
+            if as_json:
+                typer.echo(json.dumps(asdict(each)))
+                continue
             typer.echo(f"{each.name}  [{each.variable}]  {each.expects}; default: {each.default}")
             typer.echo(f"    {each.meaning}")
         return
-    typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=2))
+    typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=None if as_json else 2))
 
 
 @docs_app.command("export")
@@ -922,6 +965,9 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         (folder / name).write_text(text)
         typer.echo(f"wrote {folder / name}")
+
+
+put_in(app)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ answers. Nothing is changed, but for one record in an aborted transaction, which
 broker's clock can't be asked for otherwise, and it shows that the cluster can do transactions at all.
 """
 
-import contextlib
 import difflib
 import os
 import shutil
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final, Literal
 
 import psutil
@@ -289,26 +287,21 @@ def _settings(look: _Look) -> Iterator[Said]:
 
 def _home(look: _Look) -> Iterator[Said]:
     home = look.settings.home.absolute()
-    place = next(each for each in (home, *home.parents) if each.exists())
+    place = home
     try:
+        # what is not there yet is made by whoever needs it first; a file in its way is found here
+        place = next(each for each in (home, *home.parents) if each.exists())
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(64 * 1024))
             file.flush()
             os.fsync(file.fileno())
-        if place != home:
-            # making the folder is what a worker does first; a file may stand in its way
-            home.mkdir(parents=True)
-            with contextlib.suppress(OSError):
-                for made in (home, *home.parents[: len(home.parents) - len(place.parents) - 1]):
-                    made.rmdir()
     except OSError as error:
-        full = "; nothing is free there" if _free(place) == 0 else ""
         yield _fail(
-            f"can't write to {home}: {error.strerror or error}{full}",
+            f"can't write to {home}: {error.strerror or error}",
             "let this user write there, make room, or set FRAUDSTREAM_HOME to another folder",
         )
         return
-    free = _free(place)
+    free = shutil.disk_usage(place).free
     least = f"{free / 1024**2:,.0f} MiB are free at {place}"
     if free < _SPACE_FAIL:
         yield _fail(least, "make room, or set FRAUDSTREAM_HOME: a worker that can't write its rows ends")
@@ -316,10 +309,6 @@ def _home(look: _Look) -> Iterator[Said]:
         yield _warn(least, "make room before the rows need it; RocksDB keeps old and new files for a while")
     else:
         yield _ok(f"{home}, {free / 1024**3:,.0f} GiB free")
-
-
-def _free(place: Path) -> int:
-    return shutil.disk_usage(place).free
 
 
 def _model(look: _Look) -> Iterator[Said]:
@@ -666,7 +655,7 @@ def _clock_and_transactions(look: _Look) -> Iterator[Said]:
         yield _fail(
             f"the cluster can't do a transaction: {error.name()}: {error.str()}",
             f"let this user write to {topic} and use the transactional ids {group}.*; on one or two "
-            "brokers set transaction.state.log.replication.factor and .min.isr to 1, then see the broker's log",
+            "brokers set transaction.state.log.replication.factor and .min.isr to 1; see the broker's log",
         )
         return
     if left:

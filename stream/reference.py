@@ -1,21 +1,90 @@
 """The reference pages of docs/, written from what the code itself says."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from typer.main import get_command
 
 from features.catalogue import STARTER
 from features.decode import REJECTION_CODES
 from models.reasons import UNKNOWN, reasons_for
+from stream.examples import EXAMPLES
 from stream.settings import Settings, describe_settings
 from stream.topics import DAY_MS, TopicPlan, plan
 
-__all__ = ["pages"]
+__all__ = ["commands", "pages"]
 
 _MADE = "<!-- made by 'fraudstream docs export docs': change the code, not this page -->"
 
 
 def pages() -> dict[str, str]:
     """File name -> the page's text."""
-    return {"settings.md": _settings(), "topics.md": _topics(), "reason-codes.md": _reason_codes()}
+    return {
+        "cli.md": _cli(),
+        "settings.md": _settings(),
+        "topics.md": _topics(),
+        "reason-codes.md": _reason_codes(),
+    }
+
+
+def _cli() -> str:
+    # here, because the command line imports this module
+    from stream.cli import app  # noqa: PLC0415
+
+    lines: list[str] = []
+    for name, command in commands(get_command(app)):
+        if command.hidden or name.startswith("docs "):
+            continue
+        lines += [f"## fraudstream {name}", "", _paragraphs(command.help), ""]
+        rows = [_parameter(each) for each in command.params if not each.hidden and each.name != "help"]
+        if rows:
+            lines += [*_table(("argument or option", "default", "meaning"), rows), ""]
+        lines += ["```console", *(f"$ {example}" for example in EXAMPLES.get(name, ())), "```", ""]
+    return _page(
+        "The command fraudstream",
+        "`fraudstream COMMAND --help` says the same. `--config FILE`, before the command, or",
+        "`FRAUDSTREAM_CONFIG` names a TOML file of [settings](settings.md).",
+        "",
+        "- **Exit codes**: 0 done, 1 refused (one line on stderr says why and what to do), 2 usage; 70 from",
+        "  a worker in which something broke.",
+        "- **`--json`**: one JSON object a line on stdout, for machines.",
+        "- **Completion**: `fraudstream --install-completion` adds it to the shell in use (bash, zsh, fish,",
+        "  PowerShell): commands, options, reason codes, topics, models. `--show-completion` only prints it.",
+        "",
+        *lines[:-1],
+    )
+
+
+def commands(command: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command below this one, with its name as it is typed."""
+    for name, each in getattr(command, "commands", {}).items():
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{before}{name} ")
+        else:
+            yield before + name, each
+
+
+def _paragraphs(text: str | None) -> str:
+    """A docstring's text for a page."""
+    return (text or "").strip().replace("<", "&lt;")
+
+
+def _parameter(parameter: Any) -> tuple[str, str, str]:
+    named = " / ".join([*parameter.opts, *parameter.secondary_opts])
+    if parameter.param_type_name == "argument":
+        named = str(parameter.metavar or parameter.name.upper())
+    elif parameter.metavar:
+        named += f" {parameter.metavar}"
+    default = parameter.default
+    if parameter.required:
+        shown = "required"
+    elif default is None:
+        shown = ""
+    elif isinstance(default, bool):
+        shown = "yes" if default else "no"
+    else:
+        shown = f"{default}"
+    return f"`{named}`", shown, parameter.help or ""
 
 
 def _settings() -> str:

@@ -125,7 +125,7 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
         topic(
             names.rejected,
             "as received",
-            "what could not be decided, as received, and why",
+            "what could not be decided, as received, and why; which of it was sent again",
             {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS)},
             # Twice an order: a rejected one travels whole, with its headers.
             record_of=2 * MIB,

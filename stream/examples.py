@@ -1,0 +1,65 @@
+"""An example or two of every command, to paste; shown by its help and in docs/cli.md, parsed by a test."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+__all__ = ["EXAMPLES", "put_in"]
+
+EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "broker start": ("fraudstream broker start", "fraudstream broker start --nodes 3"),
+        "broker stop": ("fraudstream broker stop",),
+        "broker status": ("fraudstream broker status --json",),
+        "topics create": ("fraudstream topics create",),
+        "topics describe": ("fraudstream topics describe", "fraudstream topics describe --json"),
+        "topics repair-offsets": ("fraudstream topics repair-offsets",),
+        "publish": (
+            "fraudstream publish orders.jsonl.gz --rate 200",
+            "fraudstream publish past.jsonl --history",
+        ),
+        "watch": ("fraudstream watch", "fraudstream watch --from-beginning --count 100 --json"),
+        "worker": (
+            "fraudstream worker",
+            "FRAUDSTREAM_WORKER=worker-2 fraudstream --config shop.toml worker",
+        ),
+        "train": ("fraudstream train past.jsonl", "fraudstream train past.jsonl --name starter --no-promote"),
+        "demo": ("fraudstream demo", "fraudstream demo --once"),
+        "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
+        "simulate live": ("fraudstream simulate live --rate 50",),
+        "lag": ("fraudstream lag", "fraudstream lag --watch", "fraudstream lag --json"),
+        "dead-letters list": (
+            "fraudstream dead-letters list",
+            "fraudstream dead-letters list --reason unknown_currency --since 24h",
+        ),
+        "dead-letters show": (
+            "fraudstream dead-letters show orders-rejected/3/17",
+            "fraudstream dead-letters show orders/3/5021 --raw > order.json",
+        ),
+        "dead-letters redrive": (
+            "fraudstream dead-letters redrive --reason unknown_currency --since 24h --dry-run",
+            "fraudstream dead-letters redrive orders-rejected/3/17 --yes",
+            "fraudstream dead-letters redrive orders-rejected/3/17 --edit order.json --yes",
+        ),
+        "doctor": ("fraudstream doctor", "fraudstream doctor --json"),
+        "contracts export": ("fraudstream contracts export docs/contracts",),
+        "settings": ("fraudstream settings", "fraudstream settings --describe"),
+        "docs export": ("fraudstream docs export docs",),
+    }
+)
+"""By command; every one has an entry here."""
+
+
+def put_in(app: "Typer", before: str = "") -> None:
+    """Show each command's examples at the end of its help."""
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            put_in(group.typer_instance, f"{before}{group.name} ")
+    for command in app.registered_commands:
+        name = command.name or (command.callback.__name__ if command.callback else "")
+        if examples := EXAMPLES.get(before + name):
+            # an empty line between, or they would run into one
+            command.epilog = "\n\n".join(("To paste:", *examples))
