@@ -13,7 +13,6 @@ if "worker" in sys.argv[1:4]:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import wraps
@@ -399,12 +398,13 @@ def watch(
 @_said_plainly
 def worker() -> None:
     """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
+    from stream.logs import set_up_logging
+
+    settings = _settings()
+    set_up_logging(settings)
     from stream.worker import run
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    code = run(_settings())
+    code = run(settings)
     if code:
         raise typer.Exit(code)
 

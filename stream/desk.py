@@ -217,6 +217,12 @@ class ScoringDesk:
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         """Whether each of the last live records was rejected; of committed batches only."""
 
+    @property
+    def share_rejected(self) -> float:
+        """The share of the last 1,000 live records that was rejected; any thread may ask."""
+        recent = list(self._recent)
+        return sum(recent) / len(recent) if recent else 0.0
+
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 
@@ -437,9 +443,9 @@ class ScoringDesk:
 
         Asked once a batch is committed, so that one tried again does not count twice.
         """
+        self._recent.extend(tally)
         if not self._reject_share:
             return
-        self._recent.extend(tally)
         rejected = sum(self._recent)
         if len(self._recent) == _RECENT and rejected > self._reject_share * _RECENT:
             raise Refused(

@@ -28,9 +28,10 @@ class Record:
     offset: int
     timestamp: int
     """When the broker appended it, in milliseconds since 1970; -1 when unknown."""
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
+    # not shown: whatever logs a record must not log an order's values
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +49,7 @@ class Batch:
 
     topic: str
     partition: int
-    records: Sequence[Record]
+    records: Sequence[Record] = field(repr=False)
     assignment: Assignment
     after: int | None
     """Where the batch before it ended; None for the first after an assignment or a seek."""
@@ -68,9 +69,9 @@ class Produce:
 
     topic: str
     partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

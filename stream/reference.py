@@ -9,6 +9,7 @@ from features.catalogue import STARTER
 from features.decode import REJECTION_CODES
 from models.reasons import UNKNOWN, reasons_for
 from stream.examples import EXAMPLES
+from stream.metrics import METRICS
 from stream.settings import Settings, describe_settings
 from stream.topics import DAY_MS, TopicPlan, plan
 
@@ -24,6 +25,7 @@ def pages() -> dict[str, str]:
         "settings.md": _settings(),
         "topics.md": _topics(),
         "reason-codes.md": _reason_codes(),
+        "metrics.md": _metrics(),
     }
 
 
@@ -155,6 +157,22 @@ def _reason_codes() -> str:
         "this counted.",
         "",
         *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(STARTER)]),
+    )
+
+
+def _metrics() -> str:
+    rows = [
+        (f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.meaning)
+        for each in METRICS
+    ]
+    return _page(
+        "Metrics",
+        "What a worker answers on `/metrics` when `health_port` is set, as Prometheus text or, if",
+        "asked for, as OpenMetrics. A worker counts from its own start; what it has done counts once it is",
+        "committed. `process_*` (memory, CPU, file descriptors) comes with it. What to do about them is in",
+        "[operations.md](operations.md).",
+        "",
+        *_table(("metric", "kind", "labels", "meaning"), rows),
     )
 
 

@@ -172,6 +172,17 @@ class Settings(BaseSettings):
     """How often one order alone may stop the worker before it is set aside."""
     reject_share: Share = 0
     """The breaker: stop when more than this share of the last 1,000 orders were rejected; 0 never stops."""
+    health_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Where a worker answers `/healthz`, `/readyz` and `/metrics` over HTTP; nowhere when absent."""
+    health_host: str = "127.0.0.1"
+    """The address it answers on; 0.0.0.0 lets other machines ask, and nothing asks them who they are."""
+    health_stuck_s: Annotated[float, Field(ge=5, le=3600)] = 60
+    """After this long in which something waited and nothing moved, `/healthz` says 503. Rebalances, restarts
+    of a broker and what dead workers leave open take up to 30 s."""
+    log_format: Literal["text", "json"] = "text"
+    """How a worker logs to stderr: lines to be read, or one JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that a worker logs; debug adds messages of exceptions that may hold an order's values."""
     signing_key: SecretStr | None = None
     """The key that model manifests are signed with; models without its signature are then refused."""
     signing_key_file: Path | None = None
@@ -221,6 +232,9 @@ class Settings(BaseSettings):
             config["sasl.password"] = security.sasl_password.get_secret_value()
         # the one property that librdkafka itself writes with an underscore
         dotted = {name if name == "log_level" else name.replace("_", "."): v for name, v in extra.items()}
+        if self.log_format == "json":
+            # librdkafka writes to stderr itself, and not in JSON; what its errors lead to is logged by us
+            dotted["log_level"] = 2
         return config | dotted
 
     def aiokafka(self) -> dict[str, Any]:

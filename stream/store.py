@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rocksdict import (
@@ -26,7 +27,7 @@ from rocksdict import (
 
 from stream.ports import LocalPosition, Refused
 
-__all__ = ["RocksStore"]
+__all__ = ["RocksStore", "StoreSize"]
 
 log = logging.getLogger("fraudstream.store")
 
@@ -49,6 +50,13 @@ class _Stored(msgspec.Struct, frozen=True):
     changelog: int
     log: str
     stored_at: float
+
+
+class StoreSize(NamedTuple):
+    """How much is stored, as RocksDB estimates it."""
+
+    keys: int
+    bytes: int
 
 
 class RocksStore:
@@ -180,6 +188,17 @@ class RocksStore:
                 return
             if key != prefix + _POSITION:
                 yield key[len(prefix) :], value
+
+    def size(self) -> StoreSize | None:
+        """How much is stored, on disk and in memory tables; None once closed. Any thread may ask."""
+        try:
+            keys, tables, memory = (
+                self._rows.property_int_value("rocksdb." + name) or 0
+                for name in ("estimate-num-keys", "live-sst-files-size", "cur-size-all-mem-tables")
+            )
+        except DbClosedError:
+            return None
+        return StoreSize(keys, tables + memory)
 
     def close(self) -> None:
         """Close the database and let go of its lock."""

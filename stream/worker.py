@@ -30,7 +30,10 @@ from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.desk import ScoringDesk
+from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
+from stream.logs import tell_generation
+from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
 from stream.settings import Settings
 from stream.store import RocksStore
@@ -407,10 +410,14 @@ def run(settings: Settings) -> int:
     """
     # until Faust takes over: asked to end while starting, there is nothing to finish
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    measured = Measurements()
+    health = Health(measured, stuck_s=settings.health_stuck_s)
+    HealthPort.open(settings, health)
     check_topics(settings)
     scorer, policy = load_model(settings)
     clock = RealClock()
-    cluster = KafkaCluster(settings)
+    real = KafkaCluster(settings)
+    cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
     wait_for_namesake(cluster, settings, clock)
     store = RocksStore(settings.home / "rows" / settings.worker)
     desk = ScoringDesk(
@@ -433,7 +440,7 @@ def run(settings: Settings) -> int:
         group=settings.group,
         cluster=cluster,
         store=store,
-        desk=desk,
+        desk=MeasuredDesk(desk, measured),
         clock=clock,
         limits=Limits(
             records=settings.batch_records,
@@ -443,6 +450,14 @@ def run(settings: Settings) -> int:
     )
     thread = _WriterThread(writer, store)
     app = make_app(settings, writer)
+    identity = {
+        "version": _version(), "model": scorer.name, "model_version": scorer.version,
+        "model_digest": scorer.digest, "policy": policy.digest,
+    }  # fmt: skip
+    health.running = Running(
+        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), identity
+    )
+    tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 
     async def finish(_sender: Any = None, **_: Any) -> None:
         # before the consumer leaves the group: the transaction in hand may still commit
@@ -474,8 +489,17 @@ def run(settings: Settings) -> int:
         log.error("the writer did not finish within 10 s; its transaction is left to the next owner")
         os._exit(CRASHED)
     store.close()
-    cluster.close()
+    real.close()
     return exit_code
+
+
+def _fetched_to(app: ScorerApp, tp: tuple[str, int]) -> int | None:
+    """The end of an input as of its last fetch; None before the first, or while it changes hands."""
+    try:
+        end: int | None = app.consumer.highwater(FaustTP(*tp))
+    except Exception:  # noqa: BLE001 - asked from another thread, whatever a rebalance is just doing
+        return None
+    return end
 
 
 def _version() -> str:

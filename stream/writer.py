@@ -172,6 +172,11 @@ class Mailbox:
         """Whether the writer was asked to end."""
         return self._stopping
 
+    @property
+    def has_work(self) -> bool:
+        """Whether batches wait, or are in hand."""
+        return bool(self.waiting) or self._busy
+
     def assign(self, assignment: Assignment) -> None:
         """Publish what the group gave this worker; batches of any earlier assignment are dropped."""
         with self._changed:
@@ -351,6 +356,11 @@ class Writer:
     def opened(self) -> Mapping[int, Mapping[str, int]]:
         """The positions of the opened partitions: partition -> input topic -> next offset."""
         return {number: dict(partition.inputs) for number, partition in self._partitions.items()}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the present assignment is opened: restored and claimed, be it of no partition."""
+        return self._opened is not None and self._opened is self.mailbox.assignment
 
     def stop(self) -> None:
         """Ask `run` to return after the transaction in hand."""
