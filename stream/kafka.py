@@ -78,6 +78,15 @@ _REPLACED = frozenset(
 _LOST = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001
 """A connection that was there is gone."""
 
+_LED_ANEW = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+"""The partition has another leader, or the same one since its restart: the client has yet to hear of it."""
+
 _FOR_GOOD = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -282,13 +291,23 @@ class KafkaCluster:
         return self._bounds(tp)[1]
 
     def _bounds(self, tp: TP) -> tuple[int, int]:
-        # asked of the reader of uncommitted records: the other's upper bound is the last stable offset
         try:
-            with self._watchdog("asking for a partition's bounds"):
-                low, high = self._uncommitted.get_watermark_offsets(TopicPartition(*tp), timeout=_ANSWER_S)
+            return self._watermarks(tp)
+        except KafkaException as failure:
+            if failure.args[0].code() not in _LED_ANEW:
+                raise _unanswered(f"{tp[0]}/{tp[1]}", failure.args[0]) from failure
+        # the client would go on asking under the old epoch until its metadata grow old, for minutes
+        try:
+            with self._watchdog("asking who leads"):
+                self._uncommitted.list_topics(tp[0], timeout=_ANSWER_S)
+            return self._watermarks(tp)
         except KafkaException as failure:
             raise _unanswered(f"{tp[0]}/{tp[1]}", failure.args[0]) from failure
-        return low, high
+
+    def _watermarks(self, tp: TP) -> tuple[int, int]:
+        # asked of the reader of uncommitted records: the other's upper bound is the last stable offset
+        with self._watchdog("asking for a partition's bounds"):
+            return self._uncommitted.get_watermark_offsets(TopicPartition(*tp), timeout=_ANSWER_S)
 
     def log_id(self, topic: str) -> str:
         """The topic's id."""

@@ -4,11 +4,13 @@ import gc
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from stream import topics
+from stream.broker import EmbeddedBroker, free_ports
 from stream.kafka import KafkaCluster
 from stream.ports import Produce, Refused
 from stream.repair import repair_offsets
@@ -115,3 +117,20 @@ def test_offsets_an_input_does_not_have_are_not_committed(cluster: KafkaCluster,
 
     tp = (settings.topics.orders, 0)
     assert cluster.committed([tp], stable=True) == {tp: None}
+
+
+@pytest.mark.broker
+def test_offsets_are_known_again_as_soon_as_a_broker_is_back(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path / "broker", ports=free_ports(1), tied=True) as broker:
+        settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)
+        topics.create(settings)
+        cluster = KafkaCluster(settings)
+        assert cluster.high(("orders", 0)) == 0
+
+        broker.stop()
+        broker.start()
+
+        # the restart made a new leader epoch, which the client learns only when it asks
+        assert cluster.high(("orders", 0)) == 0
+        assert cluster.low(("orders", 0)) == 0
+        cluster.close()
