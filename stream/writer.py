@@ -160,12 +160,20 @@ class Mailbox:
         self._batches: list[Batch] = []
         self._busy = False
         self._stopping = False
+        self._held = False
         self.assignment: Assignment | None = None
         self.waiting = 0
         """How many records wait for the writer."""
         self.waiting_bytes = 0
         self.searching = False
         """Whether the inputs are to be searched at once, not only those long silent."""
+        self.resumed_at = -1e9
+        """When batches were last given out again after a hold; monotonic seconds."""
+
+    @property
+    def held(self) -> bool:
+        """Whether batches are held back until told otherwise; partitions are opened all the same."""
+        return self._held
 
     @property
     def stopping(self) -> bool:
@@ -214,6 +222,14 @@ class Mailbox:
             self.searching = True
             self._changed.notify_all()
 
+    def hold(self, held: bool) -> None:
+        """Hold batches back after the transaction in hand, or give them out again."""
+        with self._changed:
+            if self._held and not held:
+                self.resumed_at = self._clock.monotonic()
+            self._held = held
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Ask the writer to end after the transaction in hand."""
         with self._changed:
@@ -223,13 +239,13 @@ class Mailbox:
     def take(self, opened: Assignment | None) -> tuple[Assignment, list[Batch]] | None:
         """Wait for work: an assignment not yet opened, or batches of the opened one; None to end.
 
-        No batches of the opened assignment come after `idle_s` without any.
+        No batches of the opened assignment come after `idle_s` without any, and nothing of it while held.
         """
         idle = False
         with self._changed:
             while not self._stopping:
                 assignment = self.assignment
-                work = self._batches or idle or self.searching
+                work = (self._batches or idle or self.searching) and not self._held
                 if assignment is not None and (assignment is not opened or work):
                     self._busy = True
                     return assignment, self._some() if assignment is opened else []
@@ -303,6 +319,10 @@ class _Turn:
 
 class _Outdated(Exception):
     """The assignment changed while something was done under it."""
+
+
+class _Held(Exception):
+    """Batches are held back: what is not yet in a transaction waits."""
 
 
 class Writer:
@@ -393,6 +413,9 @@ class Writer:
         except _Outdated:
             self._stuck_since = None
             return ()
+        except _Held:
+            self._stuck_since = None
+            return batches
         except Aborted as error:
             log.warning("transaction aborted: %s", error)
             self.counts["transactions_aborted"] += 1
@@ -473,6 +496,7 @@ class Writer:
 
     def _transact(self, turn: _Turn) -> None:
         """Decide the admitted records and make the effects true."""
+        self._check_not_held()
         careful = [tp for tp in turn.records if self._partitions[tp[1]].care.attempt]
         plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
         if plain:
@@ -484,6 +508,7 @@ class Writer:
         """Commit record by record, then by twos, fours, …: something here stopped the worker before."""
         begin = 0
         while begin < len(records):
+            self._check_not_held()
             attempt, tries = partition.care.attempt, partition.care.tries.get(topic, 0)
             some = records[begin : begin + (attempt or len(records))]
             # an announcement of our own that we lived to see was no crash: aborts don't count
@@ -602,7 +627,8 @@ class Writer:
     def _bear(self, error: TransactionError) -> None:
         """Pause after a failed transaction; raise Refused when none has gone through for too long."""
         now = self._clock.monotonic()
-        if self._stuck_since is None:
+        if self._stuck_since is None or self._stuck_since < self.mailbox.resumed_at:
+            # the time that batches were held back is nobody's fault
             self._stuck_since = now
         elif now - self._stuck_since > self._limits.patience_s:
             raise Refused(
@@ -858,6 +884,10 @@ class Writer:
     def _check_current(self, assignment: Assignment) -> None:
         if self.mailbox.assignment is not assignment or self.mailbox.stopping:
             raise _Outdated
+
+    def _check_not_held(self) -> None:
+        if self.mailbox.held:
+            raise _Held
 
 
 def _ends(records: Sequence[Record]) -> dict[int, dict[str, int]]:

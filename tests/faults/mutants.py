@@ -426,4 +426,11 @@ words = Owner(
         "neither namesake refuses",
         ((" and assignment.member < min(others)", ""),),
     ),
+    Mutant(
+        "a held worker goes on",
+        (
+            (" and not self._held\n", "\n"),
+            ("        if self.mailbox.held:\n            raise _Held\n", "        return\n"),
+        ),
+    ),
 )

@@ -56,6 +56,7 @@ class FakeDesk:
 
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """One decision and one new count for every order; it may take its time, or be the end."""
+        self._schedule.check_not_held(self._life)
         struck = self._world.begin(self._life, "decide")
         effects = Effects()
         if len(records) == 1:
@@ -120,6 +121,11 @@ class Schedule:
         self._namesake: Worker | None = None
         self._refused_namesakes = 0
         self._second_input_at = 0.0
+        self.held = False
+        """Whether somebody paused all workers."""
+        self._hearing: set[Life] = set()
+        self._decided_held: dict[Life, int] = {}
+        """How often a worker began to decide since it was told to hold."""
         self._quiet: int | None = None
         """The partition of which Faust loses everything it fetches."""
         if rng.random() < 0.4:
@@ -144,6 +150,10 @@ class Schedule:
             self._plan_a_namesake(rng)
         elif 0.19 <= about < 0.24 and len(self.inputs) > 1:
             self._plan_a_second_input(rng)
+        # of a chance of its own, so that seeds without it tell the same story as ever
+        holds = Random(f"hold {seed}")
+        if holds.random() < 0.15:
+            self._plan_a_hold(holds)
 
     # --- the plan --------------------------------------------------------------------------------
 
@@ -259,6 +269,39 @@ class Schedule:
             when = at + rng.random() * 10.0
             self.world.later(when, lambda w=worker: restart(w))  # type: ignore[misc]
             self._quiet_after(when)
+
+    def _plan_a_hold(self, rng: Random) -> None:
+        """Somebody pauses all workers and, later, lets them go on; each hears of it in its own time."""
+        at, seconds = rng.random() * 35.0, rng.choice((0.5, 4.0, 15.0, 45.0)) * (0.5 + rng.random())
+        self._tell(f"all workers paused at {at:.1f} s for {seconds:.1f} s")
+        self.world.later(at, lambda: self._hold(held=True))
+        self.world.later(at + seconds, lambda: self._hold(held=False))
+        self._quiet_after(at + seconds)
+
+    def _hold(self, *, held: bool) -> None:
+        self.held = held
+        self.world.struck["all workers paused"] += 1
+        for life in self._writers:
+            if not life.dead and life not in self._hearing:
+                self._hearing.add(life)
+                self.world.start(life, "control", lambda each=life: self._hear(each))  # type: ignore[misc]
+
+    def _hear(self, life: Life) -> None:
+        """What the one thread does that follows the control topic."""
+        mailbox = self._writers[life].mailbox
+        while mailbox.held != self.held:
+            self.world.pause(self.world.rnd())
+            mailbox.hold(self.held)
+        self._hearing.remove(life)
+
+    def check_not_held(self, life: Life) -> None:
+        """Once told to hold, a worker may finish what it had begun, and begins nothing more."""
+        if not self._writers[life].mailbox.held:
+            self._decided_held[life] = 0
+            return
+        self._decided_held[life] = self._decided_held.get(life, 0) + 1
+        if self._decided_held[life] > 1:
+            self.world.violation(f"{life} goes on deciding while it is held")
 
     def _start_workers(self, count: int) -> None:
         world, rng = self.world, self.world.rng
@@ -468,6 +511,8 @@ class Schedule:
         """What Faust does: join, assign, fetch and offer, revoke, join again; stop when asked."""
         world, mailbox = self.world, writer.mailbox
         rnd = world.rnd
+        if self.held:
+            mailbox.hold(True)
         late: list[Batch] = []
         while not life.stopping:
             assignment = world.group.join(life)
