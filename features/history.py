@@ -224,7 +224,10 @@ class Row:
             message = "a row's bytes are empty; restore the row from its changelog"
             raise RowBytesError(message)
         if data[0] > ROW_VERSION:
-            message = f"a row is of version {data[0]} and we read up to {ROW_VERSION}; upgrade the program"
+            message = (
+                f"a row is of version {data[0]} and this program reads up to {ROW_VERSION}; run the version "
+                "that wrote it, or a newer one (docs/upgrades.md)"
+            )
             raise RowVersionError(message)
         if len(data) < _HEADER.size or data[0] != ROW_VERSION:
             message = (

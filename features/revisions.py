@@ -17,7 +17,8 @@ __all__ = ["MOST_REVISIONS", "Arrival", "Held", "Revision", "Revisions"]
 MOST_REVISIONS: Final = 100
 """How many revisions of one order are followed; all are written anew with each, and a row has its limit."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+"""Version 2 says which revisions were decided while observing; without any, version 1 is written."""
 
 
 class Revision(msgspec.Struct, array_like=True):
@@ -58,6 +59,8 @@ class Revisions(msgspec.Struct, array_like=True):
     v: int = _VERSION
     seen: list[Revision] = msgspec.field(default_factory=list)
     held: Held | None = None
+    observed: list[int] = msgspec.field(default_factory=list)
+    """The revisions that were decided while observing only, so that nobody acted on it; since version 2."""
 
     @property
     def is_full(self) -> bool:
@@ -67,6 +70,18 @@ class Revisions(msgspec.Struct, array_like=True):
     def of(self, revision: int) -> Revision | None:
         """What is known of this revision; None when it was not seen."""
         return next((seen for seen in self.seen if seen.revision == revision), None)
+
+    def decide(self, seen: Revision, decision_id: bytes, *, observing: bool) -> None:
+        """Note that a revision is decided; one decided live after it was decided observing is live."""
+        seen.decision_id, seen.is_brief = decision_id, False
+        if seen.revision in self.observed:
+            self.observed.remove(seen.revision)
+        if observing:
+            self.observed.append(seen.revision)
+
+    def is_decided(self, seen: Revision, *, observing: bool) -> bool:
+        """Whether whoever asks was told a decision: what was decided while observing, only observers were."""
+        return bool(seen.decision_id) and (observing or seen.revision not in self.observed)
 
     def arrive(self, order: Order, content: bytes) -> Arrival:
         """Note a revision that was not seen before, and say what it changes."""
@@ -81,8 +96,10 @@ class Revisions(msgspec.Struct, array_like=True):
         return Arrival(seen, before, forgotten, is_remembered=self.held is not None)
 
     def encode(self) -> bytes:
-        """The revisions as bytes."""
-        return msgspec.msgpack.encode(self)
+        """The revisions as bytes, in the oldest version that can hold them: older programs may still run."""
+        if self.observed:
+            return msgspec.msgpack.encode((2, self.seen, self.held, self.observed))
+        return msgspec.msgpack.encode((1, self.seen, self.held))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -99,9 +116,12 @@ class Revisions(msgspec.Struct, array_like=True):
         else:
             version = revisions.v
             if version <= _VERSION:
+                # what an older version has no word for is as it was then: nothing was decided observing
+                revisions.v = _VERSION
                 return revisions
         message = (
-            f"an order's revisions are of version {version} and we read up to {_VERSION}; upgrade the program"
+            f"an order's revisions are of version {version} and this program reads up to {_VERSION}; run the "
+            "version that wrote them, or a newer one (docs/upgrades.md)"
         )
         raise RowVersionError(message)
 

@@ -94,8 +94,20 @@ app.add_typer(docs_app, name="docs", hidden=True)
 _config: Path | None = None
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from stream.version import program_version
+
+        typer.echo(f"fraudstream {program_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is."),
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", envvar="FRAUDSTREAM_CONFIG", help="Settings in TOML."),
@@ -396,11 +408,20 @@ def watch(
 
 @app.command()
 @_said_plainly
-def worker() -> None:
+def worker(
+    observe: Annotated[
+        bool | None,
+        typer.Option(
+            "--observe",
+            help="Decide into decisions-shadow only, until 'fraudstream go-live'.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
     from stream.logs import set_up_logging
 
-    settings = _settings()
+    settings = _settings(observe=observe)
     set_up_logging(settings)
     from stream.worker import run
 
@@ -415,6 +436,75 @@ def _models(incomplete: str) -> list[str]:
         return sorted(each.name for each in root.iterdir() if each.name.startswith(incomplete))
     except Exception:  # noqa: BLE001 - a shell that completes a word must not be told of wrong settings
         return []
+
+
+# ---------------------------------------------------------------------- all workers of the group at once
+
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept for whoever asks later.")]
+Who = Annotated[
+    str | None,
+    typer.Option("--who", metavar="NAME", help="Who decided it [default: you].", show_default=False),
+]
+
+
+@app.command()
+@_said_plainly
+def pause(why: Why, who: Who = None) -> None:
+    """Have all workers take no more orders, until 'resume'; nothing is lost, and no position moves."""
+    _change("paused", why, who)
+
+
+@app.command()
+@_said_plainly
+def resume(why: Why = "the pause is over", who: Who = None) -> None:
+    """Have all workers take orders again."""
+    _change("resumed", why, who)
+
+
+@app.command()
+@_said_plainly
+def observe(why: Why, who: Who = None) -> None:
+    """Have all workers decide into decisions-shadow only, so that nobody acts on it."""
+    _change("observe", why, who)
+
+
+@app.command("go-live")
+@_said_plainly
+def go_live(why: Why, who: Who = None) -> None:
+    """Have all workers decide into decisions, whatever they were started with."""
+    _change("live", why, who)
+
+
+@app.command("control")
+@_said_plainly
+def show_control(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show what is in force for the group: paused or not, observing or live, since when, by whom and why."""
+    from stream.control import paused
+
+    settings = _settings()
+    state = paused(settings)
+    if as_json:
+        typer.echo(json.dumps(state.shown()))
+        return
+    typer.echo(state.said(unless_told=settings.observe))
+
+
+def _change(kind: str, why: str, who: str | None) -> None:
+    import getpass
+
+    from stream.control import change
+
+    settings = _settings()
+    try:
+        who = who or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
+    state, written = change(settings, kind, who=who, why=why)
+    if not written:
+        typer.echo("nothing to change:")
+    typer.echo(state.said(unless_told=settings.observe))
 
 
 @app.command()

@@ -6,7 +6,7 @@ whole batch is scored at once and decided order by order.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -28,6 +28,7 @@ from models.decision import (
 )
 from models.policy import Policy
 from models.scorer import Scored, Scorer
+from stream.control import ControlState
 from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
 from stream.settings import Topics
 
@@ -36,7 +37,8 @@ __all__ = ["MODE", "Kept", "ScoringDesk", "customer_key", "kept_of", "order_key"
 log = logging.getLogger("fraudstream.desk")
 
 MODE: Final = "mode"
-"""The header that says `history`: remember this order, never decide it."""
+"""The header of an order that says `history`: remember it, never decide it. In the header of a decision it
+says `observe`: nobody should act on this."""
 
 _RECENT: Final = 1_000
 _WHOLE_DECISIONS: Final = 8
@@ -164,6 +166,18 @@ class _Batch:
         return self.effects
 
 
+class _Under(NamedTuple):
+    """What the control state in force means for a batch."""
+
+    state: ControlState | None
+    others: dict[str, int]
+    """How far every other input was read: part of each decision, so that it is known what was in force."""
+    observing: bool
+    topic: str
+    """Where decisions go."""
+    headers: Headers
+
+
 class _Pending:
     """An order on its way through the batch: a vector to be scored, or a decision to be repeated."""
 
@@ -204,7 +218,16 @@ class ScoringDesk:
         ahead_by_at_most: timedelta,
         reject_share: float,
         headers: Headers,
+        in_force: Callable[[], ControlState] | None = None,
+        observe: bool = False,
     ) -> None:
+        """Decide under the control state that `in_force` answers at the beginning of each batch.
+
+        `observe` is the mode of a group for which nothing was recorded. Without `in_force` there is no
+        control topic.
+        """
+        self._in_force = in_force
+        self._observe = observe
         self._scorer = scorer
         self._names = tuple(feature.name for feature in scorer.features)
         self._policy = policy
@@ -216,6 +239,7 @@ class ScoringDesk:
         self._headers = headers
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         """Whether each of the last live records was rejected; of committed batches only."""
+        self._under = self._meaning(None)
 
     @property
     def share_rejected(self) -> float:
@@ -226,9 +250,10 @@ class ScoringDesk:
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 
-        Raises Refused when a row is of a newer version; the effects do, once committed, when rejects flood;
-        anything else is a mistake of ours.
+        Raises Refused when a row or a control record is of a newer version; the effects do, once committed,
+        when rejects flood; anything else is a mistake of ours.
         """
+        self._look_at_control()
         batch = _Batch(recall, self._row_limit)
         counts = batch.effects.counts
         # one entry a record, in log order: decisions come out in the order the orders went in
@@ -258,6 +283,7 @@ class ScoringDesk:
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:  # noqa: ARG002 (its rows may be the cause)
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
+        self._look_at_control()
         effects = Effects()
         named = identity_in(record.value)
         why = Rejection(
@@ -269,6 +295,23 @@ class ScoringDesk:
         )
         self._reject(record, why, effects)
         return effects
+
+    def _look_at_control(self) -> None:
+        """Take on what is in force now; between batches, so that one batch is decided under one state."""
+        if self._in_force is not None and (state := self._in_force()) is not self._under.state:
+            if state.refusal:
+                raise Refused(state.refusal)
+            self._under = self._meaning(state)
+
+    def _meaning(self, state: ControlState | None) -> _Under:
+        observing = self._observe if state is None else state.observing(unless_told=self._observe)
+        return _Under(
+            state,
+            {} if state is None else {self._topics.control: state.next_offset},
+            observing,
+            self._topics.decisions_shadow if observing else self._topics.decisions,
+            ((MODE, b"observe"), *self._headers) if observing else self._headers,
+        )
 
     def _take(self, record: Record, batch: _Batch) -> _Pending | Rejection | None:
         """Recall, compute, remember: everything about an order that needs its past."""
@@ -294,9 +337,10 @@ class ScoringDesk:
                 f"order_id and revision {order.revision} came before with other content; "
                 "send a changed order with a higher revision",
             )
-        if seen is not None and (seen.decision_id or only_history):
+        observing = self._under.observing
+        if seen is not None and (only_history or revisions.is_decided(seen, observing=observing)):
             # a resend counts once, and hears again what it heard the first time
-            return None if only_history else _Pending(order, revisions, seen, _source(record))
+            return None if only_history else _Pending(order, revisions, seen, self._source(record))
         if seen is None and revisions.is_full:
             return _rejected(
                 order,
@@ -317,11 +361,20 @@ class ScoringDesk:
                 self._scorer.features, order, None if row is None else row.as_of(order.placed_at)
             )
             # named at once, so that a resend in this very batch is known for one
-            source = _source(record)
-            seen.decision_id = self._id_of(order, content, source).bytes
+            source = self._source(record)
+            named = self._id_of(order, content, source).bytes
+            revisions.decide(seen, named, observing=observing)
             batch.touch(record.partition, order)
+            before = None if arrival is None else arrival.before
+            # a revision known from history may be decided later, even in the same batch: asked on arrival
+            heard = before is not None and revisions.is_decided(before, observing=observing)
             pending = _Pending(
-                order, revisions, seen, source, vector=vector, supersedes=_superseded_by(arrival)
+                order,
+                revisions,
+                seen,
+                source,
+                vector=vector,
+                supersedes=UUID(bytes=before.decision_id) if before is not None and heard else None,
             )
         if arrival is not None and arrival.is_remembered:
             batch.remember(record.partition, order)  # after compute: never part of its own past
@@ -385,16 +438,19 @@ class ScoringDesk:
         )
 
     def _emit(self, record: Record, value: bytes, order: Order | Rejection, effects: Effects) -> None:
+        under = self._under
         effects.counts["decisions"] += 1
+        if under.observing:
+            effects.counts["decisions_observed"] += 1
         order_id = order.order_id or ""
         headers = (
             ("order_id", order_id.encode()),
             ("order_arrived_at", str(record.timestamp).encode()),
-            *self._headers,
+            *under.headers,
         )
         # the order's own key: a rejected record may have come under one that is too large to pass on
         key = (order.customer_id or order_id).encode()
-        effects.produce.append(Produce(self._topics.decisions, record.partition, key, value, headers))
+        effects.produce.append(Produce(under.topic, record.partition, key, value, headers))
 
     def _reject(self, record: Record, why: Rejection, effects: Effects) -> None:
         """Keep the record with its reason and, where its order can be named, ask for a review.
@@ -433,10 +489,15 @@ class ScoringDesk:
             text=REJECTION_CODES[why.code],
             content_digest=blake2b(record.value or b"", digest_size=16).digest(),
             policy_digest=self._policy.digest,
-            source=_source(record),
+            source=self._source(record),
         )
         effects.counts["decision_review"] += 1
         self._emit(record, encode(decision), why, effects)
+
+    def _source(self, record: Record) -> Source:
+        return Source.model_construct(
+            topic=record.topic, partition=record.partition, offset=record.offset, others=self._under.others
+        )
 
     def _mind_the_breaker(self, tally: Sequence[bool]) -> None:
         """Stop when rejects flood: most likely the shop changed its format, and a person must look.
@@ -459,13 +520,6 @@ def _is_history(record: Record) -> bool:
     return bool(record.headers) and (MODE, b"history") in record.headers
 
 
-def _superseded_by(arrival: Arrival | None) -> UUID | None:
-    # asked on arrival: a revision known from history may be decided later, even in the same batch
-    if arrival is None or arrival.before is None or not arrival.before.decision_id:
-        return None
-    return UUID(bytes=arrival.before.decision_id)
-
-
 def _rejected(order: Order, code: str, detail: str) -> Rejection:
     return Rejection(code, detail, order.order_id, order.customer_id, order.revision)
 
@@ -475,9 +529,3 @@ def _shorten(seen: Revision) -> None:
     decision = decode_decision(seen.decision)
     brief = decision.model_copy(update={"features": {}, "imputed": (), "reasons": ()})
     seen.decision, seen.is_brief = encode(brief), True
-
-
-def _source(record: Record) -> Source:
-    return Source.model_construct(
-        topic=record.topic, partition=record.partition, offset=record.offset, others={}
-    )

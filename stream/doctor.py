@@ -797,7 +797,7 @@ def _open_transactions(look: _Look) -> Iterator[Said]:
 
 
 def _worker_versions(look: _Look) -> Iterator[Said]:
-    from stream.worker import _version  # noqa: PLC0415 (faust: not for `--help`)
+    from stream.version import program_version  # noqa: PLC0415
 
     living = {name for name, _ in look.members}
     newest: dict[str, tuple[int, str]] = {}
@@ -807,7 +807,7 @@ def _worker_versions(look: _Look) -> Iterator[Said]:
         at = message.timestamp()[1]
         if name in living and version and at >= newest.get(name, (0, ""))[0]:
             newest[name] = (at, version)
-    here = _version()
+    here = program_version()
     other = sorted(f"'{name}' runs {version}" for name, (_, version) in newest.items() if version != here)
     if other:
         yield _warn(

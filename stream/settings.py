@@ -65,7 +65,7 @@ class Topics(BaseModel):
     changelog: str = "customer-changelog"
     """The topic the rows are restored from; another name is another, empty history."""
     control: str = "control"
-    """The topic of models, aliases, policies and lists."""
+    """The topic of what was decided about all workers: pauses, observing, going live."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -144,6 +144,9 @@ class Settings(BaseSettings):
     """The worker's stable name; two living workers must not share one."""
     model: str = "starter"
     """The model in service: `name` for its champion or `name@version`."""
+    observe: bool = False
+    """Whether decisions go to `topics.decisions_shadow` only, as long as nothing was recorded for the group:
+    after `fraudstream go-live` or `fraudstream observe` the record wins."""
     review_at: Share | None = None
     """Score from which an order is reviewed; the model's own suggestion when absent."""
     decline_at: Share | None = None
@@ -376,6 +379,8 @@ def _expected(name: str, field: FieldInfo) -> str:
     if get_origin(kind) is Annotated:
         kind, *inner = get_args(kind)
         bounds += [bound for each in inner for bound in getattr(each, "metadata", [])]
+    if kind is bool:
+        return "true or false"
     if kind not in {int, float}:
         return "a path" if kind is Path else "text, kept secret" if kind is SecretStr else "text"
     low = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)

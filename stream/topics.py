@@ -148,7 +148,7 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
         topic(
             names.control,
             "what it is about",
-            "models, aliases, policies, lists",
+            "what was decided about all workers: pauses, observing, going live",
             {**for_ever, **arrival},
             partitions=1,
         ),

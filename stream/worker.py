@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, cast
 
 import faust
@@ -29,6 +28,7 @@ from models.errors import RegistryError
 from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
+from stream.control import Control, ControlState
 from stream.desk import ScoringDesk
 from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
@@ -38,6 +38,7 @@ from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
+from stream.version import program_version
 from stream.writer import Limits, Mailbox, Writer
 
 __all__ = ["run"]
@@ -51,6 +52,11 @@ _FETCH_WAIT_MS: Final = 100
 _WAITING_RECORDS: Final = 8
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
 _WAITING_BYTES: Final = 64 * 1024 * 1024
+_CATCH_UP_S: Final = 5.0
+"""How long a new assignment waits for what was said in the control topic before it."""
+
+
+_NO_PARTITION: Final = FaustTP("", 0)
 
 
 class _PassThrough:
@@ -123,6 +129,11 @@ class BatchConsumer(driver.Consumer):
         if snapshot is None:
             # a fetch now could not be told from one under the next assignment
             await self.sleep(0.02)
+            return {}
+        if self.app.mailbox.held:
+            # asked for none of our partitions: nothing is taken, and the group sees a consumer that lives
+            await self._thread.getmany({_NO_PARTITION}, 0.0)
+            await self.sleep(0.1)
             return {}
         try:
             fetched = await super()._getmany(active_partitions, timeout)
@@ -211,7 +222,7 @@ class ScorerApp(faust.App):
         return BatchTransport(self.conf.broker_consumer, self)
 
 
-def make_app(settings: Settings, writer: Writer) -> ScorerApp:
+def make_app(settings: Settings, writer: Writer, control: Control | None = None) -> ScorerApp:
     """The app: one agent that hands fetched batches to the mailbox, and the assignment callbacks."""
     home = settings.home / "faust" / settings.worker
     home.mkdir(parents=True, exist_ok=True)
@@ -254,14 +265,21 @@ def make_app(settings: Settings, writer: Writer) -> ScorerApp:
     async def hand_over(batches: Any) -> None:
         async for batch in batches:
             mailbox.offer(batch)
-            # back-pressure: seldom reached, so nobody need be woken for it
-            while mailbox.waiting > most or mailbox.waiting_bytes > _WAITING_BYTES:  # noqa: ASYNC110
+            # back-pressure: seldom reached, so nobody need be woken for it; while batches are held nothing
+            # more is fetched, and what was must not stop the consumer from being seen alive
+            while not mailbox.held and (  # noqa: ASYNC110
+                mailbox.waiting > most or mailbox.waiting_bytes > _WAITING_BYTES
+            ):
                 await asyncio.sleep(0.005)
 
     app.agent(inputs, name="hand_over")(hand_over)
 
     async def on_assigned(_sender: Any, assigned: Any, **_: Any) -> None:
-        mailbox.assign(_snapshot(app, settings, assigned))
+        snapshot = _snapshot(app, settings, assigned)
+        if control is not None:
+            # a partition's last owner must not have known more of the control topic than its next one
+            await asyncio.get_running_loop().run_in_executor(None, control.catch_up, _CATCH_UP_S)
+        mailbox.assign(snapshot)
 
     async def on_revoked(_sender: Any, _revoked: Any, **_: Any) -> None:
         # off the loop: the writer may need seconds to finish, and the heartbeat must go on
@@ -314,7 +332,15 @@ def check_topics(settings: Settings) -> None:
         states = {state.plan.name: state for state in describe(settings)}
     except TopicError as error:
         raise Refused(str(error)) from error
-    used = (*settings.inputs, settings.topics.decisions, settings.topics.rejected, settings.topics.changelog)
+    names = settings.topics
+    used = (
+        *settings.inputs,
+        names.decisions,
+        names.decisions_shadow,
+        names.rejected,
+        names.changelog,
+        names.control,
+    )
     missing = [name for name in used if states[name].partitions is None]
     if missing:
         raise Refused(
@@ -371,6 +397,41 @@ def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> Non
         clock.sleep(0.25)
 
 
+def read_control(settings: Settings, clock: Clock) -> Control:
+    """The control topic, read to its end. Raises Refused when it says that this version must not go on."""
+    control: Control | None = None
+    while True:
+        try:
+            control = control or Control(settings)
+            state = control.read_to_end()
+        except TopicError as error:
+            raise Refused(str(error)) from error
+        except Unreachable as error:
+            log.warning("the control topic can't be read yet: %s", error)
+            clock.sleep(1.0)
+            continue
+        if state.refusal:
+            raise Refused(state.refusal)
+        return control
+
+
+def _say(state: ControlState, settings: Settings) -> None:
+    """Say what is in force, for whoever reads the log."""
+    if state.pause is not None:
+        log.warning("no orders are taken: %s; go on with 'fraudstream resume'", state.pause)
+    if state.observing(unless_told=settings.observe):
+        why = state.mode or "started with --observe"
+        log.warning("decisions go to '%s' only: %s", settings.topics.decisions_shadow, why)
+    elif settings.observe:
+        log.warning("started with --observe, but the record wins: %s", state.mode)
+    log.info(
+        "in force from control offset %d on: %s, %s",
+        state.next_offset,
+        "paused" if state.paused else "not paused",
+        "observing" if state.observing(unless_told=settings.observe) else "live",
+    )
+
+
 class _FaustWorker(faust.Worker):
     """Faust's worker, with logging left to whoever started us."""
 
@@ -419,6 +480,7 @@ def run(settings: Settings) -> int:
     real = KafkaCluster(settings)
     cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
     wait_for_namesake(cluster, settings, clock)
+    control = read_control(settings, clock)
     store = RocksStore(settings.home / "rows" / settings.worker)
     desk = ScoringDesk(
         scorer=scorer,
@@ -430,8 +492,10 @@ def run(settings: Settings) -> int:
         reject_share=settings.reject_share,
         headers=(
             ("worker", settings.worker.encode()),
-            ("fraudstream", _version().encode()),
+            ("fraudstream", program_version().encode()),
         ),
+        in_force=lambda: control.state,
+        observe=settings.observe,
     )
     writer = Writer(
         name=settings.worker,
@@ -449,9 +513,16 @@ def run(settings: Settings) -> int:
         ),
     )
     thread = _WriterThread(writer, store)
-    app = make_app(settings, writer)
+
+    def hear(state: ControlState) -> None:
+        _say(state, settings)
+        writer.mailbox.hold(state.paused)
+
+    hear(control.state)
+    control.follow(hear)
+    app = make_app(settings, writer, control)
     identity = {
-        "version": _version(), "model": scorer.name, "model_version": scorer.version,
+        "version": program_version(), "model": scorer.name, "model_version": scorer.version,
         "model_digest": scorer.digest, "policy": policy.digest,
     }  # fmt: skip
     health.running = Running(
@@ -488,6 +559,7 @@ def run(settings: Settings) -> int:
     if thread.is_alive():
         log.error("the writer did not finish within 10 s; its transaction is left to the next owner")
         os._exit(CRASHED)
+    control.close()
     store.close()
     real.close()
     return exit_code
@@ -500,13 +572,6 @@ def _fetched_to(app: ScorerApp, tp: tuple[str, int]) -> int | None:
     except Exception:  # noqa: BLE001 - asked from another thread, whatever a rebalance is just doing
         return None
     return end
-
-
-def _version() -> str:
-    try:
-        return version("fraudstream")
-    except PackageNotFoundError:
-        return "unknown"  # run from a checkout that is not installed
 
 
 def _report(writer: Writer, every_s: float = 10.0) -> None:

@@ -233,7 +233,9 @@ def test_a_smaller_limit_drops_the_oldest_of_a_row_read_back() -> None:
 def test_a_row_of_a_newer_version_is_not_guessed_at() -> None:
     data = bytes([9]) + a_row(1).encode()[1:]
 
-    with pytest.raises(RowVersionError, match="version 9 and we read up to 1; upgrade the program"):
+    with pytest.raises(
+        RowVersionError, match="version 9 and this program reads up to 1; run the version that wrote"
+    ):
         Row.decode(data, 125)
 
 

@@ -64,9 +64,11 @@ def test_revisions_come_back_from_their_bytes() -> None:
     assert Revisions.decode(revisions.encode()) == revisions
 
 
-@pytest.mark.parametrize("content", [[2], [2, {"other": 1}], [7, [], None, "more"]])
+@pytest.mark.parametrize("content", [[3], [3, {"other": 1}], [7, [], None, "more"]])
 def test_revisions_of_a_newer_version_are_refused_as_such(content: object) -> None:
-    with pytest.raises(RowVersionError, match="we read up to 1; upgrade the program"):
+    with pytest.raises(
+        RowVersionError, match="reads up to 2; run the version that wrote them, or a newer one"
+    ):
         Revisions.decode(msgspec.msgpack.encode(content))
 
 

@@ -410,7 +410,7 @@ def test_a_row_of_a_newer_version_refuses_and_rejects_no_order(key: bytes) -> No
     shop = Shop()
     shop.decide(an_order())
     kept = shop.rows[0, key]
-    shop.rows[0, key] = bytes([200]) + kept[1:] if key[:1] == b"c" else msgspec.msgpack.encode([2, {"a": 1}])
+    shop.rows[0, key] = bytes([200]) + kept[1:] if key[:1] == b"c" else msgspec.msgpack.encode([9, {"a": 1}])
 
     with pytest.raises(Refused, match="version"):
         shop.decide(an_order(order_id="o1", revision=1))

@@ -1,0 +1,439 @@
+"""The control topic: what people decided about all workers of a group, in one total order.
+
+It has one partition, is never compacted and is read from its start by every worker, outside the group.
+The state in force after the records before an offset is a pure fold of them, so a decision that names
+that offset says under which control state it was made.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stream.ports import Record, Refused, Unreachable
+from stream.settings import Settings
+from stream.topics import TopicError
+from stream.version import program_version
+
+__all__ = [
+    "LIVE",
+    "OBSERVE",
+    "PAUSED",
+    "RESUMED",
+    "SCHEMA_VERSION",
+    "Control",
+    "ControlEvent",
+    "ControlRecord",
+    "ControlState",
+    "append",
+    "change",
+    "paused",
+]
+
+log = logging.getLogger("fraudstream.control")
+
+SCHEMA_VERSION: Final = 1
+"""The newest version of a control record that this program follows."""
+
+PAUSED: Final = "paused"
+RESUMED: Final = "resumed"
+OBSERVE: Final = "observe"
+LIVE: Final = "live"
+
+_ANSWER_S: Final = 10.0
+_POLL_S: Final = 0.5
+_SAY_EVERY_S: Final = 30.0
+_CRASHED: Final = 70
+
+
+class ControlRecord(BaseModel):
+    """One thing that a person, or a program, decided about the workers of a group.
+
+    When it was decided is the broker's time of the record. These fields keep their meaning in every
+    version; fields that a later version adds are kept as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    kind: str = Field(min_length=1, max_length=64)
+    """What was decided: paused, resumed, observe, live, or a word of a later version."""
+    group: str | None = Field(default=None, min_length=1, max_length=249)
+    """Whom it concerns; None is every group that reads this topic."""
+    who: str = Field(min_length=1, max_length=200)
+    why: str = Field(min_length=1, max_length=2_000)
+    required: bool = False
+    """Whether a worker that does not know the kind must refuse to go on."""
+    written_by: str = Field(default="unknown", max_length=64)
+    """The version of fraudstream that wrote it: the one to run where it can't be followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlEvent:
+    """A control record and its place in the log."""
+
+    offset: int
+    at: datetime
+    """When the broker appended it."""
+    record: ControlRecord
+
+    def __str__(self) -> str:
+        """`paused by anna on 2026-11-22 10:00:00 UTC: the warehouse is down`."""
+        told = self.record
+        return _on_one_line(f"{told.kind} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """What is in force for a group after the first records of the control topic."""
+
+    group: str
+    next_offset: int = 0
+    """The offset after the last record that this state knows of."""
+    pause: ControlEvent | None = None
+    """The pause in force."""
+    mode: ControlEvent | None = None
+    """What last said whether the group observes or is live; None when nothing ever did."""
+    unknown: tuple[ControlEvent, ...] = ()
+    """Records of kinds that a later version knows: kept, not followed."""
+    malformed: int = 0
+    """How many records were none of ours; anyone may write to a topic."""
+    refusal: str = ""
+    """Why a worker of this version must not go on; empty when it may."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the workers take no orders."""
+        return self.pause is not None
+
+    def observing(self, *, unless_told: bool = False) -> bool:
+        """Whether decisions go to the shadow only; the record wins over what a worker was started with."""
+        return unless_told if self.mode is None else self.mode.record.kind == OBSERVE
+
+    def said(self, *, unless_told: bool = False) -> str:
+        """What is in force, in a line for each thing."""
+        mode = "observing" if self.observing(unless_told=unless_told) else "live"
+        lines = [
+            f"group '{self.group}' is {'not paused' if self.pause is None else f'paused ({self.pause})'}",
+            f"group '{self.group}' is {mode} ({self.mode or 'as its workers were started'})",
+        ]
+        lines += [f"not known here: {event}" for event in self.unknown]
+        if self.refusal:
+            lines.append(self.refusal)
+        return "\n".join(lines)
+
+    def shown(self) -> dict[str, object]:
+        """The same for machines."""
+        return {
+            "group": self.group,
+            "next_offset": self.next_offset,
+            "paused": self.paused,
+            "mode": None if self.mode is None else self.mode.record.kind,
+            "pause": _shown(self.pause),
+            "mode_set": _shown(self.mode),
+            "unknown": [_shown(event) for event in self.unknown],
+            "malformed": self.malformed,
+            "refusal": self.refusal,
+        }
+
+    def after(self, record: Record) -> "ControlState":
+        """The state once this record is in force too; a record that can't be read changes nothing else."""
+        moved = replace(self, next_offset=record.offset + 1)
+        event = _event_of(record)
+        if event is None:
+            return replace(moved, malformed=self.malformed + 1)
+        told = event.record
+        if told.group not in {None, self.group}:
+            return moved
+        effect = _EFFECTS.get(told.kind)
+        if effect is not None and told.schema_version <= SCHEMA_VERSION:
+            return effect(moved, event)
+        if effect is None and not told.required:
+            return replace(moved, unknown=(*self.unknown, event))
+        return replace(moved, refusal=self.refusal or _too_new(event))
+
+
+def _shown(event: ControlEvent | None) -> dict[str, object] | None:
+    if event is None:
+        return None
+    return {"offset": event.offset, "at": event.at.isoformat(), **event.record.model_dump(mode="json")}
+
+
+def _pause(state: ControlState, event: ControlEvent) -> ControlState:
+    return replace(state, pause=event)
+
+
+def _resume(state: ControlState, _: ControlEvent) -> ControlState:
+    return replace(state, pause=None)
+
+
+def _set_mode(state: ControlState, event: ControlEvent) -> ControlState:
+    return replace(state, mode=event)
+
+
+_EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState]]] = MappingProxyType(
+    {PAUSED: _pause, RESUMED: _resume, OBSERVE: _set_mode, LIVE: _set_mode}
+)
+"""What each kind changes; a new kind is a word here and a field of ControlState."""
+
+
+def _event_of(record: Record) -> ControlEvent | None:
+    """The event in a record; None for bytes that are none."""
+    try:
+        told = ControlRecord.model_validate_json(record.value or b"")
+    except ValidationError:
+        return None
+    return ControlEvent(record.offset, datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC), told)
+
+
+def _too_new(event: ControlEvent) -> str:
+    told = event.record
+    return _on_one_line(
+        f"control record {event.offset} is '{told.kind}' of version {told.schema_version}, which a worker "
+        f"has to follow, and this fraudstream {program_version()} can't (it reads version {SCHEMA_VERSION}); "
+        f"run fraudstream {told.written_by}, which wrote it, or a newer one"
+    )
+
+
+def _on_one_line(text: str) -> str:
+    """Text that anyone may have written, as one line that gives a terminal no orders."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+class Control:
+    """The control topic as one process follows it, with a consumer of its own outside the group."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Look for the topic. Raises TopicError when it is missing, Unreachable when nobody answers."""
+        self._at = TopicPartition(settings.topics.control, 0, 0)
+        self._changed = threading.Condition()
+        self._state = ControlState(settings.group)
+        self._reached = 0
+        """How far the log was read, what is no record included."""
+        self._said_at = -_SAY_EVERY_S
+        self._admin = AdminClient(settings.confluent(log_level=0))
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._consumer = Consumer(
+            settings.confluent(
+                group_id=settings.group,  # to have its rights; it joins nothing
+                enable_auto_commit=False,
+                enable_partition_eof=True,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                log_level=0,
+            )
+        )
+        try:
+            known = self._consumer.list_topics(timeout=_ANSWER_S).topics
+        except KafkaException as error:
+            self._consumer.close()
+            raise Unreachable(
+                f"no broker answers at {settings.broker} ({error.args[0].str()}); "
+                "start one with 'fraudstream broker start', or set FRAUDSTREAM_BROKER"
+            ) from error
+        if self._at.topic not in known or known[self._at.topic].error is not None:
+            self._consumer.close()
+            raise TopicError(
+                f"topic '{self._at.topic}' does not exist on {settings.broker}; "
+                "run 'fraudstream topics create'"
+            )
+        self._consumer.assign([self._at])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop following and let go of the consumer."""
+        self._closing = True
+        if self._thread is not None:
+            self._thread.join(2 * _POLL_S)
+        self._consumer.close()
+
+    @property
+    def state(self) -> ControlState:
+        """What is in force as far as the topic was read."""
+        return self._state
+
+    def read_to_end(self) -> ControlState:
+        """Read what is there now, before anyone follows. Raises Unreachable."""
+        end = self._end(_ANSWER_S)
+        deadline = time.monotonic() + _ANSWER_S
+        while self._reached < end:
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"'{self._at.topic}' was read to offset {self._reached} of {end} in {_ANSWER_S:.0f} s; "
+                    "see that its broker runs"
+                )
+            self._read(0.1)
+        return self._state
+
+    def follow(self, told: Callable[[ControlState], None]) -> None:
+        """Go on reading in a thread, and tell every change of the state."""
+        self._thread = threading.Thread(target=self._follow, args=(told,), name="control", daemon=True)
+        self._thread.start()
+
+    def catch_up(self, seconds: float) -> bool:
+        """Wait until the thread that follows has read what is in the topic now; False if it takes longer."""
+        deadline = time.monotonic() + seconds
+        try:
+            end = self._end(seconds)
+        except Unreachable as error:
+            log.warning("going on with the control state known so far: %s", error)
+            return False
+        with self._changed:
+            while self._reached < end:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    log.warning("control was read to offset %d of %d only", self._reached, end)
+                    return False
+        return True
+
+    def _end(self, seconds: float) -> int:
+        # not the consumer's get_watermark_offsets: it never returns while another thread polls
+        asked = {TopicPartition(self._at.topic, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+        answer = self._admin.list_offsets(asked, request_timeout=seconds)
+        try:
+            return int(next(iter(answer.values())).result(timeout=seconds).offset)
+        except (KafkaException, TimeoutError) as error:
+            raise Unreachable(
+                f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s"
+            ) from error
+
+    def _follow(self, told: Callable[[ControlState], None]) -> None:
+        try:
+            while not self._closing:
+                before = self._state
+                self._read(_POLL_S)
+                if self._state != before:
+                    told(self._state)
+        except BaseException as failure:
+            # a worker that no longer hears of a pause would go on against a person's word
+            log.critical("the control topic can't be followed; the worker ends", exc_info=failure)
+            logging.shutdown()
+            os._exit(_CRASHED)
+
+    def _read(self, seconds: float) -> None:
+        """Take in what comes next, waiting at most so long for it."""
+        message = self._consumer.poll(seconds)
+        if message is None:
+            return
+        error = message.error()
+        if error is None:
+            self._take(_record(message))
+        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self._reach(message.offset() or 0)
+        elif time.monotonic() - self._said_at > _SAY_EVERY_S:
+            self._said_at = time.monotonic()
+            log.warning("'%s' can't be read for now: %s", self._at.topic, error.str())
+
+    def _take(self, record: Record) -> None:
+        before = self._state
+        if record.offset < before.next_offset:
+            log.error("'%s' was made anew: what it said before is forgotten", record.topic)
+            before = ControlState(before.group)
+        self._state = state = before.after(record)
+        if state.malformed > before.malformed:
+            log.error("record %d of '%s' is no control record: ignored", record.offset, record.topic)
+        elif len(state.unknown) > len(before.unknown):
+            event = state.unknown[-1]
+            log.warning(
+                "control record %d is '%s', written by fraudstream %s: kept, and not known here",
+                event.offset,
+                _on_one_line(event.record.kind),
+                _on_one_line(event.record.written_by),
+            )
+        self._reach(record.offset + 1)
+
+    def _reach(self, offset: int) -> None:
+        with self._changed:
+            self._reached = offset
+            self._changed.notify_all()
+
+
+def _record(message: Message) -> Record:
+    # without its headers: they may have names that no client can read, and say nothing here
+    return Record(
+        message.topic() or "",
+        0,
+        message.offset() or 0,
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+    )
+
+
+def paused(settings: Settings) -> ControlState:
+    """What is in force for the group now; its `paused` says whether the workers take no orders.
+
+    Raises TopicError, Unreachable.
+    """
+    with Control(settings) as control:
+        return control.read_to_end()
+
+
+def append(settings: Settings, kind: str, *, who: str, why: str) -> int:
+    """Write a record about the group and return its offset once every in-sync replica has it.
+
+    Raises Refused for words that can't be a record, Unreachable when it was not delivered.
+    """
+    try:
+        told = ControlRecord(kind=kind, group=settings.group, who=who, why=why, written_by=program_version())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(f"--{first['loc'][0]}: {first['msg']}; say it in other words") from None
+    producer = Producer(
+        settings.confluent(
+            enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
+        )
+    )
+    answers: list[tuple[KafkaError | None, int]] = []
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        answers.append((error, message.offset() or 0))
+
+    value = json.dumps(told.model_dump(mode="json"), sort_keys=True).encode()
+    producer.produce(settings.topics.control, value, settings.group, 0, on_delivery=delivered)
+    producer.flush(_ANSWER_S + 5)
+    if not answers or answers[0][0] is not None:
+        said = answers[0][0].str() if answers and answers[0][0] is not None else "no answer"
+        raise Unreachable(
+            f"'{kind}' was not written to '{settings.topics.control}': {said}; see 'fraudstream control' for "
+            "what is in force, then try again"
+        )
+    return answers[0][1]
+
+
+def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[ControlState, bool]:
+    """Write a record unless it would change nothing; the state then, and whether one was written.
+
+    Raises Refused, TopicError, Unreachable.
+    """
+    with Control(settings) as control:
+        state = control.read_to_end()
+        if state.refusal:
+            raise Refused(state.refusal)
+        if _is_so(state, kind):
+            return state, False
+        append(settings, kind, who=who, why=why)
+        return control.read_to_end(), True
+
+
+def _is_so(state: ControlState, kind: str) -> bool:
+    if kind in {PAUSED, RESUMED}:
+        return state.paused == (kind == PAUSED)
+    return state.mode is not None and state.mode.record.kind == kind

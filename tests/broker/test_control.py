@@ -1,0 +1,202 @@
+"""What people tell all workers of a group, on a real broker: pause, resume, observe, go live."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message
+
+from features.history import Row
+from stream import topics
+from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, change, paused
+from stream.desk import customer_key
+from stream.ports import Refused, Unreachable
+from stream.publish import publish
+from stream.settings import Settings
+from stream.store import RocksStore
+from stream.topics import TopicError
+from tests.running import Worker, decisions, orders, read, send
+
+
+@pytest.fixture
+def shop(settings: Settings, registry: Path) -> Settings:
+    """Settings with every topic made and a model to decide with."""
+    topics.create(settings)
+    shutil.copytree(registry, settings.home / "models")
+    return settings.model_copy(update={"session_s": 6.0, "transaction_s": 5.0, "patience_s": 5.0})
+
+
+def tell(shop: Settings, kind: str) -> None:
+    state, written = change(shop, kind, who="anna", why="a test")
+    assert written, state
+
+
+def hears(worker: Worker, words: str, *, times: int = 1, within_s: float = 40.0) -> None:
+    """Wait until the worker has said so."""
+    deadline = time.monotonic() + within_s
+    while worker.said().count(words) < times:
+        assert worker.process.poll() is None, worker.said()
+        assert time.monotonic() < deadline, f"'{words}' was not said:\n{worker.said()}"
+        time.sleep(0.05)
+
+
+def under(decided: list[Message]) -> Counter[int]:
+    """How many decisions were made under each control offset."""
+    return Counter(
+        next(iter(json.loads(message.value() or b"")["source"]["others"].values())) for message in decided
+    )
+
+
+def test_a_paused_group_takes_no_orders_and_goes_on_where_it_was(shop: Settings, tmp_path: Path) -> None:
+    other = shop.model_copy(update={"worker": shop.worker + "-b"})
+    with Worker(shop, tmp_path / "a") as a, Worker(other, tmp_path / "b") as b:
+        send(shop, orders(100))
+        read(shop, shop.topics.decisions, 100)
+        tell(shop, PAUSED)
+        for worker in (a, b):
+            hears(worker, "no orders are taken: paused by anna on ")
+        send(shop, orders(100, first=100))
+        # its records are fetched, and wait
+        hears(a, "so far: ")
+        assert paused(shop).paused
+        tell(shop, RESUMED)
+        decided = read(shop, shop.topics.decisions, 200)
+        assert (a.stop(), b.stop()) == (0, 0), a.said() + b.said()
+
+    assert under(decided) == {0: 100, 2: 100}, "nothing was decided between pause and resume"
+    assert Counter(json.loads(m.value() or b"")["order_id"] for m in decided) == Counter(
+        f"o{n}" for n in range(200)
+    )
+
+
+def test_a_worker_that_starts_while_its_group_is_paused_waits(shop: Settings, tmp_path: Path) -> None:
+    tell(shop, PAUSED)
+    send(shop, orders(50))
+    with Worker(shop, tmp_path / "log") as worker:
+        hears(worker, "opened 2 partitions")
+        tell(shop, RESUMED)
+        decided = read(shop, shop.topics.decisions, 50)
+        assert worker.stop() == 0, worker.said()
+
+    assert under(decided) == {2: 50}
+
+
+def test_observing_decides_into_the_shadow_only_until_the_group_goes_live(
+    shop: Settings, tmp_path: Path
+) -> None:
+    observing = shop.model_copy(update={"observe": True})
+    bad = [(b"c0", json.dumps({"order_id": "b1", "customer_id": "c0"}).encode())]
+    with Worker(observing, tmp_path / "log") as worker:
+        send(shop, [*orders(50), *orders(5), *bad])
+        shadow = read(shop, shop.topics.decisions_shadow, 56)
+        tell(shop, LIVE)
+        hears(worker, "started with --observe, but the record wins: live by anna on ")
+        send(shop, [*orders(5), *orders(5), *orders(20, first=50)])
+        live = read(shop, shop.topics.decisions, 30)
+        tell(shop, OBSERVE)
+        hears(worker, "in force from control offset 2 on: not paused, observing")
+        send(shop, orders(1, first=70))
+        again = read(shop, shop.topics.decisions_shadow, 57)[-1]
+        assert worker.stop() == 0, worker.said()
+
+    assert len(read(shop, shop.topics.decisions, 30)) == 30
+    assert {dict(m.headers() or ()).get("mode") for m in shadow} == {b"observe"}
+    assert {dict(m.headers() or ()).get("mode") for m in live} == {None}
+    assert (under(shadow), under(live), under([again])) == ({0: 56}, {1: 30}, {2: 1})
+    told = [json.loads(m.value() or b"") for m in live]
+    firsts = [d for d in told if d["repeat_of"] is None]
+    assert sorted(d["order_id"] for d in firsts) == sorted(f"o{n}" for n in [*range(5), *range(50, 70)]), (
+        "of an order decided in the shadow nobody was told: it is decided, and no repeat"
+    )
+    assert {d["repeat_of"] for d in told} - {None} <= {d["decision_id"] for d in firsts}
+    rehearsed = {d["order_id"]: d for m in shadow if (d := json.loads(m.value() or b""))["model"]}
+    for decision in firsts:
+        if decision["order_id"] in rehearsed:
+            assert decision["features"] == rehearsed[decision["order_id"]]["features"]
+    store = RocksStore(shop.home / "rows" / shop.worker)
+    rows = {key: value for number in range(2) for key, value in store.rows(number)}
+    store.close()
+    assert [len(Row.decode(rows[customer_key(f"c{n}")], 512)) for n in range(5)] == [15, 14, 14, 14, 14]
+
+
+def test_history_is_never_decided_whatever_the_mode(shop: Settings, tmp_path: Path) -> None:
+    past = [value for _, value in orders(60)]
+    with Worker(shop, tmp_path / "log") as worker:
+        publish(shop, past[:20], history=True)
+        tell(shop, OBSERVE)
+        publish(shop, past[20:40], history=True)
+        tell(shop, PAUSED)
+        hears(worker, "no orders are taken")
+        publish(shop, past[40:], history=True)
+        tell(shop, RESUMED)
+        tell(shop, LIVE)
+        hears(worker, "in force from control offset 4 on: not paused, live")
+        send(shop, orders(5, first=60))
+        decided = decisions(shop, 5)
+        assert worker.stop() == 0, worker.said()
+
+    assert [d["features"]["orders_count_1d"] for d in decided] == [12] * 5
+    assert read(shop, shop.topics.decisions_shadow, 0) == []
+
+
+def test_what_anyone_writes_into_control_stops_no_worker(shop: Settings, tmp_path: Path) -> None:
+    told = {"group": shop.group, "who": "eve", "why": "to see"}
+    with Worker(shop, tmp_path / "log") as worker:
+        hears(worker, "opened 2 partitions")
+        send(
+            shop,
+            [
+                (None, None),
+                (b"k", b"\xff\x00 not json"),
+                (b"k", json.dumps({**told, "kind": 7}).encode()),
+                (b"k", json.dumps({**told, "kind": "paused", "group": "another group"}).encode()),
+                (b"k", json.dumps({**told, "kind": "alias", "schema_version": 9, "moves": "x"}).encode()),
+            ],
+            topic=shop.topics.control,
+            partition=0,
+        )
+        hears(worker, "control record 4 is 'alias', written by fraudstream unknown: kept, and not known here")
+        send(shop, orders(20))
+        decided = read(shop, shop.topics.decisions, 20)
+        assert worker.stop() == 0, worker.said()
+
+    assert under(decided) == {5: 20}
+    assert worker.said().count("is no control record: ignored") == 3
+    state = paused(shop)
+    assert (state.paused, state.malformed, [event.record.kind for event in state.unknown]) == (
+        False,
+        3,
+        ["alias"],
+    )
+
+
+def test_a_control_record_that_has_to_be_followed_and_is_not_known_ends_the_worker(
+    shop: Settings, tmp_path: Path
+) -> None:
+    told = {"kind": "erase", "group": shop.group, "who": "anna", "why": "the law", "required": True}
+    told |= {"schema_version": 2, "written_by": "7.1.0"}
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(10))
+        read(shop, shop.topics.decisions, 10)
+        send(shop, [(b"k", json.dumps(told).encode())], topic=shop.topics.control, partition=0)
+        hears(worker, "in force from control offset 1 on")
+        send(shop, orders(10, first=10))
+        assert worker.ends(40) == 1, worker.said()
+
+    last = worker.said().splitlines()[-1]
+    assert "control record 0 is 'erase' of version 2, which a worker has to follow" in last
+    assert "run fraudstream 7.1.0, which wrote it, or a newer one" in last
+    with Worker(shop, tmp_path / "again") as worker:
+        assert worker.ends(40) == 1, worker.said()
+    with pytest.raises(Refused, match="run fraudstream 7"):
+        change(shop, PAUSED, who="anna", why="to see")
+
+
+def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) -> None:
+    with pytest.raises(TopicError, match="run 'fraudstream topics create'"):
+        paused(settings)
+    with pytest.raises(Unreachable, match="no broker answers at 127"):
+        paused(settings.model_copy(update={"broker": "127.0.0.1:1"}))
