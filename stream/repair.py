@@ -8,6 +8,7 @@ from confluent_kafka.admin import AdminClient
 from stream.kafka import KafkaCluster
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
+from stream.topics import describe
 from stream.writer import POSITION_KEY, decode_position
 
 __all__ = ["repair_offsets"]
@@ -22,8 +23,10 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     Needed after the group's offsets expired (a group idle for longer than the broker's
     `offsets.retention.minutes`) or were reset by hand: deciding from other offsets would count
     orders twice or never. Raises Refused while workers run, when the changelog has no position, or when
-    an input does not reach to one, and then commits nothing; Unreachable when the cluster does not answer.
+    an input does not reach to one, and then commits nothing; TopicError or Unreachable when the cluster does
+    not answer.
     """
+    describe(settings)  # asked once where nobody answers: a consumer would ask, and log, again and again
     cluster = KafkaCluster(settings)
     try:
         living = _living(cluster)

@@ -404,7 +404,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(
             f"can't read settings file {path}: {error.strerror}; name a TOML file that exists"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} is not TOML: {error}; mend that line") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

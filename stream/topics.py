@@ -277,7 +277,13 @@ def largest_record(settings: Settings, topic: str) -> int:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return AdminClient({**settings.confluent(), "log_level": 0})
+    try:
+        return AdminClient({**settings.confluent(), "log_level": 0})
+    except KafkaException as error:
+        raise TopicError(
+            f"no client can be made for {settings.broker}: {error.args[0].str()}; "
+            "mend the settings in [security], FRAUDSTREAM_SECURITY__…"
+        ) from error
 
 
 def _metadata(settings: Settings, admin: AdminClient) -> ClusterMetadata:

@@ -144,6 +144,21 @@ def _decided(order_id: str) -> Decision:
     )
 
 
+@pytest.mark.parametrize("command", ["describe", "create", "repair-offsets"])
+def test_a_certificate_that_is_none_is_refused_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("FRAUDSTREAM_SECURITY__PROTOCOL", "SSL")
+    monkeypatch.setenv("FRAUDSTREAM_SECURITY__CA_FILE", str(tmp_path / "ca.pem"))
+
+    result = run.invoke(app, ["topics", command])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("fraudstream: no client can be made for 127.0.0.1:9092: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_an_embedded_broker_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAUDSTREAM_BROKER", "kafka.example.com:9092")
 
