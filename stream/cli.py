@@ -678,12 +678,14 @@ def simulate_past(
 def simulate_live(
     *,
     rate: Annotated[
-        float,
-        typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, help="Not faster than this."),
+        float, typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, help="Not faster than this.")
     ] = 50,
-    count: Annotated[int | None, typer.Option(metavar="ORDERS", min=1, help="Stop after so many.")] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="ORDERS", min=1, max=10**12, help="Stop after so many.")
+    ] = None,
     skip: Annotated[
-        int, typer.Option(metavar="ORDERS", min=0, help="Leave out so many, sent by an earlier run.")
+        int,
+        typer.Option(metavar="ORDERS", min=0, max=10**12, help="Leave out so many, sent by an earlier run."),
     ] = 0,
     days: Days = 28,
     start: Start = None,
