@@ -80,6 +80,10 @@ bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/
 bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 	$(PY) tests/bench/profile.py $(ARGS)
 
+.PHONY: bench-history
+bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
+	$(PY) tests/bench/history.py $(ARGS)
+
 .PHONY: ci-long
 ci-long: $(READY) ## What .ci/run adds to the tests: a short simulation and a short chaos.
 	$(PY) tests/faults/simulate.py --schedules 10000
