@@ -3,7 +3,8 @@
 import gc
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from confluent_kafka import Producer
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
 from stream.kafka import KafkaCluster
-from stream.ports import Produce, Refused
+from stream.ports import Assignment, Committed, OutcomeUnknown, Produce, Refused, Unreachable
 from stream.repair import repair_offsets
 from stream.settings import Settings
 from stream.writer import POSITION_KEY, encode_position
@@ -130,7 +131,47 @@ def test_offsets_are_known_again_as_soon_as_a_broker_is_back(tmp_path: Path) -> 
         broker.stop()
         broker.start()
 
-        # the restart made a new leader epoch, which the client learns only when it asks
-        assert cluster.high(("orders", 0)) == 0
+        # the restart made a new leader epoch, which the client learns only when it asks who leads; left
+        # alone, it is told off for minutes
+        assert _once_it_answers(lambda: cluster.high(("orders", 0))) == 0
         assert cluster.low(("orders", 0)) == 0
+        cluster.close()
+
+
+def _once_it_answers(ask: Callable[[], int]) -> int:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            assert time.monotonic() < deadline, "the broker has long been back"
+            time.sleep(0.2)
+
+
+@pytest.mark.broker
+def test_a_producer_whose_broker_went_away_is_to_be_replaced_and_the_next_one_commits(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path / "broker", ports=free_ports(1), tied=True) as broker:
+        settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)
+        topics.create(settings)
+        cluster = KafkaCluster(settings)
+        nobody = Assignment(-1, "", frozenset({0}))  # as a group without members is committed to
+        producer = cluster.producer("w1")
+        producer.begin()
+        producer.send_offsets({("orders", 0): Committed(0)}, nobody)
+        producer.commit()
+
+        broker.kill_node(1)
+        broker.start_node(1)
+
+        producer.begin()
+        # it may know a coordinator that is no more, and would wait for it past every timeout
+        with pytest.raises(OutcomeUnknown, match="a broker was lost"):
+            producer.send_offsets({("orders", 0): Committed(1)}, nobody)
+        producer.close()
+        after = cluster.producer("w1")
+        after.begin()
+        after.send_offsets({("orders", 0): Committed(2)}, nobody)
+        after.commit()
+        assert cluster.committed([("orders", 0)], stable=True) == {("orders", 0): Committed(2)}
+        after.close()
         cluster.close()
