@@ -65,8 +65,13 @@ simulate-faults: $(READY) ## Try the transaction core against 50,000 seeded sche
 chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust).
 	$(PY) tests/faults/chaos.py --record $(ARGS)
 
+.PHONY: broker-kills
+broker-kills: $(READY) ## Kill brokers under load, the only one and then of three each in its turn, and count every order (10 min).
+	$(PY) tests/faults/broker_kills.py --nodes 1 --record $(ARGS)
+	$(PY) tests/faults/broker_kills.py --nodes 3 --record $(ARGS)
+
 .PHONY: faults
-faults: simulate-faults chaos ## Both: every promise held against faults.
+faults: simulate-faults chaos broker-kills ## All three: every promise held against faults.
 
 .PHONY: real
 real: $(READY) ## Send 622,892 real orders through publish, worker and decisions, and check each.
