@@ -331,34 +331,61 @@ def topics_repair_offsets(as_json: Json = False) -> None:
 
 @app.command("publish")
 @_said_plainly
-def publish_orders(
+def publish_orders(  # noqa: PLR0917 (typer gives them by name)
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Orders, one in JSON a line; - for stdin, .gz is read.")
+        str,
+        typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, also in gzip or zip; - for stdin."),
     ],
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="TOML", help="What its columns mean [default: it is our contract]."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="orders|events|outcomes", help="What JSON of our contract holds.")
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, help="Not faster than this."),
     ] = None,
     history: Annotated[bool, typer.Option("--history", help="To be remembered and never decided.")] = False,
+    limit: Annotated[int | None, typer.Option(metavar="ROWS", min=1, help="Only the first so many.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the first orders and every refusal; send nothing.")
+    ] = False,
+    guess: Annotated[bool, typer.Option("--guess", help="Print a mapping that fits the file.")] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Send again what an earlier run has sent.")
+    ] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the refused rows, whole, with the reason.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The sums, or the dry run, in JSON.")] = False,
 ) -> None:
-    """Send orders to the orders topic, each under its customer's key; 1 when a line was refused."""
-    from stream.publish import publish
+    """Send orders to the orders topic, each under its customer's key; 1 when a row was refused.
 
-    settings = _settings()
-    shown = 0
+    A file that was published, or partly before a kill, is not sent twice.
+    """
+    if kind not in {None, "orders", "events", "outcomes"}:
+        raise typer.BadParameter(f"'{kind}' is none of orders, events, outcomes", param_hint="--kind")
+    from stream import publish_cli
 
-    def tell(refused: object) -> None:
-        nonlocal shown
-        shown += 1
-        if shown <= 20:
-            typer.echo(f"fraudstream: refused {refused}", err=True)
-
-    result = publish(settings, _lines(file), rate=rate, history=history, refused=tell)
-    speed = result.sent / max(result.seconds, 1e-9)
-    refused = f"; refused {result.refused:,} lines" if result.refused else ""
-    typer.echo(f"published {result.sent:,} orders in {result.seconds:.1f} s ({speed:,.0f}/s){refused}")
-    if result.refused:
-        raise typer.Exit(1)
+    asked = publish_cli.Asked(
+        file,
+        mapping=mapping,
+        kind=kind,  # type: ignore[arg-type]
+        rate=rate,
+        history=history,
+        limit=limit,
+        from_start=from_start,
+        rejects=rejects,
+        as_json=as_json,
+    )
+    if guess:
+        publish_cli.guess(asked)
+        return
+    code = publish_cli.dry_run(_settings(), asked) if dry_run else publish_cli.run_publish(_settings(), asked)
+    if code:
+        raise typer.Exit(code)
 
 
 def _lines(file: str) -> Iterator[bytes]:

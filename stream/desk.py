@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from features.decode import REJECTION_CODES, Rejection, decode_order, identity_in
+from features.decode import REJECTION_CODES, Rejection
 from features.define import compute
 from features.events import Order
 from features.history import Row, RowVersionError
@@ -29,6 +29,7 @@ from models.decision import (
 from models.policy import Policy
 from models.scorer import Scored, Scorer
 from stream.control import ControlState
+from stream.decoder import CONTRACT, Decoder
 from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
 from stream.settings import Topics
 
@@ -220,6 +221,7 @@ class ScoringDesk:
         headers: Headers,
         in_force: Callable[[], ControlState] | None = None,
         observe: bool = False,
+        decoder: Decoder = CONTRACT,
     ) -> None:
         """Decide under the control state that `in_force` answers at the beginning of each batch.
 
@@ -228,6 +230,7 @@ class ScoringDesk:
         """
         self._in_force = in_force
         self._observe = observe
+        self._decoder = decoder
         self._scorer = scorer
         self._names = tuple(feature.name for feature in scorer.features)
         self._policy = policy
@@ -285,7 +288,7 @@ class ScoringDesk:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
         self._look_at_control()
         effects = Effects()
-        named = identity_in(record.value)
+        named = self._decoder.identity(record.value)
         why = Rejection(
             "scorer_error",
             "deciding this order stopped the worker repeatedly; report it with this record",
@@ -315,7 +318,7 @@ class ScoringDesk:
 
     def _take(self, record: Record, batch: _Batch) -> _Pending | Rejection | None:
         """Recall, compute, remember: everything about an order that needs its past."""
-        order = decode_order(
+        order = self._decoder.order(
             record.value,
             key=record.key,
             arrived_at=record.timestamp,

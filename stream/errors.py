@@ -5,6 +5,8 @@ Refusal
 ├── TopicError      a topic is missing, or kept in a way the scorer can't live with
 ├── BrokerError     the embedded broker could not do what was asked
 ├── PublishError    the orders could not all be sent
+├── SourceError     a file of rows can't be read
+├── MappingFileError  a mapping can't be used
 ├── Refused         a worker, or a repair, must not go on
 ├── Unreachable     the cluster did not answer in time
 ├── NotStable       an open transaction covers what was asked for

@@ -1,28 +1,80 @@
-"""Orders from a file or a pipe to the orders topic, under the key that keeps a customer's orders together.
+"""A shop's orders, events and outcomes from a file or a pipe to their topics, under their customer's key.
 
-Only the key is read: what an order means is the worker's to judge, and what it can't judge it rejects
-whole. Refused here is what would not even arrive: a line without a key, or larger than the topic takes.
+Of lines that follow the contract only the key is read: what an order means is the worker's to judge, and
+what it can't judge it rejects whole. Refused here is what would not even arrive. Rows of the shop's own
+are mapped, held against the contract, and refused with field and column. Every row is sent, refused, or
+left out by the mapping; nothing else becomes of one.
+
+A file is published in transactions that carry the number of its next row as an offset of a consumer
+group of its own, so that a publisher that was killed goes on where it was and nothing comes twice.
 """
 
-import functools
+import hashlib
+import itertools
+import json
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Annotated
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+import orjson
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
+from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, at_path
 from stream.errors import Refusal
+from stream.kafka import Watchdog, check_group_metadata, group_metadata
+from stream.mapping import bound_to
+from stream.ports import Assignment, Refused
 from stream.settings import Settings
-from stream.topics import largest_record
+from stream.sources import Source, SourceError, Unreadable
+from stream.topics import MIB, largest_record
 
-__all__ = ["HISTORY", "PublishError", "Published", "RefusedLine", "publish"]
+__all__ = [
+    "HISTORY",
+    "Left",
+    "Plan",
+    "PublishError",
+    "Published",
+    "Ready",
+    "RefusedLine",
+    "identity_of",
+    "planned",
+    "publish",
+    "publish_file",
+    "ready_rows",
+]
 
 HISTORY = (("mode", b"history"),)
-"""The header of orders that are remembered and never decided."""
+"""The header of what is remembered and never decided."""
 
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_ID_LENGTH: Final = 128
+_BOM: Final = b"\xef\xbb\xbf"
+_AROUND: Final = 256
+"""Bytes a record needs beside key and value: its header in the batch, and the mark of history."""
+
+_SILENT = logging.getLogger("fraudstream.publish.librdkafka")
+"""Where librdkafka's own words go: what it says of a fatal error we say ourselves, in one line."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+_SPAN_S: Final = 0.5
+"""How long a transaction stays open: until it ends, no later order of any shop is seen."""
+_PACED_SPAN_S: Final = 0.2
+MOST_SORTED: Final = 5_000_000
+"""Rows that are sorted in memory, at most."""
 
 
 class PublishError(Refusal):
@@ -31,28 +83,282 @@ class PublishError(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:
-    """A line that was not published, and why; the lines around it were."""
+    """A row that was not published, and why; the rows around it were."""
 
     line: int
+    """Its number: lines of JSON and rows of a table are counted from 1, without a table's header."""
     reason: str
+    code: str = "not_json"
+    """The cause, in one of the words of REJECTION_CODES."""
+    field: str = ""
+    column: str = ""
+    raw: Any = None
+    """The row as it was read: a text, or an object of columns."""
+    word: str = "line"
 
     def __str__(self) -> str:
-        """The line's number and the reason."""
-        return f"line {self.line}: {self.reason}"
+        """The row's number and the reason."""
+        return f"{self.word} {self.line:,}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
+class Ready(NamedTuple):
+    """A row as it will be sent."""
+
+    row: int
+    key: str
+    value: bytes
+
+
+class Left(NamedTuple):
+    """A row that the mapping leaves out."""
+
+    row: int
+
+
+_Fed: TypeAlias = Ready | RefusedLine | Left
+
+
+@dataclass(slots=True)
 class Published:
-    """What became of the lines."""
+    """What became of the rows, of this run; `before` counts the runs that this one continues."""
 
-    sent: int
-    refused: int
-    seconds: float
+    sent: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    left_out: int = 0
+    """Rows that the mapping does not take."""
+    causes: Counter[str] = field(default_factory=Counter)
+    before: Counter[str] = field(default_factory=Counter)
+    """`rows`, `sent`, `refused` and `left_out` of earlier runs over the same file."""
+    is_repeat: bool = False
+    """Whether there was nothing left to do."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in."""
+        return self.sent + self.refused + self.left_out
 
 
 class _Keys(msgspec.Struct, gc=False):
-    order_id: _Id
-    customer_id: _Id | None = None
+    order_id: str
+    customer_id: str | None = None
+
+
+# ---------------------------------------------------------------------- rows, made ready to be sent
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a file's rows become and how they are sent."""
+
+    kind: Kind = "orders"
+    history: bool = False
+    rate: float | None = None
+    limit: int | None = None
+    """Only the first so many rows."""
+    mapper: RowMapper | None = None
+    digest: str = ""
+    """What two mappings share only if they say the same; empty without one."""
+    columns: tuple[str, ...] = ()
+    """The columns that are read of JSON."""
+    sort: str | None = None
+
+    def topic(self, settings: Settings) -> str:
+        """Where the rows go."""
+        topics = settings.topics
+        return {"orders": topics.orders, "events": topics.order_events, "outcomes": topics.outcomes}[
+            self.kind
+        ]
+
+
+def planned(
+    settings: Settings,
+    source: Source,
+    mapping: RowMapping | None,
+    *,
+    said: str = "mapping",
+    beside: Path = Path(),
+    kind: Kind = "orders",
+    history: bool = False,
+    rate: float | None = None,
+    limit: int | None = None,
+) -> Plan:
+    """How an opened source is published by a mapping, or as it is, in JSON of the contract.
+
+    `said` names the mapping in messages and `beside` is the folder its own files are relative to.
+    Raises MappingFileError, SourceError.
+    """
+    plan = Plan(kind=kind, history=history, rate=rate, limit=limit)
+    if mapping is None:
+        return plan
+    salt = settings.hashing_salt()
+    mapper = bound_to(mapping, source, said=said, beside=beside, salt=salt)
+    told = [mapping.digest, hashlib.blake2b(salt).hexdigest()]
+    join = None if mapping.items is None else mapping.items.join
+    if join is not None and join.file is not None:
+        with Source(str(beside / join.file), Reading(member=join.member)) as other:
+            told.append(other.digest())
+    return replace(
+        plan,
+        kind=mapping.kind,
+        mapper=mapper,
+        digest=" ".join(told),
+        columns=mapping.columns,
+        sort=mapping.source.sort,
+    )
+
+
+def ready_rows(source: Source, plan: Plan, *, largest: int = MIB, skip: int = 0) -> Iterator[_Fed]:
+    """Each row of the source as it will be sent, or why it is not. Raises SourceError.
+
+    `largest` is what the topic takes; the first `skip` rows are passed over.
+    """
+    if plan.mapper is None and source.columns is not None:
+        raise SourceError(
+            f"{source.file} is a table and not orders in JSON; say what its columns mean: --map mapping.toml "
+            "(--guess proposes one)"
+        )
+    if plan.sort is not None:
+        rows = _sorted(_made_ready(source, plan, largest, 0), plan.sort)
+        return itertools.islice(rows, skip, None)
+    return _made_ready(source, plan, largest, skip)
+
+
+def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator[_Fed]:
+    rows = itertools.islice(source.rows(), skip, plan.limit)
+    mapper, columns = plan.mapper, source.columns
+    names = plan.columns
+    word = "line" if columns is None else "row"
+    limit = largest - _AROUND
+    for number, line, found in rows:
+        if type(found) is Unreadable:
+            yield RefusedLine(number, _at(found.reason, number, line), found.code, raw=found.raw, word=word)
+            continue
+        if mapper is None:
+            yield _checked(number, found, largest)  # type: ignore[arg-type]
+            continue
+        row: Any = found
+        if columns is None:
+            try:
+                content = orjson.loads(found)  # type: ignore[arg-type]
+            except orjson.JSONDecodeError as error:
+                reason = f"expected JSON, got {error.msg} at character {error.pos:,}; send one object a line"
+                yield RefusedLine(number, reason, "not_json", raw=_shown(found), word=word)
+                continue
+            if not isinstance(content, dict):
+                reason = "expected a JSON object, got something else; send one object a line"
+                yield RefusedLine(number, reason, "not_an_object", raw=_shown(found), word=word)
+                continue
+            row = [at_path(content, name) for name in names]
+        if mapper.leaves_out(row):
+            yield Left(number)
+            continue
+        try:
+            mapped = mapper.take(row)
+        except RowFault as fault:
+            raw = _shown(found) if columns is None else dict(zip(columns, found, strict=False))
+            yield RefusedLine(
+                number, _at(str(fault), number, line), fault.code, fault.field, fault.column, raw, word
+            )
+            continue
+        if len(mapped.value) + len(mapped.key) > limit:
+            reason = _too_large(largest, len(mapped.value))
+            yield RefusedLine(number, reason, "too_large", raw=_shown(mapped.value[:1000]), word=word)
+            continue
+        yield Ready(number, mapped.key, mapped.value)
+
+
+def _at(reason: str, number: int, line: int) -> str:
+    """Where the lines of the text are counted otherwise than its rows, both are told."""
+    return f"(line {line:,} of the text) {reason}" if line not in {0, number} else reason
+
+
+def _shown(found: Any) -> str:
+    return found.decode(errors="backslashreplace") if isinstance(found, bytes) else str(found)
+
+
+_keys_of = msgspec.json.Decoder(_Keys).decode
+
+
+def _checked(number: int, line: bytes, largest: int) -> Ready | RefusedLine:
+    """A line of the contract: only what it needs in order to arrive is looked at."""
+    try:
+        keys = _keys_of(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec's own words name the field and what came, never its value
+        said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+        code = "not_json" if not isinstance(error, msgspec.ValidationError) else "missing_field"
+        return RefusedLine(number, f"{said}; the line needs an order in JSON", code, raw=_shown(line))
+    customer = keys.customer_id
+    for name, given in (("order_id", keys.order_id), ("customer_id", customer)):
+        if given is not None and not _is_id(given):
+            reason = (
+                f"{name}: expected 1 to {_ID_LENGTH} characters without control characters (newline, NUL, "
+                f"ESC), got {_what_is_wrong(given)}; a worker would reject it, send another {name}"
+            )
+            return RefusedLine(number, reason, "bad_value", name, raw=_shown(line))
+    key = keys.order_id if customer is None else customer
+    if len(line) + len(key) + _AROUND > largest:
+        return RefusedLine(number, _too_large(largest, len(line)), "too_large", raw=_shown(line))
+    return Ready(number, key, line)
+
+
+def _is_id(given: str) -> bool:
+    if not 0 < len(given) <= _ID_LENGTH:
+        return False
+    # isprintable is quick and stricter than the contract: only what fails it is looked at closely
+    return given.isprintable() or not any(letter < " " or letter == "\x7f" for letter in given)
+
+
+def _what_is_wrong(given: str) -> str:
+    if not given:
+        return "an empty text"
+    return f"{len(given):,} characters" if len(given) > _ID_LENGTH else "one with a control character"
+
+
+def _too_large(largest: int, size: int) -> str:
+    return (
+        f"the order has {size:,} bytes and is larger than the {largest:,} bytes the topic takes; "
+        "shorten it, or raise max.message.bytes"
+    )
+
+
+def _sorted(rows: Iterable[_Fed], by: str) -> Iterator[_Fed]:
+    """What is not sent first, in the file's order; then the rows by their time, ties in the file's order."""
+    timed = msgspec.json.Decoder(msgspec.defstruct("Timed", [(by, datetime)])).decode
+    kept: list[tuple[datetime, int, Ready]] = []
+    for each in rows:
+        if not isinstance(each, Ready):
+            yield each
+            continue
+        if len(kept) == MOST_SORTED:
+            raise SourceError(
+                f"more than {MOST_SORTED:,} rows can't be sorted in memory; "
+                "sort the file by its time first, and leave sort out of the mapping"
+            )
+        kept.append((getattr(timed(each.value), by), each.row, each))
+    kept.sort(key=lambda entry: entry[:2])
+    for _, _, ready in kept:
+        yield ready
+
+
+# ---------------------------------------------------------------------- sending
+
+
+class _Sink(Protocol):
+    """Where ready rows go."""
+
+    span_s: float
+    """How long what was sent may wait for `settle`."""
+
+    def send(self, ready: Ready) -> None:
+        """Hand a row to the client; it is not there yet."""
+
+    def settle(self, done: Mapping[str, int], *, last: bool) -> None:
+        """Make what was sent true, and remember how far it came."""
+
+
+Told: TypeAlias = Callable[[Published], None]
 
 
 def publish(
@@ -70,104 +376,354 @@ def publish(
     """
     topic = settings.topics.orders
     largest = largest_record(settings, topic)
-    producer = Producer(
-        {
-            **settings.confluent(),
-            # As Java's and aiokafka's producers do: another partitioner would split histories.
-            "partitioner": "murmur2_random",
-            "enable.idempotence": True,
-            "acks": "all",
-            "linger.ms": 5 if rate is None else 1,
-            "queue.buffering.max.kbytes": 64 * 1024,
-            "message.max.bytes": largest,
-            "delivery.report.only.error": True,
-            "log_level": 0,
-        }
-    )
-    decode = msgspec.json.Decoder(_Keys).decode
-    headers: list[tuple[str, str | bytes | None]] | None = list(HISTORY) if history else None
-    counted = 0
-    began = time.monotonic()
-    errors: list[RefusedLine] = []
-    fatal: list[KafkaError] = []
+    sink = _Plain(settings, topic, largest, history=history, paced=rate is not None)
+    fed = _of_lines(lines, largest)
+    return _send_all(fed, sink, Published(), rate=rate, refused=refused)
 
-    def undelivered(number: int, error: KafkaError | None, _: Message) -> None:
-        if error is None:
-            return
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            errors.append(RefusedLine(number, _too_large(largest)))
-        else:
-            fatal.append(error)
 
-    def report() -> None:
-        while errors:
-            refused(errors.pop())
+def publish_file(
+    settings: Settings,
+    source: Source,
+    plan: Plan,
+    *,
+    from_start: bool = False,
+    refused: Callable[[RefusedLine], None] = lambda _: None,
+    went_on: Callable[[int], None] = lambda _: None,
+    progress: Told = lambda _: None,
+) -> Published:
+    """Send each row of a file once, going on where an earlier run over the same file was ended.
 
-    lost = 0
-    for number, raw in enumerate(lines if rate is None else _paced(lines, rate), 1):
+    `refused` is told of each row that was not sent, `went_on` first of how many rows earlier runs have
+    done, `progress` a few times a second. From a pipe nothing can be continued; it is sent plainly.
+    Raises PublishError, SourceError, TopicError.
+    """
+    topic = plan.topic(settings)
+    largest = largest_record(settings, topic)
+    if not source.is_continuable:
+        sink = _Plain(settings, topic, largest, history=plan.history, paced=plan.rate is not None)
+        fed = ready_rows(source, plan, largest=largest)
+        went_on(0)
+        return _send_all(fed, sink, Published(), rate=plan.rate, refused=refused, progress=progress)
+    place = _Place(settings, topic, identity_of(settings, source, plan))
+    producing = _Transactional(settings, place, largest, plan)
+    try:
+        before = Counter() if from_start else place.done()
+        went_on(before["rows"])
+        published = Published(before=before)
+        if before["complete"] and (plan.limit is None or plan.sort is not None):
+            published.is_repeat = True
+            return published
+        fed = ready_rows(source, plan, largest=largest, skip=before["rows"])
+        _send_all(fed, producing, published, rate=plan.rate, refused=refused, progress=progress)
+    finally:
+        producing.close()
+    if plan.limit is not None and not published.rows and before["rows"]:
+        published.is_repeat = True
+    return published
+
+
+def identity_of(settings: Settings, source: Source, plan: Plan) -> str:
+    """What names the sending of these rows to this topic: the content, the mapping, and how it is sent."""
+    said = [source.digest(), plan.digest, plan.topic(settings), str(plan.history)]
+    if plan.sort is not None:
+        said.append(str(plan.limit))  # the order of fewer rows is another order
+    return hashlib.blake2b("\0".join(said).encode(), digest_size=12).hexdigest()
+
+
+def _of_lines(lines: Iterable[bytes], largest: int) -> Iterator[_Fed]:
+    for number, raw in enumerate(lines, 1):
         line = raw.strip()
-        if not line:
-            continue
-        try:
-            keys = decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append(RefusedLine(number, f"{_reason(error)}; the line needs an order in JSON"))
-            lost += 1
-            report()
-            continue
-        key = keys.order_id if keys.customer_id is None else keys.customer_id
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if line:
+            yield _checked(number, line, largest)
+
+
+def _send_all(
+    fed: Iterable[_Fed],
+    sink: _Sink,
+    published: Published,
+    *,
+    rate: float | None = None,
+    refused: Callable[[RefusedLine], None],
+    progress: Told = lambda _: None,
+) -> Published:
+    """Send what is ready, and settle often enough that nobody waits for it."""
+    began = time.monotonic()
+    first_at: float | None = None  # with the first order: whoever makes the rows may need a while for it
+    unsettled_since: float | None = None
+    told_at = began
+    paced = 0
+    waiting = 0
+    try:
+        for each in fed:
+            if type(each) is Ready:
+                if rate is not None:
+                    first_at = first_at or time.monotonic()
+                    due = first_at + paced / rate
+                    paced += 1
+                    if unsettled_since is not None and due > unsettled_since + sink.span_s:
+                        sink.settle(_done(published), last=False)
+                        unsettled_since = None
+                    time.sleep(max(0.0, due - time.monotonic()))
+                sink.send(each)
+                published.sent += 1
+                unsettled_since = unsettled_since or time.monotonic()
+            elif type(each) is RefusedLine:
+                published.refused += 1
+                published.causes[each.code] += 1
+                refused(each)
+            else:
+                published.left_out += 1
+            waiting += 1
+            if waiting < 200 and rate is None:
+                continue
+            waiting = 0
+            now = time.monotonic()
+            if unsettled_since is not None and now > unsettled_since + sink.span_s:
+                sink.settle(_done(published), last=False)
+                unsettled_since = None
+            if now > told_at + 0.1:
+                published.seconds = now - began
+                told_at = now
+                progress(published)
+        sink.settle(_done(published), last=True)
+    except KeyboardInterrupt:
+        sink.settle(_done(published), last=False)
+        goes_on = "; the same command goes on from there" if isinstance(sink, _Transactional) else ""
+        raise PublishError(f"stopped after row {_done(published)['rows']:,}{goes_on}") from None
+    except SourceError:
+        sink.settle(_done(published), last=False)
+        raise
+    published.seconds = time.monotonic() - began
+    progress(published)
+    return published
+
+
+def _done(published: Published) -> dict[str, int]:
+    before = published.before
+    return {
+        "rows": before["rows"] + published.rows,
+        "sent": before["sent"] + published.sent,
+        "refused": before["refused"] + published.refused,
+        "left_out": before["left_out"] + published.left_out,
+    }
+
+
+def _producer_config(settings: Settings, largest: int, **extra: Any) -> dict[str, Any]:
+    return {
+        **settings.confluent(**extra),
+        # As Java's and aiokafka's producers do: another partitioner would split histories.
+        "partitioner": "murmur2_random",
+        "enable.idempotence": True,
+        "acks": "all",
+        "queue.buffering.max.messages": 500_000,
+        "queue.buffering.max.kbytes": 64 * 1024,
+        "message.max.bytes": largest,
+        "delivery.report.only.error": True,
+        "log_level": 0,
+    }
+
+
+class _Plain:
+    """A producer without transactions: every order is there a moment after it was sent."""
+
+    span_s = 0.1
+
+    def __init__(self, settings: Settings, topic: str, largest: int, *, history: bool, paced: bool) -> None:
+        self._settings, self._topic = settings, topic
+        self._headers: Any = list(HISTORY) if history else None
+        self._failed: KafkaError | None = None
+        self._sent = 0
+        config = _producer_config(settings, largest, linger_ms=1 if paced else 5)
+        self._producer = Producer(config | {"on_delivery": self._delivered})
+
+    def send(self, ready: Ready) -> None:
         while True:
             try:
-                producer.produce(
-                    topic, line, key, headers=headers, on_delivery=functools.partial(undelivered, number)
-                )
-                counted += 1
-                break
+                self._producer.produce(self._topic, ready.value, ready.key, headers=self._headers)
             except BufferError:
-                producer.poll(0.05)
+                self._producer.poll(0.05)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise PublishError(_stopped(settings, counted, error.args[0])) from error
-                errors.append(RefusedLine(number, _too_large(largest, len(line))))
-                lost += 1
-                break
-        if counted % 1000 == 0 or errors or rate is not None:
-            producer.poll(0)
-            report()
-        if fatal:
-            raise PublishError(_stopped(settings, counted, fatal[0]))
-    while producer.flush(1.0) and not fatal:
-        pass
-    if fatal:
-        raise PublishError(_stopped(settings, counted, fatal[0]))
-    late = len(errors)
-    report()
-    return Published(sent=counted - late, refused=lost + late, seconds=time.monotonic() - began)
+                raise PublishError(self._stopped(error.args[0])) from error
+            else:
+                self._sent += 1
+                return
+
+    def settle(self, done: Mapping[str, int], *, last: bool) -> None:  # noqa: ARG002 (nothing remembers it)
+        self._producer.poll(0)
+        while last and self._failed is None and self._producer.flush(1.0):
+            pass
+        if self._failed is not None:
+            raise PublishError(self._stopped(self._failed))
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed = error
+
+    def _stopped(self, error: KafkaError) -> str:
+        return (
+            f"publishing to '{self._topic}' stopped after about {self._sent:,} orders: {error.str()}; "
+            "see that the broker runs and publish again (an order sent twice is decided once)"
+        )
 
 
-def _paced(lines: Iterable[bytes], rate: float) -> Iterator[bytes]:
-    """At most `rate` lines a second, each taken only when its time has come."""
-    began = None  # with the first line: whoever makes the lines may need a while for it
-    for number, line in enumerate(lines, 1):
-        began = began or time.monotonic()
-        yield line
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+class _Place:
+    """How far a file was published: an offset of a group that belongs to the file alone."""
+
+    def __init__(self, settings: Settings, topic: str, identity: str) -> None:
+        self.settings, self.topic = settings, topic
+        self.group = f"{settings.group}.publish.{identity}"
+
+    def done(self) -> Counter[str]:
+        """What earlier runs have done; nothing for a file that was never published. Raises PublishError."""
+        consumer = Consumer(
+            self.settings.confluent(
+                group_id=self.group, enable_auto_commit=False, isolation_level="read_committed", log_level=0
+            )
+        )
+        try:
+            check_group_metadata(consumer, self.group)
+            found = self._asked(consumer)
+        except Refused as error:
+            raise PublishError(str(error)) from error
+        finally:
+            consumer.close()
+        if found.error is not None or found.offset == OFFSET_INVALID:
+            return Counter()
+        try:
+            said = Counter({name: int(n) for name, n in json.loads(found.metadata or "{}").items()})
+        except (ValueError, TypeError, AttributeError):
+            said = Counter()
+        said["rows"] = found.offset
+        return said
+
+    def _asked(self, consumer: Consumer) -> TopicPartition:
+        deadline = time.monotonic() + self.settings.call_s
+        while True:
+            try:
+                return consumer.committed([TopicPartition(self.topic, 0)], timeout=self.settings.call_s / 2)[
+                    0
+                ]
+            except KafkaException as failure:
+                error = failure.args[0]
+                # a broker that has just started has yet to find out who keeps this group
+                if error.code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise PublishError(
+                        f"can't ask how far '{self.group}' came: {error.str()}; see that the broker runs "
+                        "and that this user may read the group's offsets"
+                    ) from failure
+                time.sleep(0.2)
+
+    def reached(self, done: Mapping[str, int], *, complete: bool) -> list[TopicPartition]:
+        """The offset that says so."""
+        words = json.dumps({**done, "complete": int(complete)})
+        return [TopicPartition(self.topic, 0, done["rows"], metadata=words)]
 
 
-def _too_large(largest: int, size: int | None = None) -> str:
-    came = "the order" if size is None else f"the order has {size:,} bytes and"
-    return (
-        f"{came} is larger than the {largest:,} bytes the topic takes; shorten it, or raise max.message.bytes"
-    )
+class _Transactional:
+    """A producer whose transactions hold rows and how far they came, both or neither."""
+
+    def __init__(self, settings: Settings, place: _Place, largest: int, plan: Plan) -> None:
+        self.span_s = _SPAN_S if plan.rate is None else _PACED_SPAN_S
+        self._place = place
+        self._headers: Any = list(HISTORY) if plan.history else None
+        self._limit = plan.limit
+        self._failed: KafkaError | None = None
+        self._open = False
+        self._within_s = settings.call_s / 2
+        self._settled = 0
+        self._watchdog = Watchdog(settings.call_s)
+        self._metadata = group_metadata(place.group, Assignment(-1, "", frozenset()))
+        config = _producer_config(
+            settings,
+            largest,
+            transactional_id=place.group,
+            transaction_timeout_ms=int(settings.transaction_s * 1000),
+            delivery_timeout_ms=int(settings.transaction_s * 1000),
+            linger_ms=5 if plan.rate is None else 1,
+            retry_backoff_ms=2,
+            retry_backoff_max_ms=50,
+            compression_type="lz4",
+        )
+        try:
+            self._producer = Producer(config | {"on_delivery": self._delivered, "logger": _SILENT})
+            with self._watchdog("init_transactions"):
+                self._producer.init_transactions(self._within_s)
+        except KafkaException as error:
+            raise PublishError(
+                f"no transaction can be begun on {settings.broker}: {error.args[0].str()}; "
+                f"let this user write with the transactional id '{place.group}'"
+            ) from error
+
+    def send(self, ready: Ready) -> None:
+        try:
+            if not self._open:
+                self._producer.begin_transaction()
+                self._open = True
+            while True:
+                try:
+                    self._producer.produce(self._place.topic, ready.value, ready.key, headers=self._headers)
+                except BufferError:
+                    self._producer.poll(0.01)
+                    if self._failed is not None:
+                        raise PublishError(self._stopped(self._failed)) from None
+                else:
+                    return
+        except KafkaException as error:
+            raise PublishError(self._stopped(error.args[0])) from error
+
+    def settle(self, done: Mapping[str, int], *, last: bool) -> None:
+        complete = last and self._limit is None
+        try:
+            with self._watchdog("a publishing transaction"):
+                if not self._open:
+                    self._producer.begin_transaction()
+                self._producer.send_offsets_to_transaction(
+                    self._place.reached(done, complete=complete), self._metadata, self._within_s
+                )
+                self._producer.commit_transaction(self._within_s)
+        except KafkaException as error:
+            raise PublishError(self._stopped(error.args[0])) from error
+        self._open = False
+        self._settled = done["rows"]
+
+    def close(self) -> None:
+        """Let go; what is not settled is aborted."""
+        if self._open:
+            try:
+                self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+                self._producer.abort_transaction(5.0)
+            except KafkaException:
+                pass  # the broker does it after transaction_s, and the next run at once
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed = error
+
+    def _stopped(self, error: KafkaError) -> str:
+        said = (self._failed or error).str()
+        if error.code() in _TAKEN_OVER:
+            return (
+                f"another publisher of the same file to '{self._place.topic}' has taken over after row "
+                f"{self._settled:,}; let one of them finish"
+            )
+        return (
+            f"publishing to '{self._place.topic}' stopped after row {self._settled:,}: {said}; "
+            "see that the broker runs and give the same command: it goes on there, nothing is sent twice"
+        )
 
 
-def _reason(error: Exception) -> str:
-    # msgspec's own words name the field and what came, never its value
-    return str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)
+"""Asking again a moment later gets an answer."""
 
-
-def _stopped(settings: Settings, counted: int, error: KafkaError) -> str:
-    return (
-        f"publishing to '{settings.topics.orders}' stopped after about {counted:,} orders: {error.str()}; "
-        "see that the broker runs and publish again (an order sent twice is decided once)"
-    )
+_TAKEN_OVER = frozenset(
+    {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
+)

@@ -50,6 +50,8 @@ class Topics(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    prefix: str = ""
+    """What stands before the name of every topic that is not named itself, such as `shop.`."""
     orders: str = "orders"
     """The topic of the orders to be decided."""
     outcomes: str = "outcomes"
@@ -67,9 +69,18 @@ class Topics(BaseModel):
     control: str = "control"
     """The topic of what was decided about all workers: pauses, observing, going live."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prefixed(cls, given: Any) -> Any:
+        prefix = given.get("prefix") if isinstance(given, dict) else None
+        if not isinstance(prefix, str):
+            return given
+        named = {name: prefix + field.default for name, field in cls.model_fields.items() if name != "prefix"}
+        return named | given
+
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        names = list(self.model_dump().values())
+        names = list(self.model_dump(exclude={"prefix"}).values())
         for name in names:
             if not _TOPIC_NAME.fullmatch(name) or name in {".", ".."}:
                 raise ValueError(f"'{name}' can't be a topic; use 1 to 249 letters, digits, '.', '_' or '-'")
@@ -156,6 +167,12 @@ class Settings(BaseSettings):
     10,000 orders has about 1 MB, half of what the changelog takes in one record."""
     ahead_by_at_most_s: Annotated[float, Field(ge=0, le=86_400)] = 300
     """How far ahead of its broker timestamp an order may be dated."""
+    mapping: Path | None = None
+    """A TOML file that says how the shop's own JSON in `topics.orders` becomes orders (docs/own-data.md);
+    our contract when absent."""
+    hash_salt: SecretStr | None = None
+    """A secret that a mapping's hashes of e-mails, phones and addresses are made with, so that nobody else
+    can make them; the same for publishing and for workers, and for life."""
 
     batch_records: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Records in one transaction, at most."""
@@ -282,6 +299,10 @@ class Settings(BaseSettings):
                 ) from error
         return context
 
+    def hashing_salt(self) -> bytes:
+        """The secret that a mapping hashes with; empty when none is set."""
+        return b"" if self.hash_salt is None else self.hash_salt.get_secret_value().encode()
+
     def signing_secret(self) -> bytes | None:
         """The key that model manifests are signed with; None when none is set.
 
@@ -364,7 +385,7 @@ def _described(settings: type[BaseModel], prefix: str, variable: str) -> Iterato
 
 
 def _default(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return "not set"
     return f"{value:g}" if isinstance(value, float) else str(value)
 

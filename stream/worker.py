@@ -29,6 +29,7 @@ from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.control import Control, ControlState
+from stream.decoder import decoder_of
 from stream.desk import ScoringDesk
 from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
@@ -496,6 +497,7 @@ def run(settings: Settings) -> int:
         ),
         in_force=lambda: control.state,
         observe=settings.observe,
+        decoder=decoder_of(settings),
     )
     writer = Writer(
         name=settings.worker,
