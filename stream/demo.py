@@ -88,6 +88,25 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """The signals that asked for the end inside the block, noted instead of raised.
+
+    An exception in the midst of drawing or counting would leave a terminal half drawn or an order half
+    counted.
+    """
+    asked: list[int] = []
+    before = {
+        name: signal.signal(name, lambda number, _: asked.append(number))
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield asked
+    finally:
+        for name, words in before.items():
+            signal.signal(name, words)
+
+
 @dataclass(slots=True)
 class _Progress:
     """How far the demo of this home folder has come."""
@@ -296,9 +315,8 @@ class _Demo:
         """
         lines = _Lines(self._console)
         patience = _Patience()
-        interrupted = False
-        while live.is_on and patience.lasts(live):
-            try:
+        with _asked_to_end() as asked:
+            while live.is_on and patience.lasts(live):
                 self._see_that_all_run(live, view, patience)
                 for decided in live.within(0.1):
                     patience.renew()
@@ -307,18 +325,16 @@ class _Demo:
                     view.add(row, shown=shown)
                     if shown and not drawn:
                         self._console.print(line(row))
+                if len(asked) > 1:
+                    raise KeyboardInterrupt
+                if asked and live.is_sending:
+                    live.stop_sending()
+                    view.notice = "no more are sent; those on their way are decided (Ctrl-C ends at once)"
                 if drawn:
                     view.draw()
                 else:
                     lines.totals(view.tally)
-            except KeyboardInterrupt:
-                if interrupted or not live.is_sending:  # the second time it is meant
-                    raise
-                live.stop_sending()
-                view.notice = "no more orders are sent; those on their way are decided (Ctrl-C again ends it)"
-                patience.renew()
-                interrupted = True
-        return not interrupted
+        return not asked
 
     def _count(self, decided: Decided, view: LiveView) -> Row:
         seen, placed, sent_at, read, latency = decided
