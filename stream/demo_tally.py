@@ -73,7 +73,9 @@ class CampaignSeen:
             so_far = f"{self.seen} of {self.orders} orders"
         if self.first_stopped is None:
             return f"{so_far}, none stopped" + ("" if self.is_over else " yet")
-        through = self.first_stopped - 1 - self.before
+        if self.before:  # whether it was caught earlier is not known
+            return f"{so_far}, {self.stopped} stopped"
+        through = self.first_stopped - 1
         caught = "from the first on" if not through else f"first stopped after {through}"
         return f"{so_far}, {self.stopped} stopped, {caught}"
 

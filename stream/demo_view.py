@@ -125,6 +125,7 @@ class LiveView:
     shop_time: datetime | None = None
     notice: str = ""
     """What is out of the ordinary now."""
+    is_over: bool = False
     now: float | None = None
     """The instant to draw, if not the present one."""
 
@@ -187,7 +188,8 @@ class LiveView:
         now = time.monotonic() if self.now is None else self.now
         minutes, seconds = divmod(int(now - self.began), 60)
         shop = "" if self.shop_time is None else f"in the shop it is {self.shop_time:%a %d %b %H:%M}"
-        words = [f"live {minutes}:{seconds:02}", shop, "Ctrl-C ends it"]
+        live = f"{'ended after' if self.is_over else 'live'} {minutes}:{seconds:02}"
+        words = [live, shop, "" if self.is_over else "Ctrl-C ends it"]
         text = Text.assemble((" fraudstream ", "bold reverse"), "  ", "   ".join(filter(None, words)))
         text.truncate(width, overflow="ellipsis")
         return text
@@ -228,19 +230,19 @@ class LiveView:
         title = (
             "[bold red]" + escape(self.notice) + "[/]" if self.notice else "decisions as they are committed"
         )
-        wide = width >= 110
+        barred, whole = width >= 100, width >= 130
         table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim", pad_edge=False)
         table.add_column("time", no_wrap=True, width=8)
-        table.add_column("order", no_wrap=True, width=21 if wide else 7)
-        table.add_column("customer", no_wrap=True, width=10 if wide else 7)
-        table.add_column("amount", no_wrap=True, width=13 if wide else 12, justify="right")
-        table.add_column("fraud p" if wide else "p", no_wrap=True, width=_BAR + 6 if wide else 5)
+        table.add_column("order", no_wrap=True, width=21 if whole else 7)
+        table.add_column("customer", no_wrap=True, width=10 if whole else 7)
+        table.add_column("amount", no_wrap=True, width=13 if whole else 12, justify="right")
+        table.add_column("fraud p" if barred else "p", no_wrap=True, width=_BAR + 6 if barred else 5)
         table.add_column("action", no_wrap=True, width=7)
         table.add_column("why", no_wrap=True, ratio=1, overflow="ellipsis")
         table.add_column("ms", no_wrap=True, width=4, justify="right")
         newest = list(self.rows)[-(height - 2) :]
         for row in newest:
-            table.add_row(*_cells(row, wide=wide))
+            table.add_row(*_cells(row, barred=barred, whole=whole))
         empty: list[object] = [Text("")] * (height - 2 - len(newest))
         return [_rule(title), table, *empty]
 
@@ -283,6 +285,7 @@ class _Still:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = max(8, min(options.size.height - 1, 40))
         self.view.now = self.view.now or time.monotonic()
+        self.view.is_over = True
         yield from console.render(self.view, options.update(height=height))
         yield Segment.line()
 
@@ -290,21 +293,21 @@ class _Still:
 _DONE = {Action.APPROVE: "approved", Action.REVIEW: "reviewed", Action.DECLINE: "declined"}
 
 
-def _cells(row: Row, *, wide: bool) -> Sequence[Text]:
+def _cells(row: Row, *, barred: bool, whole: bool) -> Sequence[Text]:
     decision, placed = row.decision, row.placed
     style = STYLES[decision.action]
     order, customer = plain(decision.order_id), plain(decision.customer_id or "guest")
     probability = Text(_probability(decision), style)
-    if wide and decision.p_fraud is not None:
+    if barred and decision.p_fraud is not None:
         probability.append(" " + "#" * max(1, round(decision.p_fraud * _BAR)), style)
     because = Text("" if placed is None else _truth(placed), "bold magenta")
     if decision.action is not Action.APPROVE:
-        shorts = [_short(reason.feature or reason.code) for reason in decision.reasons[: 4 if wide else 2]]
+        shorts = [_short(reason.feature or reason.code) for reason in decision.reasons[: 4 if barred else 2]]
         because.append((": " if because else "") + ", ".join(shorts), "not bold default")
     return (
         Text(f"{row.at:%H:%M:%S}", "dim"),
-        Text(order if wide else order[-7:]),
-        Text(customer if wide else customer.rpartition("-")[2][:7]),
+        Text(order if whole else order[-7:]),
+        Text(customer if whole else customer.rpartition("-")[2][:7]),
         Text("?" if placed is None else _amount(placed)),
         probability,
         Text(decision.action.value, style),

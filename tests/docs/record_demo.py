@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # run as a file, not as a module
 
-from tests.bench.results import commit, machine, table  # noqa: E402
+from tests.bench.results import machine, table  # noqa: E402
 from tests.docs.terminal import Terminal  # noqa: E402
 
 PAGE = ROOT / "docs" / "demo.md"
@@ -51,7 +51,9 @@ def main() -> None:
         subprocess.run(["make", "setup"], cwd=clone, env={**os.environ, **env}, check=True)
         set_up = time.monotonic() - began
         runs = [_run(clone, env), _run(clone, env)]
-        PAGE.write_text(_page(set_up, *runs))
+        head = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+        PAGE.write_text(_page(commit, set_up, *runs))
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
@@ -77,8 +79,9 @@ def _run(clone: Path, env: Mapping[str, str]) -> Run:
     )
 
 
-def _page(set_up: float, first: Run, second: Run) -> str:
+def _page(commit: str, set_up: float, first: Run, second: Run) -> str:
     day = f"{datetime.now(UTC):%Y-%m-%d}"
+    load = os.getloadavg()[1]
     times = table(
         {
             "`make setup`, once: a virtualenv and every Python package": set_up,
@@ -93,8 +96,8 @@ def _page(set_up: float, first: Run, second: Run) -> str:
     return f"""# The demo, as it was seen
 
 Recorded on {day} by `make record-demo` in a terminal of {COLUMNS} columns and {ROWS} lines; colours and the
-spinners are lost in text. Commit {commit()}, Python {platform.python_version()}, {machine()}, which also did
-other work. The times vary with the machine and its network.
+spinners are lost in text. Commit {commit}, Python {platform.python_version()}, {machine()};
+{load:.1f} programs wanted to run on it at a time. Times vary with the machine, what else it does, and its network.
 
 {times}
 

@@ -188,7 +188,7 @@ def test_a_campaign_that_got_through_is_not_passed_over() -> None:
 def test_a_campaign_of_an_earlier_run_counts_only_what_was_seen() -> None:
     campaign = _campaign([Action.REVIEW, Action.DECLINE], orders=9, first=8).campaigns[7]
 
-    assert str(campaign) == "2 more of 9 orders, 2 stopped, from the first on"
+    assert str(campaign) == "2 more of 9 orders, 2 stopped"
     assert campaign.is_over
 
 
