@@ -23,7 +23,8 @@ help: ## List the commands.
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 found; install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock \
+	@echo "installing what requirements.lock names into $(VENV), once; this takes some minutes ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock \
 		|| { echo "the packages in requirements.lock could not be installed; connect to the network once and try again" >&2; exit 1; }
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)

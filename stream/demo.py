@@ -6,14 +6,9 @@ an order counts once.
 """
 
 import contextlib
-import errno
-import fcntl
 import functools
 import io
 import itertools
-import json
-import os
-import shutil
 import signal
 import sys
 import time
@@ -21,19 +16,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 
 from features.events import Order
 from models.policy import Action
 from models.registry import Registry
 from stream import topics
 from stream.broker import EmbeddedBroker, PortInUse, ports_of
+from stream.demo_home import DemoProgress, holding
 from stream.demo_live import Decided, LiveOrders, order_line
 from stream.demo_tally import Tally
-from stream.demo_view import LiveView, Row, Steps, is_for_eyes, line, say, summary, totals_line
+from stream.demo_view import (
+    LiveView,
+    Row,
+    Steps,
+    again,
+    is_for_eyes,
+    line,
+    say,
+    summary,
+    totals_line,
+    what_next,
+)
 from stream.demo_worker import DemoError, DemoWorker
 from stream.publish import publish
 from stream.settings import Settings
@@ -47,8 +52,6 @@ ORDERS_PER_DAY = 700
 LIVE_DAYS = 60
 """How long before today the live days begin; at 50 orders a second they last a quarter of an hour."""
 ONCE_ORDERS = 800
-NEEDS_MB = 300
-"""Room the home folder must have; a first run takes about a third of it."""
 
 _READ_A_SECOND = 8
 """Approved orders a person can read in a second, between those that were stopped."""
@@ -67,7 +70,7 @@ def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every letter stays in use
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
-        with _writable(settings.home), contextlib.ExitStack() as started:
+        with holding(settings.home), contextlib.ExitStack() as started:
             # A closed terminal or a `kill` should stop the children too, the way Ctrl-C does.
             for name in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(name, _interrupt)
@@ -77,7 +80,7 @@ def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None
                 # a second Ctrl-C must not leave children behind
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-        console.print(f"stopped; '{_again()}' goes on from here")
+        console.print(f"stopped; '{again()}' goes on from here")
         return 0
     for each in what_next(settings):
         console.print(each)
@@ -107,33 +110,6 @@ def _asked_to_end() -> Iterator[list[int]]:
             signal.signal(name, words)
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far the demo of this home folder has come."""
-
-    path: Path
-    opened: datetime
-    past_published: bool = False
-    live: int = 0
-    """Live orders handed out so far."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        try:
-            known = json.loads(path.read_text())
-            return cls(path, datetime.fromisoformat(known["opened"]), known["past_published"], known["live"])
-        except (OSError, ValueError, KeyError, TypeError):
-            day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-            return cls(path, day - timedelta(days=PAST_DAYS + LIVE_DAYS))
-
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        known = {"opened": self.opened.isoformat(), "past_published": self.past_published, "live": self.live}
-        fresh.write_text(json.dumps(known))
-        fresh.replace(self.path)
-
-
 class _Demo:
     def __init__(
         self, settings: Settings, console: Console, started: contextlib.ExitStack, config: Path | None
@@ -142,7 +118,8 @@ class _Demo:
         self._console = console
         self._started = started
         self._step = Steps(console).step
-        self._progress = _Progress.read(settings.home / "demo" / "progress.json")
+        day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self._progress = DemoProgress.read(settings.home, opened=day - timedelta(days=PAST_DAYS + LIVE_DAYS))
         self._broker = EmbeddedBroker(settings.home, ports=ports_of(settings.broker, nodes=1), tied=True)
         self._worker = DemoWorker(settings, config)
 
@@ -171,7 +148,7 @@ class _Demo:
             except PortInUse as error:
                 raise DemoError(
                     f"{error.said}; stop that, or take another port: "
-                    f"FRAUDSTREAM_BROKER=127.0.0.1:{error.free} {_again()}"
+                    f"FRAUDSTREAM_BROKER=127.0.0.1:{error.free} {again()}"
                 ) from None
             if ours:
                 self._started.callback(self._stop_broker)
@@ -304,7 +281,7 @@ class _Demo:
         elif to_the_end and tally.decided != count:
             said = f"the shop has reached the present; remove {self._settings.home} to begin anew"
             say(self._console, "live", said)
-        return not live.undecided and not live.doubled
+        return not live.undecided and not live.doubled and (tally.decided > 0 or not to_the_end)
 
     # ------------------------------------------------------------------ while it is live
 
@@ -352,7 +329,7 @@ class _Demo:
         if node.state != "running":
             raise DemoError(
                 f"the broker ended (its console: {node.console}); nothing committed is lost, "
-                f"'{_again()}' goes on from here"
+                f"'{again()}' goes on from here"
             )
         died = self._worker.died()
         if died is not None:
@@ -387,40 +364,6 @@ class _Demo:
         self._progress.live += 1
         if self._progress.live % 50 == 0:
             self._progress.write()
-
-
-def what_next(settings: Settings) -> Iterator[str]:
-    """What each of three people might do next, in lines of markup."""
-    given = {"FRAUDSTREAM_BROKER": settings.broker, "FRAUDSTREAM_HOME": str(settings.home)}
-    usual = {"FRAUDSTREAM_BROKER": "127.0.0.1:9092", "FRAUDSTREAM_HOME": ".fraudstream"}
-    differs = " ".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
-    yield ""
-    yield "[bold]next[/]  'source .venv/bin/activate' gives the command 'fraudstream'" + (
-        f"; then: export {escape(differs)}" if differs else ""
-    )
-    yield f"  '{_again()}' goes on from here; without {settings.home} it begins anew"
-    for who, steps in NEXT.items():
-        yield f"  {who}"
-        for command, what in steps:
-            yield f"    {command:<58} [dim]{what}[/]"
-
-
-NEXT: dict[str, tuple[tuple[str, str], ...]] = {
-    "platform engineer": (
-        ("fraudstream broker start", "the demo's broker, with all that is in it"),
-        ("fraudstream topics describe", "what is kept, where and how long"),
-        ("make chaos", "kills and pauses workers, counts every order (11 min)"),
-    ),
-    "risk analyst": (
-        ("fraudstream watch --from-beginning", "every decision so far with its reasons"),
-        ("fraudstream watch --from-beginning --json", "the same with every feature's value"),
-    ),
-    "data scientist": (
-        ("fraudstream simulate past past.jsonl", "a labelled past; yours has the same form"),
-        ("fraudstream train past.jsonl --name mine", "a model of it, measured on its last days"),
-    ),
-}
-"""Commands worth trying after the demo, for each of three people."""
 
 
 @dataclass(slots=True)
@@ -481,46 +424,3 @@ class _Patience:
         self._died_at = time.monotonic()
         if self._died > _STARTED_AGAIN_AT_MOST:
             raise DemoError(f"the worker ended {self._died} times, now by {died}; {worker.said()}")
-
-
-def _again() -> str:
-    """The command that runs the demo, as the user gave it."""
-    return "make demo" if "MAKELEVEL" in os.environ else "fraudstream demo"
-
-
-@contextlib.contextmanager
-def _writable(home: Path) -> Iterator[None]:
-    """Hold the home folder for one demo; refuse one that can't be written, is full or is in use."""
-    folder = home / "demo"
-    with contextlib.ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((folder / "lock").open("a"))
-            free_mb = shutil.disk_usage(folder).free // 1_000_000
-        except OSError as error:
-            raise DemoError(_unwritable(home, error)) from error
-        if free_mb < NEEDS_MB:
-            raise DemoError(
-                f"{home.absolute()} has {free_mb:,} MB free and the demo needs {NEEDS_MB}; "
-                "make room, or name another folder with FRAUDSTREAM_HOME"
-            )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DemoError(
-                f"another demo runs in {home.absolute()}; end that, or give this one its own "
-                "FRAUDSTREAM_HOME and FRAUDSTREAM_BROKER"
-            ) from None
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
-                raise
-            raise DemoError(_unwritable(home, error)) from error
-
-
-def _unwritable(home: Path, error: OSError) -> str:
-    return (
-        f"can't write in {home.absolute()}: {error.strerror}; "
-        "mend that, or name another folder with FRAUDSTREAM_HOME"
-    )

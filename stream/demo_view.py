@@ -4,6 +4,7 @@ The view is drawn anew from what it was told each time, so a resized terminal is
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections import deque
@@ -24,10 +25,24 @@ from rich.text import Text
 from models.decision import Decision
 from models.policy import Action
 from stream.demo_tally import Tally
+from stream.settings import Settings
 from stream.shop import Placed
 from stream.watch import STYLES, plain, sentence, why
 
-__all__ = ["LiveView", "Row", "Step", "Steps", "is_for_eyes", "line", "summary", "totals_line"]
+__all__ = [
+    "NEXT",
+    "LiveView",
+    "Row",
+    "Step",
+    "Steps",
+    "again",
+    "is_for_eyes",
+    "line",
+    "say",
+    "summary",
+    "totals_line",
+    "what_next",
+]
 
 _REDRAWN_A_SECOND = 5
 _BAR = 6
@@ -408,3 +423,45 @@ def _latency(tally: Tally) -> str:
         return "no decision yet"
     middle, late = tally.latency(0.5) * 1000, tally.latency(0.99) * 1000
     return f"order to decision {middle:.0f} ms (p50), {late:.0f} ms (p99)"
+
+
+# ---------------------------------------------------------------------- what next
+
+
+def again() -> str:
+    """The command that runs the demo, as the user gave it."""
+    return "make demo" if "MAKELEVEL" in os.environ else "fraudstream demo"
+
+
+def what_next(settings: Settings) -> Iterator[str]:
+    """What each of three people might do next, in lines of markup."""
+    given = {"FRAUDSTREAM_BROKER": settings.broker, "FRAUDSTREAM_HOME": str(settings.home)}
+    usual = {"FRAUDSTREAM_BROKER": "127.0.0.1:9092", "FRAUDSTREAM_HOME": ".fraudstream"}
+    differs = " ".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
+    yield ""
+    yield "[bold]next[/]  'source .venv/bin/activate' gives the command 'fraudstream'" + (
+        f"; then: export {escape(differs)}" if differs else ""
+    )
+    yield f"  '{again()}' goes on from here; without {settings.home} it begins anew"
+    for who, steps in NEXT.items():
+        yield f"  {who}"
+        for command, what in steps:
+            yield f"    {command:<58} [dim]{what}[/]"
+
+
+NEXT: dict[str, tuple[tuple[str, str], ...]] = {
+    "platform engineer": (
+        ("fraudstream broker start", "the demo's broker, with all that is in it"),
+        ("fraudstream topics describe", "what is kept, where and how long"),
+        ("make chaos", "kills and pauses workers, counts every order (11 min)"),
+    ),
+    "risk analyst": (
+        ("fraudstream watch --from-beginning", "every decision so far with its reasons"),
+        ("fraudstream watch --from-beginning --json", "the same with every feature's value"),
+    ),
+    "data scientist": (
+        ("fraudstream simulate past past.jsonl", "a labelled past; yours has the same form"),
+        ("fraudstream train past.jsonl --name mine", "a model of it, measured on its last days"),
+    ),
+}
+"""Commands worth trying after the demo, for each of three people."""

@@ -16,9 +16,8 @@ from features.events import Order
 from models.decision import Decision, ModelRef, Reason, Source
 from models.policy import Action, score_of
 from stream.cli import app
-from stream.demo import NEXT, what_next
 from stream.demo_tally import Assumptions, Tally
-from stream.demo_view import LiveView, Row, Steps, line, summary
+from stream.demo_view import NEXT, LiveView, Row, Steps, line, summary, what_next
 from stream.demo_worker import DemoError, DemoWorker
 from stream.settings import Settings
 from stream.shop import Campaign, FraudKind, Placed, ShopSimulator
@@ -385,7 +384,7 @@ def test_a_home_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_home_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.demo.NEEDS_MB", 10**9)
+    monkeypatch.setattr("stream.demo_home.NEEDS_MB", 10**9)
 
     said = _refused(tmp_path)
 
