@@ -20,12 +20,14 @@ from stream.settings import Settings
 class Worker:
     """One worker process; leaving the block ends it whatever happened."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, *, code: Path | None = None) -> None:
+        """`code` is the checkout it runs, when not this one."""
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stream.cli", "worker"],
-                env={**os.environ, **environment(settings)},
+                env={**os.environ, **environment(settings)} | ({"PYTHONPATH": str(code)} if code else {}),
+                cwd=code,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -1,0 +1,161 @@
+"""Every format that outlives a worker: what earlier versions wrote is read, and no version changes.
+
+tests/fixtures has bytes of each version as that version wrote them. They are never changed: a format that
+changes gets a new version, and another file.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+
+from features.history import ROW_VERSION, Row
+from features.revisions import _VERSION as REVISIONS_VERSION
+from features.revisions import Revisions
+from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
+from models.policy import Action
+from models.registry import Manifest
+from stream.control import SCHEMA_VERSION, ControlRecord, ControlState
+from stream.ports import Record, Refused
+from stream.writer import decode_position, encode_position
+from tests.strategies import NOON, an_order
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def a_row() -> Row:
+    """Three of four orders: one column of equal values, others of unknown and of different ones."""
+    row = Row(3)
+    for number in range(4):
+        row.remember(
+            an_order(
+                order_id=f"o{number}",
+                placed_at=NOON + timedelta(hours=number, microseconds=number),
+                amount=1000 + number,
+                device_id=f"d{number}",
+                country=None if number == 2 else "DE",
+            )
+        )
+    return row
+
+
+def revisions(*, observed: bool) -> Revisions:
+    """Two revisions of an order, the second decided."""
+    known = Revisions()
+    known.arrive(an_order(), b"a" * 16)
+    seen = known.arrive(an_order(revision=1, placed_at=NOON + timedelta(microseconds=1)), b"b" * 16).seen
+    known.decide(seen, b"i" * 16, observing=observed)
+    seen.decision = b'{"a":1}'
+    return known
+
+
+def a_decision() -> Decision:
+    return Decision(
+        decision_id=UUID(int=7),
+        order_id="o1",
+        revision=1,
+        customer_id="c1",
+        action=Action.REVIEW,
+        p_fraud=0.25,
+        score=250,
+        reasons=(Reason(code="MANY_ORDERS", text="Many orders", feature="orders_count_30d"),),
+        model=ModelRef(name="starter", version="2026-01-01.0000", digest="d" * 64),
+        policy="p" * 64,
+        features={"orders_count_30d": 2.0, "ip_count": None},
+        imputed=("ip_count",),
+        supersedes=UUID(int=6),
+        source=Source(topic="orders", partition=3, offset=41, others={"control": 2}),
+    )
+
+
+def a_control_record() -> ControlRecord:
+    return ControlRecord(kind="paused", group="g", who="anna", why="stocktaking", written_by="0.1.0")
+
+
+class Format(NamedTuple):
+    """How one format is read and written, and what its fixtures hold."""
+
+    newest: int
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes]
+    holds: Callable[[int], Any]
+    """What the fixture of a version says, as this program understands it."""
+
+
+FORMATS = {
+    "row": Format(ROW_VERSION, lambda data: Row.decode(data, 3), Row.encode, lambda _: a_row()),
+    "order-memory": Format(
+        REVISIONS_VERSION,
+        Revisions.decode,
+        Revisions.encode,
+        lambda version: revisions(observed=version >= 2),
+    ),
+    "position": Format(
+        1,
+        lambda data: decode_position(data, "g"),
+        lambda inputs: encode_position(inputs, "g"),
+        lambda _: {"orders": 7, "outcomes": 2},
+    ),
+    "decision": Format(1, decode_decision, encode, lambda _: a_decision()),
+    "control": Format(
+        SCHEMA_VERSION,
+        ControlRecord.model_validate_json,
+        lambda record: record.model_dump_json().encode(),
+        lambda _: a_control_record(),
+    ),
+}
+VERSIONS = [(name, version) for name, each in FORMATS.items() for version in range(1, each.newest + 1)]
+
+
+def fixture(name: str, version: int) -> bytes:
+    """The bytes as that version wrote them."""
+    return bytes.fromhex((FIXTURES / f"{name}.v{version}.hex").read_text())
+
+
+@pytest.mark.parametrize(("name", "version"), VERSIONS)
+def test_what_every_earlier_version_wrote_is_read(name: str, version: int) -> None:
+    known = FORMATS[name]
+
+    assert known.read(fixture(name, version)) == known.holds(version)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_written_changes_only_with_its_version(name: str) -> None:
+    known = FORMATS[name]
+    written = known.write(known.holds(known.newest))
+
+    assert written == fixture(name, known.newest), (
+        f"the bytes of '{name}' are no longer those of version {known.newest}: give the format a new "
+        f"version, go on reading the old one, and keep this as tests/fixtures/{name}.v{known.newest + 1}.hex:"
+        f" {written.hex()}"
+    )
+
+
+def test_an_order_that_was_never_observed_is_remembered_as_version_1_did() -> None:
+    assert revisions(observed=False).encode() == fixture("order-memory", 1)
+
+
+def test_a_manifest_of_version_1_is_read() -> None:
+    manifest = Manifest.model_validate_json((FIXTURES / "manifest.v1.json").read_bytes())
+
+    assert (manifest.format, manifest.name) == (1, "order_risk")
+
+
+def test_a_position_of_a_newer_version_is_refused() -> None:
+    with pytest.raises(
+        Refused, match="has version 2 and this program reads 1; run the version that wrote it"
+    ):
+        decode_position(b'{"next":{},"v":2}')
+
+
+def test_a_control_record_of_a_newer_version_is_refused() -> None:
+    newer = a_control_record().model_copy(update={"schema_version": 2, "written_by": "9.9.9"})
+    record = Record("control", 0, 4, 0, None, newer.model_dump_json().encode())
+
+    state = ControlState("g").after(record)
+
+    assert "run fraudstream 9.9.9, which wrote it, or a newer one" in state.refusal
+    assert ControlState("another").after(record).refusal == ""
