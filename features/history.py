@@ -2,6 +2,9 @@
 
 The columns are parallel arrays of 64-bit integers, oldest order first, so that a window
 [as_of - w, as_of) is two binary searches, and sums are exact whatever order the orders came in.
+
+A row's bytes are unpacked when somebody first asks what is in them. To remember one more order, the
+newest, nobody asks: each column of the bytes is made longer by one number.
 """
 
 # ruff: noqa: SLF001 - a row and its history are one subject, and see into each other
@@ -19,6 +22,7 @@ from types import MappingProxyType
 from typing import Self
 
 from features.events import Order, microseconds
+from features.fast import Told
 
 __all__ = [
     "REMEMBERED",
@@ -30,7 +34,7 @@ __all__ = [
     "fingerprint",
 ]
 
-REMEMBERED: Mapping[str, Callable[[Order], str | None]] = MappingProxyType(
+REMEMBERED: Mapping[str, Callable[[Order | Told], str | None]] = MappingProxyType(
     {
         "currency": lambda order: order.currency,
         "country": lambda order: order.country,
@@ -62,6 +66,11 @@ _COLUMNS = 3 + len(REMEMBERED)
 _UNKNOWN = 0
 _MICROSECOND = timedelta(microseconds=1)
 _HEADER = struct.Struct("<BBHIQq")
+_WORD = 8
+_NUMBER = struct.Struct("<q")
+_ENTRY = struct.Struct(f"<{_COLUMNS}q")
+_APART = struct.Struct(f"{_WORD}s" * _COLUMNS)
+"""An entry's numbers as bytes of their own."""
 _NEVER = -(2**63)
 """Where the header says that no order was ever remembered; no order can be that old."""
 
@@ -93,6 +102,13 @@ def fingerprint(text: str | None) -> int:
     return _UNKNOWN if text is None else _hashed_again(text)
 
 
+@lru_cache(maxsize=4096)
+def _layout(constant: int, held: int) -> Callable[[bytes], tuple[bytes, ...]]:
+    """What takes the columns of a row's bytes apart."""
+    sizes = (_WORD if constant >> position & 1 else _WORD * held for position in range(_COLUMNS))
+    return struct.Struct(f"{_HEADER.size}x" + "".join(f"{size}s" for size in sizes)).unpack
+
+
 class Row:
     """One entity's remembered orders, oldest first, bounded to the newest `limit`.
 
@@ -102,16 +118,30 @@ class Row:
     """
 
     __slots__ = (
+        "_added",
         "_amounts",
         "_changes",
+        "_columns",
+        "_data",
+        "_dropped",
         "_first_at",
         "_orders",
+        "_placed",
         "_seen",
         "_times",
         "_totals",
-        "dropped",
         "limit",
     )
+
+    # the columns, from when somebody first asks what is in them
+    _times: "array[int]"
+    _amounts: "array[int]"
+    _orders: "array[int]"
+    _seen: "list[array[int]]"
+    _columns: "tuple[array[int], ...]"
+    """All of them, in the order of a row's bytes."""
+    _totals: list[int] | None
+    """Running totals of the amounts, made when first asked for."""
 
     def __init__(self, limit: int) -> None:
         """Begin a row without orders."""
@@ -119,22 +149,24 @@ class Row:
             message = f"Row(limit={limit}) must hold 1 to {LARGEST_LIMIT} orders"
             raise ValueError(message)
         self.limit = limit
-        self.dropped = 0
-        """How many orders were remembered and are no longer held: what beyond `limit` was oldest."""
+        self._data: bytes | None = None
+        """The bytes the row was decoded from, while `_added` at their end is all that has happened since."""
+        self._added: list[tuple[int, ...]] = []
+        """What was remembered since: a number for each column."""
+        self._placed: int | None = None
+        """How many of `_added` stand in the columns; None before the columns are made."""
+        self._dropped = 0
         self._first_at: int | None = None
-        self._times = array("q")
-        self._amounts = array("q")
-        self._orders = array("q")
-        self._seen = [array("q") for _ in REMEMBERED]
-        self._totals: list[int] | None = None  # running totals of _amounts, made when first asked for
         self._changes = 0
 
     def __len__(self) -> int:
         """How many orders are held."""
+        self._settle()
         return len(self._times)
 
     def __contains__(self, order_id: str) -> bool:
         """Whether an order of this id is held."""
+        self._settle()
         return _hashed(order_id) in self._orders
 
     def __eq__(self, other: object) -> bool:
@@ -148,35 +180,31 @@ class Row:
         return f"<Row of {len(self)} orders, limit {self.limit}, {self.dropped} dropped>"
 
     @property
+    def dropped(self) -> int:
+        """How many orders were remembered and are no longer held: what beyond `limit` was oldest."""
+        self._settle()
+        return self._dropped
+
+    @property
     def first_at(self) -> int | None:
         """When the first order ever remembered was placed, dropped or not; microseconds since 1970."""
         return self._first_at
 
-    def remember(self, order: Order) -> None:
+    def remember(self, order: Order | Told) -> None:
         """Insert the order where it belongs by `placed_at`; beyond `limit` the oldest is dropped."""
         at = microseconds(order.placed_at)
-        times, totals = self._times, self._totals
-        held = len(times)
-        where = held if not held or times[-1] <= at else bisect_right(times, at)
         self._changes += 1
         if self._first_at is None or at < self._first_at:
             self._first_at = at
-        times.insert(where, at)
-        self._amounts.insert(where, order.amount)
-        self._orders.insert(where, _hashed(order.order_id))
-        for column, read in zip(self._seen, _READ, strict=True):
-            text = read(order)
-            column.insert(where, _UNKNOWN if text is None else _hashed_again(text))
-        if totals is not None:
-            if where == held:
-                totals.append(totals[-1] + order.amount)
-            else:
-                self._totals = None
-        if held >= self.limit:
-            self._drop_oldest(1)
+        self._added.append(
+            (at, order.amount, _hashed(order.order_id), *[fingerprint(read(order)) for read in _READ])
+        )
+        if len(self._added) > self.limit:
+            self._settle()  # a row is bounded, also while nobody asks
 
     def forget(self, order_id: str, placed_at: datetime) -> bool:
         """Take one order out again, as when a revision replaces it; False when it is not held."""
+        self._settle()
         at, wanted = microseconds(placed_at), _hashed(order_id)
         times = self._times
         for where in range(bisect_left(times, at), bisect_right(times, at)):
@@ -185,15 +213,17 @@ class Row:
         else:
             return False
         self._changes += 1
-        for column in self._columns():
+        self._data = None
+        for column in self._columns:
             del column[where]
         self._totals = None
-        if not self.dropped:
+        if not self._dropped:
             self._first_at = times[0] if times else None
         return True
 
     def as_of(self, instant: datetime) -> "History":
         """What the row held from strictly before the instant; good until the row changes."""
+        self._settle()
         return History(self, microseconds(instant))
 
     def encode(self) -> bytes:
@@ -202,9 +232,14 @@ class Row:
         A header (version, columns, which of them are constant, orders held, orders dropped, first order),
         then the columns; a column of equal values is written as one: most customers pay in one currency.
         """
+        if self._data is not None:
+            data = self._lengthened(self._data)
+            if data is not None:
+                return data
+        self._settle()
         held = len(self._times)
         parts, constant = [b""], 0
-        for position, column in enumerate(self._columns()):
+        for position, column in enumerate(self._columns):
             if sys.byteorder == "big":
                 column = column[:]  # noqa: PLW2901
                 column.byteswap()
@@ -214,7 +249,7 @@ class Row:
                 raw = raw[:8]
             parts.append(raw)
         first_at = _NEVER if self._first_at is None else self._first_at
-        parts[0] = _HEADER.pack(ROW_VERSION, len(parts) - 1, constant, held, self.dropped, first_at)
+        parts[0] = _HEADER.pack(ROW_VERSION, len(parts) - 1, constant, held, self._dropped, first_at)
         return b"".join(parts)
 
     @classmethod
@@ -243,33 +278,105 @@ class Row:
             )
             raise RowBytesError(message)
         row = cls(limit)
-        row.dropped = dropped
+        row._data = data
+        row._dropped = dropped
         row._first_at = None if first_at == _NEVER else first_at
-        cells = array("q", data[_HEADER.size :])
-        if sys.byteorder == "big":
-            cells.byteswap()
-        columns, start = [], 0
-        for position in range(count):
-            if constant >> position & 1:
-                columns.append(cells[start : start + 1] * held)
-                start += 1
-            else:
-                columns.append(cells[start : start + held])
-                start += held
-        row._times, row._amounts, row._orders, *row._seen = columns
         if held > limit:
+            row._settle()
             row._drop_oldest(held - limit)
         return row
 
-    def _columns(self) -> tuple["array[int]", ...]:
-        return (self._times, self._amounts, self._orders, *self._seen)
+    def _lengthened(self, data: bytes) -> bytes | None:
+        """The bytes with what was added at the end of each column; None where it does not belong there."""
+        added = self._added
+        count = len(added)
+        if not count:
+            return data
+        version, columns, constant, held, dropped, _ = _HEADER.unpack_from(data)
+        # of one order nothing is constant, and beyond the limit some have to go
+        if held < 2 or held + count > self.limit:
+            return None
+        (latest,) = _NUMBER.unpack_from(data, _HEADER.size + (0 if constant & 1 else _WORD * (held - 1)))
+        for entry in added:
+            if entry[0] < latest:
+                return None
+            latest = entry[0]
+        if count == 1:
+            fresh = _APART.unpack(_ENTRY.pack(*added[0]))
+        else:
+            fresh = tuple([struct.pack(f"<{count}q", *column) for column in zip(*added, strict=True)])
+        parts = [b""]
+        for position, (told, new) in enumerate(zip(_layout(constant, held)(data), fresh, strict=True)):
+            if len(told) > _WORD:
+                parts.append(told)
+                parts.append(new)
+            elif new == told * count:
+                parts.append(told)
+            else:
+                constant ^= 1 << position
+                parts.append(told * held)
+                parts.append(new)
+        parts[0] = _HEADER.pack(version, columns, constant, held + count, dropped, self._first_at)
+        return b"".join(parts)
+
+    def _settle(self) -> None:
+        """Make the columns, if need be, and put into them what was added."""
+        if self._placed is None:
+            self._unpack()
+            self._placed = 0
+        if self._placed < len(self._added):
+            for entry in self._added[self._placed :]:
+                self._insert(entry)
+            self._placed = len(self._added)
+        if self._data is None:
+            self._added.clear()
+            self._placed = 0
+
+    def _unpack(self) -> None:
+        self._totals = None
+        columns: list[array[int]]
+        if self._data is None:
+            columns = [array("q") for _ in range(_COLUMNS)]
+        else:
+            _, count, constant, held, _, _ = _HEADER.unpack_from(self._data)
+            cells = array("q", self._data[_HEADER.size :])
+            if sys.byteorder == "big":
+                cells.byteswap()
+            columns, start = [], 0
+            for position in range(count):
+                if constant >> position & 1:
+                    columns.append(cells[start : start + 1] * held)
+                    start += 1
+                else:
+                    columns.append(cells[start : start + held])
+                    start += held
+        self._times, self._amounts, self._orders, *self._seen = columns
+        self._columns = tuple(columns)
+
+    def _insert(self, entry: tuple[int, ...]) -> None:
+        at, amount, *_ = entry
+        times, totals = self._times, self._totals
+        held = len(times)
+        where = held if not held or times[-1] <= at else bisect_right(times, at)
+        if where == held:
+            for column, value in zip(self._columns, entry, strict=True):
+                column.append(value)
+            if totals is not None:
+                totals.append(totals[-1] + amount)
+        else:
+            self._data = self._totals = None
+            for column, value in zip(self._columns, entry, strict=True):
+                column.insert(where, value)
+        if held >= self.limit:
+            self._drop_oldest(1)
 
     def _drop_oldest(self, count: int) -> None:
-        for column in self._columns():
+        self._data = None
+        for column in self._columns:
             del column[:count]
         if self._totals is not None:
             del self._totals[:count]
-        self.dropped += count
+        self._dropped += count
 
     def _running_totals(self) -> list[int]:
         if self._totals is None:

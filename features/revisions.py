@@ -10,6 +10,7 @@ from typing import Final, Self
 import msgspec
 
 from features.events import Order
+from features.fast import Told
 from features.history import RowBytesError, RowVersionError
 
 __all__ = ["MOST_REVISIONS", "Arrival", "Held", "Revision", "Revisions"]
@@ -83,7 +84,7 @@ class Revisions(msgspec.Struct, array_like=True):
         """Whether whoever asks was told a decision: what was decided while observing, only observers were."""
         return bool(seen.decision_id) and (observing or seen.revision not in self.observed)
 
-    def arrive(self, order: Order, content: bytes) -> Arrival:
+    def arrive(self, order: Order | Told, content: bytes) -> Arrival:
         """Note a revision that was not seen before, and say what it changes."""
         before = max(self.seen, key=lambda seen: seen.revision, default=None)
         seen = Revision(order.revision, content)

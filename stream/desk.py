@@ -16,6 +16,7 @@ from uuid import UUID
 from features.decode import REJECTION_CODES, Rejection
 from features.define import compute
 from features.events import Order
+from features.fast import Told
 from features.history import Row, RowVersionError
 from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
 from models.decision import (
@@ -134,7 +135,7 @@ class _Batch:
             self._orders[at] = revisions
         return revisions
 
-    def arrive(self, partition: int, order: Order, content: bytes) -> Arrival:
+    def arrive(self, partition: int, order: Order | Told, content: bytes) -> Arrival:
         """Note a revision that was not seen before, and take out of history what it replaces."""
         arrival = self.revisions(partition, order.order_id).arrive(order, content)
         self.touch(partition, order)
@@ -143,12 +144,12 @@ class _Batch:
             self._change(partition, held.customer_id)
         return arrival
 
-    def touch(self, partition: int, order: Order) -> None:
+    def touch(self, partition: int, order: Order | Told) -> None:
         """Note that what is known of the order changes with this batch."""
         at = (partition, order_key(order.order_id))
         self._changed_orders[at] = self._orders[at]
 
-    def remember(self, partition: int, order: Order) -> None:
+    def remember(self, partition: int, order: Order | Told) -> None:
         """Count the order in its customer's history."""
         self.row(partition, order.key).remember(order)
         self._change(partition, order.key)
@@ -186,7 +187,7 @@ class _Pending:
 
     def __init__(
         self,
-        order: Order,
+        order: Order | Told,
         revisions: Revisions,
         seen: Revision,
         source: Source,
@@ -361,7 +362,9 @@ class ScoringDesk:
         else:
             row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
             vector = compute(
-                self._scorer.features, order, None if row is None else row.as_of(order.placed_at)
+                self._scorer.features,
+                order.order() if isinstance(order, Told) else order,
+                None if row is None else row.as_of(order.placed_at),
             )
             # named at once, so that a resend in this very batch is known for one
             source = self._source(record)
@@ -383,7 +386,7 @@ class ScoringDesk:
             batch.remember(record.partition, order)  # after compute: never part of its own past
         return pending
 
-    def _id_of(self, order: Order, content: bytes, source: Source) -> UUID:
+    def _id_of(self, order: Order | Told, content: bytes, source: Source) -> UUID:
         return decision_id(
             order_id=order.order_id,
             revision=order.revision,
@@ -440,7 +443,7 @@ class ScoringDesk:
             )
         )
 
-    def _emit(self, record: Record, value: bytes, order: Order | Rejection, effects: Effects) -> None:
+    def _emit(self, record: Record, value: bytes, order: Order | Told | Rejection, effects: Effects) -> None:
         under = self._under
         effects.counts["decisions"] += 1
         if under.observing:
@@ -523,7 +526,7 @@ def _is_history(record: Record) -> bool:
     return bool(record.headers) and (MODE, b"history") in record.headers
 
 
-def _rejected(order: Order, code: str, detail: str) -> Rejection:
+def _rejected(order: Order | Told, code: str, detail: str) -> Rejection:
     return Rejection(code, detail, order.order_id, order.customer_id, order.revision)
 
 

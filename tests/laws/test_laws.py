@@ -66,6 +66,28 @@ def test_remembering_through_bytes_is_remembering(arrived: list[Order], limit: i
     assert row == a_row_of(arrived, limit)
 
 
+@given(arrived=histories(), limit=limits, in_time=st.booleans(), data=st.data())
+def test_a_row_made_longer_is_the_row_made_anew(
+    arrived: list[Order], limit: int, in_time: bool, data: st.DataObject
+) -> None:
+    if in_time:
+        arrived.sort(key=lambda order: order.placed_at)
+    row = Row(limit)
+    for order in arrived:
+        row.remember(order)
+        if data.draw(st.booleans()):
+            row = Row.decode(row.encode(), limit)
+        if data.draw(st.booleans()):
+            row.as_of(order.placed_at)
+
+    anew = Row(limit)
+    for order in arrived:
+        anew.remember(order)
+        anew.as_of(order.placed_at)
+    assert row.encode() == anew.encode()
+    assert (len(row), row.dropped, row.first_at) == (len(anew), anew.dropped, anew.first_at)
+
+
 @given(arrived=histories(), data=st.data())
 def test_forgetting_undoes_remembering(arrived: list[Order], data: st.DataObject) -> None:
     kept = [order for order in arrived if data.draw(st.booleans())]
