@@ -34,7 +34,16 @@ from stream.decoder import CONTRACT, Decoder
 from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
 from stream.settings import Topics
 
-__all__ = ["MODE", "Kept", "ScoringDesk", "customer_key", "kept_of", "order_key", "partition_of"]
+__all__ = [
+    "MODE",
+    "Kept",
+    "ScoringDesk",
+    "customer_key",
+    "is_history",
+    "kept_of",
+    "order_key",
+    "partition_of",
+]
 
 log = logging.getLogger("fraudstream.desk")
 
@@ -269,7 +278,7 @@ class ScoringDesk:
         tally = [
             isinstance(passed, Rejection)
             for record, passed in zip(records, passing, strict=True)
-            if not _is_history(record)
+            if not is_history(record)
         ]
         batch.effects.committed = partial(self._mind_the_breaker, tally)
         vectors = [p.vector for p in passing if isinstance(p, _Pending) and p.vector is not None]
@@ -330,7 +339,7 @@ class ScoringDesk:
         counts = batch.effects.counts
         if record.key is not None and partition_of(record.key, self._partitions) != record.partition:
             counts["orders_misplaced"] += 1
-        only_history = _is_history(record)
+        only_history = is_history(record)
         content = order.content_digest
         revisions = batch.revisions(record.partition, order.order_id)
         seen = revisions.of(order.revision)
@@ -485,7 +494,7 @@ class ScoringDesk:
         effects.produce.append(
             Produce(self._topics.rejected, record.partition, kept.key, kept.value, headers)
         )
-        if why.order_id is None or _is_history(record):
+        if why.order_id is None or is_history(record):
             return
         decision = rejected_decision(
             order_id=why.order_id,
@@ -522,7 +531,8 @@ class ScoringDesk:
             )
 
 
-def _is_history(record: Record) -> bool:
+def is_history(record: Record) -> bool:
+    """Whether the order is only to be remembered, never decided."""
     return bool(record.headers) and (MODE, b"history") in record.headers
 
 

@@ -471,15 +471,16 @@ class _Producer:
 
     def produce(self, record: Produce) -> None:
         """Add a record to the transaction."""
+        topic, partition, key, value, headers = record
         while True:
             try:
                 self._producer.produce(
-                    record.topic, record.value, record.key, record.partition, headers=list(record.headers)
+                    topic, value, key, partition, headers=list(headers) if headers else None
                 )
             except BufferError:
                 self._producer.poll(0.01)
             except KafkaException as failure:
-                raise Aborted(f"{record.topic}/{record.partition}: {failure.args[0]}") from failure
+                raise Aborted(f"{topic}/{partition}: {failure.args[0]}") from failure
             else:
                 return
 

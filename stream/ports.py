@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stream.errors import Refusal
 
@@ -53,6 +53,8 @@ class Batch:
     assignment: Assignment
     after: int | None
     """Where the batch before it ended; None for the first after an assignment or a seek."""
+    is_history: bool = False
+    """Whether it is about the past, as far as its ends tell: nobody waits for it, so it may wait for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,7 @@ class Committed:
     metadata: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Produce:
+class Produce(NamedTuple):
     """One record to be produced inside the transaction, to a partition given explicitly."""
 
     topic: str

@@ -30,7 +30,7 @@ from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.control import Control, ControlState
 from stream.decoder import decoder_of
-from stream.desk import ScoringDesk
+from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
 from stream.logs import tell_generation
@@ -50,7 +50,9 @@ CRASHED: Final = 70
 REFUSED: Final = 1
 
 _FETCH_WAIT_MS: Final = 100
-_WAITING_RECORDS: Final = 8
+_HISTORY_TIMES: Final = 8
+"""Times the records of one transaction that one about the past may have: half a second's work or so."""
+_WAITING_RECORDS: Final = 2 * _HISTORY_TIMES
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 _CATCH_UP_S: Final = 5.0
@@ -150,7 +152,8 @@ class BatchConsumer(driver.Consumer):
             if not records:
                 continue
             after = self.app.handed_over.get(tp)
-            batches[tp] = [Batch(tp.topic, tp.partition, records, snapshot, after)]
+            about_the_past = is_history(records[0]) and is_history(records[-1])
+            batches[tp] = [Batch(tp.topic, tp.partition, records, snapshot, after, about_the_past)]
             self.app.handed_over[tp] = records[-1].offset + 1
         return batches
 
@@ -510,6 +513,7 @@ def run(settings: Settings) -> int:
         clock=clock,
         limits=Limits(
             records=settings.batch_records,
+            history_records=_HISTORY_TIMES * settings.batch_records,
             patience_s=max(settings.patience_s, settings.session_s + 5),
             crashes=settings.crashes,
         ),

@@ -59,6 +59,8 @@ class Limits:
 
     records: int = 1_000
     """Records in one transaction, give or take one fetch."""
+    history_records: int = 8_000
+    """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one fetch."""
     revoke_s: float = 3.0
@@ -75,6 +77,10 @@ class Limits:
     """Rows untouched for longer are rebuilt: the changelog keeps a tombstone for seven days only."""
     crashes: int = 3
     """How often one record alone may stop the worker before it is set aside."""
+
+    def most(self, batches: Sequence[Batch]) -> int:
+        """How many of these batches' records may share a transaction: few where one is to be decided."""
+        return self.history_records if all(batch.is_history for batch in batches) else self.records
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -267,7 +273,7 @@ class Mailbox:
         records, size = self.waiting, self.waiting_bytes
         while (
             self._batches
-            and records - self.waiting < self._limits.records
+            and records - self.waiting < self._limits.most([*taken, self._batches[0]])
             and size - self.waiting_bytes < self._limits.size
         ):
             batch = self._batches.pop(0)
@@ -440,6 +446,7 @@ class Writer:
     def _commit(self, batches: Sequence[Batch]) -> None:
         """Commit what is new in these batches, in as few transactions as their size allows."""
         turn = _Turn()
+        most = self._limits.most(batches)
         reached = {
             (topic, number): offset
             for number, partition in self._partitions.items()
@@ -461,7 +468,7 @@ class Writer:
                 self._read_and_commit(tp, reached[tp], records[0].offset)
             turn.add(tp, records)
             reached[tp] = records[-1].offset + 1
-            if turn.count >= self._limits.records:
+            if turn.count >= most:
                 self._transact(turn)
                 turn = _Turn()
         self._transact(turn)

@@ -100,7 +100,8 @@ class Schedule:
         rng = world.rng
         self.inputs: tuple[str, ...] = ("orders", "outcomes") if rng.random() < 0.25 else ("orders",)
         self.limits = writer.Limits(
-            records=rng.choice((1, 2, 4, 1000)),
+            records=(records := rng.choice((1, 2, 4, 1000))),
+            history_records=3 * records,
             revoke_s=3.0,
             patience_s=30.0,
             pause_s=0.3,
@@ -533,7 +534,9 @@ class Schedule:
                     if not records:
                         continue
                     fetched = True
-                    batch = Batch(tp[0], tp[1], records, assignment, after[tp])
+                    # decided alike here; what differs is how many go into one transaction
+                    about_the_past = records[0].offset % 3 == 0
+                    batch = Batch(tp[0], tp[1], records, assignment, after[tp], about_the_past)
                     after[tp] = records[-1].offset + 1
                     r = rnd()
                     if tp[1] == self._quiet:
