@@ -93,13 +93,11 @@ def _hashed(text: str) -> int:
     )  # 0 is taken
 
 
-# Pure, so remembering its answers changes nothing; the device of an order is asked for twice at least.
-_hashed_again = lru_cache(maxsize=1 << 14)(_hashed)
-
-
+# Pure, so remembering its answers changes nothing; most of what an order tells, its customer told before.
+@lru_cache(maxsize=1 << 16)
 def fingerprint(text: str | None) -> int:
     """Sixty-four bits of BLAKE2b that stand for a text; 0 stands for None and for no other text."""
-    return _UNKNOWN if text is None else _hashed_again(text)
+    return _UNKNOWN if text is None else _hashed(text)
 
 
 @lru_cache(maxsize=4096)
@@ -429,7 +427,7 @@ class History:
     def spent(self, over: timedelta, currency: str) -> tuple[int, int]:
         """The total of the window's orders in a currency, in minor units, and how many they are."""
         start, end, row = self._start(over), self._end, self._row
-        code = _hashed_again(currency)
+        code = fingerprint(currency)
         if self._is_all_in(code):
             totals = row._running_totals()
             return totals[end] - totals[start], end - start
@@ -439,7 +437,7 @@ class History:
     def largest(self, over: timedelta, currency: str) -> int | None:
         """The largest amount among the window's orders in a currency; None without one."""
         start, end, row = self._start(over), self._end, self._row
-        code = _hashed_again(currency)
+        code = fingerprint(currency)
         amounts = row._amounts[start:end]
         if self._is_all_in(code):
             return max(amounts, default=None)
@@ -457,7 +455,7 @@ class History:
     def has_seen(self, what: str, value: str) -> bool:
         """Whether an order held from before `as_of` had this value of one of REMEMBERED."""
         column = self._fresh()._seen[_COLUMN_OF[what]]
-        wanted = _hashed_again(value)
+        wanted = fingerprint(value)
         try:
             return column.index(wanted, 0, self._end) >= 0
         except ValueError:

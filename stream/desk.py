@@ -134,9 +134,8 @@ class _Batch:
             self._rows[at] = row
         return row
 
-    def revisions(self, partition: int, order_id: str) -> Revisions:
+    def revisions(self, at: tuple[int, bytes]) -> Revisions:
         """What is known of the order, as this batch has left it so far."""
-        at = (partition, order_key(order_id))
         revisions = self._orders.get(at)
         if revisions is None:
             kept = self._recall(*at)
@@ -144,28 +143,28 @@ class _Batch:
             self._orders[at] = revisions
         return revisions
 
-    def arrive(self, partition: int, order: Order | Told, content: bytes) -> Arrival:
+    def arrive(
+        self, at: tuple[int, bytes], revisions: Revisions, order: Order | Told, content: bytes
+    ) -> Arrival:
         """Note a revision that was not seen before, and take out of history what it replaces."""
-        arrival = self.revisions(partition, order.order_id).arrive(order, content)
-        self.touch(partition, order)
-        held = arrival.forgotten
-        if held is not None and self.row(partition, held.customer_id).forget(order.order_id, held.placed_at):
-            self._change(partition, held.customer_id)
+        arrival = revisions.arrive(order, content)
+        self.touch(at, revisions)
+        held, partition = arrival.forgotten, at[0]
+        if held is not None:
+            row = self.row(partition, held.customer_id)
+            if row.forget(order.order_id, held.placed_at):
+                self._changed_rows[partition, customer_key(held.customer_id)] = row
         return arrival
 
-    def touch(self, partition: int, order: Order | Told) -> None:
+    def touch(self, at: tuple[int, bytes], revisions: Revisions) -> None:
         """Note that what is known of the order changes with this batch."""
-        at = (partition, order_key(order.order_id))
-        self._changed_orders[at] = self._orders[at]
+        self._changed_orders[at] = revisions
 
     def remember(self, partition: int, order: Order | Told) -> None:
         """Count the order in its customer's history."""
-        self.row(partition, order.key).remember(order)
-        self._change(partition, order.key)
-
-    def _change(self, partition: int, customer_id: str) -> None:
-        at = (partition, customer_key(customer_id))
-        self._changed_rows[at] = self._rows[at]
+        row = self.row(partition, order.key)
+        row.remember(order)
+        self._changed_rows[partition, customer_key(order.key)] = row
 
     def done(self) -> Effects:
         """The effects, with every row and order that was changed."""
@@ -341,7 +340,8 @@ class ScoringDesk:
             counts["orders_misplaced"] += 1
         only_history = is_history(record)
         content = order.content_digest
-        revisions = batch.revisions(record.partition, order.order_id)
+        at = (record.partition, order_key(order.order_id))
+        revisions = batch.revisions(at)
         seen = revisions.of(order.revision)
         if seen is not None and seen.content != content:
             return _rejected(
@@ -363,7 +363,7 @@ class ScoringDesk:
             )
         arrival = None
         if seen is None:
-            arrival = batch.arrive(record.partition, order, content)
+            arrival = batch.arrive(at, revisions, order, content)
             seen = arrival.seen
         pending = None
         if only_history:
@@ -379,7 +379,7 @@ class ScoringDesk:
             source = self._source(record)
             named = self._id_of(order, content, source).bytes
             revisions.decide(seen, named, observing=observing)
-            batch.touch(record.partition, order)
+            batch.touch(at, revisions)
             before = None if arrival is None else arrival.before
             # a revision known from history may be decided later, even in the same batch: asked on arrival
             heard = before is not None and revisions.is_decided(before, observing=observing)
