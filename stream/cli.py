@@ -477,30 +477,30 @@ Who = Annotated[
 
 @app.command()
 @_said_plainly
-def pause(why: Why, who: Who = None) -> None:
+def pause(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers take no more orders, until 'resume'; nothing is lost, and no position moves."""
-    _change("paused", why, who)
+    _change("paused", why, who, as_json=as_json)
 
 
 @app.command()
 @_said_plainly
-def resume(why: Why = "the pause is over", who: Who = None) -> None:
+def resume(why: Why = "the pause is over", who: Who = None, as_json: Json = False) -> None:
     """Have all workers take orders again."""
-    _change("resumed", why, who)
+    _change("resumed", why, who, as_json=as_json)
 
 
 @app.command()
 @_said_plainly
-def observe(why: Why, who: Who = None) -> None:
+def observe(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers decide into decisions-shadow only, so that nobody acts on it."""
-    _change("observe", why, who)
+    _change("observe", why, who, as_json=as_json)
 
 
 @app.command("go-live")
 @_said_plainly
-def go_live(why: Why, who: Who = None) -> None:
+def go_live(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers decide into decisions, whatever they were started with."""
-    _change("live", why, who)
+    _change("live", why, who, as_json=as_json)
 
 
 @app.command("control")
@@ -519,7 +519,7 @@ def show_control(
     typer.echo(state.said(unless_told=settings.observe))
 
 
-def _change(kind: str, why: str, who: str | None) -> None:
+def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
     import getpass
 
     from stream.control import change
@@ -530,6 +530,9 @@ def _change(kind: str, why: str, who: str | None) -> None:
     except (KeyError, OSError):  # a container's user may have no name
         raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
     state, written = change(settings, kind, who=who, why=why)
+    if as_json:
+        typer.echo(json.dumps(state.shown() | {"changed": written}))
+        return
     if not written:
         typer.echo("nothing to change:")
     typer.echo(state.said(unless_told=settings.observe))

@@ -53,3 +53,16 @@ def test_the_first_real_orders_are_each_decided_once() -> None:
     assert figures["decisions"] == figures["distinct order ids"] == 3_000
     assert figures["rows unlike the naive pass"] == 0
     assert figures["sampled decisions unlike the naive features"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_not() -> None:
+    figures = smoke("history.py")
+
+    assert (figures["orders loaded"], figures["decisions about history"]) == (3_000, 0)
+    assert (
+        figures["live orders decided"] == figures["live decisions held against the naive features"] == 1_000
+    )
+    assert (figures["of them unlike"], figures["rejected"]) == (0, 0)
+    assert figures["orders in the worker's rows"] == 4_000

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from features import fast
 from features.decode import Rejection, decode_order
-from features.events import Order, microseconds
+from features.events import Address, Card, Item, Order, microseconds
 from features.fast import Told, read_order
 from features.history import Row
 from tests.strategies import NOON, an_order, as_json, orders
@@ -256,3 +257,10 @@ def test_the_usual_order_goes_the_fast_way() -> None:
 
     assert told is not None
     assert_agree(told, read)
+
+
+def test_every_field_of_the_contract_is_read_the_fast_way_in_its_order() -> None:
+    kinds = {Order: Told, Address: fast._Address, Card: fast._Card, Item: fast._Item}  # noqa: SLF001
+
+    for contract, struct in kinds.items():
+        assert list(contract.model_fields) == list(struct.__struct_fields__)

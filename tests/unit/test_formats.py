@@ -95,8 +95,8 @@ FORMATS = {
     ),
     "position": Format(
         1,
-        lambda data: decode_position(data, "g"),
-        lambda inputs: encode_position(inputs, "g"),
+        lambda data: decode_position(data, "g", {"orders": "id-1"}),
+        lambda inputs: encode_position(inputs, "g", {"orders": "id-1"}),
         lambda _: {"orders": 7, "outcomes": 2},
     ),
     "decision": Format(1, decode_decision, encode, lambda _: a_decision()),
