@@ -69,6 +69,8 @@ _HEADER = struct.Struct("<BBHIQq")
 _WORD = 8
 _NUMBER = struct.Struct("<q")
 _ENTRY = struct.Struct(f"<{_COLUMNS}q")
+_FEW = 2
+"""Of fewer orders no column is constant, so the bytes are made anew."""
 _APART = struct.Struct(f"{_WORD}s" * _COLUMNS)
 """An entry's numbers as bytes of their own."""
 _NEVER = -(2**63)
@@ -230,8 +232,8 @@ class Row:
         A header (version, columns, which of them are constant, orders held, orders dropped, first order),
         then the columns; a column of equal values is written as one: most customers pay in one currency.
         """
-        if self._data is not None:
-            data = self._lengthened(self._data)
+        if self._data is not None or self._placed is None:
+            data = self._lengthened()
             if data is not None:
                 return data
         self._settle()
@@ -284,21 +286,27 @@ class Row:
             row._drop_oldest(held - limit)
         return row
 
-    def _lengthened(self, data: bytes) -> bytes | None:
+    def _lengthened(self) -> bytes | None:
         """The bytes with what was added at the end of each column; None where it does not belong there."""
-        added = self._added
-        count = len(added)
-        if not count:
+        data, added = self._data, self._added
+        if data is not None and not added:
             return data
-        version, columns, constant, held, dropped, _ = _HEADER.unpack_from(data)
-        # of one order nothing is constant, and beyond the limit some have to go
-        if held < 2 or held + count > self.limit:
+        constant = held = 0
+        latest = _NEVER
+        if data is not None:
+            _, _, constant, held, _, _ = _HEADER.unpack_from(data)
+        if data is not None and held:
+            (latest,) = _NUMBER.unpack_from(data, _HEADER.size + (0 if constant & 1 else _WORD * (held - 1)))
+        if held + len(added) > self.limit:
             return None
-        (latest,) = _NUMBER.unpack_from(data, _HEADER.size + (0 if constant & 1 else _WORD * (held - 1)))
         for entry in added:
             if entry[0] < latest:
                 return None
             latest = entry[0]
+        if data is None or held < _FEW:
+            one = [_ENTRY.unpack_from(data, _HEADER.size)] if data is not None and held else []
+            return self._of_few([*one, *added]) if added else None
+        count = len(added)
         if count == 1:
             fresh = _APART.unpack(_ENTRY.pack(*added[0]))
         else:
@@ -314,7 +322,20 @@ class Row:
                 constant ^= 1 << position
                 parts.append(told * held)
                 parts.append(new)
-        parts[0] = _HEADER.pack(version, columns, constant, held + count, dropped, self._first_at)
+        parts[0] = _HEADER.pack(ROW_VERSION, _COLUMNS, constant, held + count, self._dropped, self._first_at)
+        return b"".join(parts)
+
+    def _of_few(self, entries: list[tuple[int, ...]]) -> bytes:
+        """The bytes of a row of these few, in time's order."""
+        held, constant = len(entries), 0
+        parts = [b""]
+        for position, column in enumerate(zip(*entries, strict=True)):
+            if held > 1 and column.count(column[0]) == held:
+                constant |= 1 << position
+                parts.append(_NUMBER.pack(column[0]))
+            else:
+                parts.append(struct.pack(f"<{held}q", *column))
+        parts[0] = _HEADER.pack(ROW_VERSION, _COLUMNS, constant, held, self._dropped, self._first_at)
         return b"".join(parts)
 
     def _settle(self) -> None:
