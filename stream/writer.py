@@ -481,7 +481,9 @@ class Writer:
             for topic, position in partition.inputs.items():
                 tp = (topic, number)
                 # each for itself: a quiet partition must not wait for its busy neighbour to pause
-                if now - self._heard.setdefault(tp, now) < self._limits.idle_s and not at_once:
+                # while batches were held back, nothing could be heard
+                heard = max(self._heard.setdefault(tp, now), self.mailbox.resumed_at)
+                if now - heard < self._limits.idle_s and not at_once:
                     continue
                 self._heard[tp] = now
                 high = self._cluster.high(tp)

@@ -52,6 +52,7 @@ class Shop:
             ahead_by_at_most=timedelta(minutes=5),
             reject_share=settings.get("reject_share", 0.0),
             headers=(("worker", b"w1"),),
+            in_force=settings.get("in_force"),
         )
         self.offset = 0
 
@@ -97,8 +98,8 @@ def _key_of(value: bytes | None) -> bytes:
     return str(content.get("customer_id") or content.get("order_id")).encode()
 
 
-def decisions(effects: Effects) -> list[Any]:
-    return [decode_decision(p.value or b"") for p in effects.produce if p.topic == "decisions"]
+def decisions(effects: Effects, topic: str = "decisions") -> list[Any]:
+    return [decode_decision(p.value or b"") for p in effects.produce if p.topic == topic]
 
 
 def rejects(effects: Effects) -> list[dict[str, bytes]]:

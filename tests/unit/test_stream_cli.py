@@ -22,6 +22,7 @@ from stream.ports import NotStable, Refused, Unreachable
 from stream.publish import Published, PublishError
 from stream.settings import Settings
 from stream.topics import TopicError, TopicPlan, TopicState
+from stream.version import program_version
 from stream.watch import sentence
 
 run = CliRunner()
@@ -434,3 +435,28 @@ def test_a_topic_may_allow_larger_records_than_planned_and_not_smaller() -> None
     assert TopicState(plan, 8, 1, {"max.message.bytes": "100"}).wrong == (
         "has max.message.bytes=100 and not at least 200",
     )
+
+
+def test_the_version_is_said() -> None:
+    result = run.invoke(app, ["--version"])
+
+    assert (result.exit_code, result.stdout) == (0, f"fraudstream {program_version()}\n")
+
+
+@pytest.mark.parametrize("command", ["pause", "observe", "go-live"])
+def test_what_stops_decisions_or_starts_them_needs_a_reason(command: str) -> None:
+    assert run.invoke(app, [command]).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_control_without_a_broker_is_refused_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise Unreachable("no")
+
+    monkeypatch.setattr("stream.control.change", refuse)
+
+    result = run.invoke(app, [command, "--why", "a test", "--who", "anna"])
+
+    assert (result.exit_code, result.stderr) == (1, "fraudstream: no\n")
