@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
 from difflib import get_close_matches
 from ipaddress import IPv4Address
+from math import isfinite
 from string import Formatter
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args, get_origin
 from zoneinfo import ZoneInfo
@@ -28,6 +29,7 @@ from features.money import CURRENCIES
 __all__ = [
     "Items",
     "Join",
+    "Joined",
     "Kind",
     "Mapped",
     "MappingError",
@@ -37,6 +39,7 @@ __all__ = [
     "RowMapping",
     "Taken",
     "at_path",
+    "said_by",
 ]
 
 Kind: TypeAlias = Literal["orders", "events", "outcomes"]
@@ -780,6 +783,9 @@ def _text(value: Any) -> str:
             return value.decode()
         except UnicodeDecodeError:
             raise _Wrong("bad_utf8", "text", "other bytes") from None
+    if isinstance(value, float) and abs(value) > _EXACT:
+        # beyond this two numbers are written alike: a long id that was read as a number is another's
+        raise _Wrong("wrong_type", "a text, or a number of at most 15 digits", "a larger number")
     if isinstance(value, int | float | Decimal | date | time) and not isinstance(value, bool):
         return _plain_text(value)
     raise _Wrong("wrong_type", "a text", _kind_of(value))
@@ -791,6 +797,7 @@ def _texts(value: Any) -> list[str]:
     raise _Wrong("wrong_type", "a list", _kind_of(value), "say with split what stands between its parts")
 
 
+_EXACT: Final = 2**53
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[, '\u00a0\u202f][0-9]{3})+(?:\.[0-9]+)?")
@@ -804,7 +811,7 @@ def _integer(value: Any) -> int:
             return int(value.partition(".")[0])
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
-    elif isinstance(value, float | Decimal) and value == int(value):
+    elif isinstance(value, float | Decimal) and isfinite(value) and value == int(value):
         return int(value)
     raise _Wrong("wrong_type", "a whole number", _shape(value))
 

@@ -24,7 +24,7 @@ from stream.sources import Source, SourceError, Unreadable
 
 __all__ = ["guessing_source", "proposed"]
 
-_LOOKED_AT: Final = 20_000
+_LOOKED_AT: Final = 10_000
 """How many rows are looked at."""
 _MOSTLY: Final = 0.9
 _MISSING: Final = frozenset(RowMapping.model_fields["missing"].default)

@@ -1,0 +1,284 @@
+"""`fraudstream publish` without a broker: the dry run, the guess, and what is refused."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.cli import app
+from stream.guess import guessing_source, proposed
+from stream.mapping import bound_to, load_mapping, mapping_of
+from stream.publish import Left, Plan, Ready, planned, ready_rows
+from stream.settings import Settings
+from stream.sources import Source
+from tests.own_data import FILES, ROWS, data_file, mapping_file
+
+run = CliRunner()
+
+MAPPING = """
+[fields]
+order_id = "id"
+customer_id = "customer"
+placed_at = { column = "time", zone = "UTC" }
+amount = { column = "amount", unit = "major" }
+currency = { value = "EUR" }
+"""
+CSV = """id,customer,time,amount
+o1,c1,2024-05-01 10:00:00,12.50
+o2,c1,2024-05-01 10:00:01,lots
+o3,,2024-05-01 10:00:02,3
+o4,c2,yesterday,4
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    (tmp_path / "orders.csv").write_text(CSV)
+    return tmp_path
+
+
+def publish(*arguments: object) -> tuple[int, list[str], str]:
+    result = run.invoke(app, ["publish", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout.splitlines(), result.stderr
+
+
+def test_a_dry_run_shows_the_first_orders_every_refusal_and_the_sums(shop: Path) -> None:
+    code, out, _ = publish(shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--json")
+
+    assert code == 1
+    said = [json.loads(line) for line in out]
+    assert [each["key"] for each in said if "key" in each] == ["c1", "o3"]  # a guest has only the order
+    assert said[0]["value"]["amount"] == 1250
+    refused = [each["refused"] for each in said if isinstance(each.get("refused"), dict)]
+    assert [(each["row"], each["field"], each["column"]) for each in refused] == [
+        (2, "amount", "amount"),
+        (4, "placed_at", "time"),
+    ]
+    assert said[-1] == {
+        "dry_run": True, "topic": "orders", "rows": 4, "sent": 2, "refused": 2, "left_out": 0,
+        "refused_by_cause": {"bad_amount": 1, "bad_value": 1},
+    }  # fmt: skip
+
+
+def test_a_dry_run_for_a_person_says_row_line_column_and_what_to_do(shop: Path) -> None:
+    _, out, _ = publish(shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run")
+
+    assert "row 1 to 'orders' under key 'c1'" in out
+    assert (
+        "refused row 2: (line 3 of the text) amount (column 'amount'): expected an amount such as 12.50, "
+        "got a text like 'aaaa'; correct the row, or change the mapping"
+    ) in out
+    assert out[-1] == (
+        "a dry run, nothing was sent: of 4 rows 2 would be orders in 'orders'; refused 2 rows "
+        "(bad_amount 1, bad_value 1)"
+    )
+
+
+def test_refused_rows_are_kept_whole(shop: Path) -> None:
+    publish(shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--rejects", shop / "rejects")
+
+    kept = [json.loads(line) for line in (shop / "rejects").read_text().splitlines()]
+    assert [each["raw"]["id"] for each in kept] == ["o2", "o4"]
+    assert kept[1]["raw"] == {"id": "o4", "customer": "c2", "time": "yesterday", "amount": "4"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"order_id":"a\\nb"}', "order_id: expected 1 to 128 characters without control characters"),
+        (b'{"order_id":"o1","customer_id":"\\u0000"}', "customer_id: expected 1 to 128 characters without"),
+        (
+            b'{"order_id":"o1","customer_id":"c\\u001b[2J"}',
+            "got one with a control character; a worker would",
+        ),
+        (b'{"order_id":""}', "got an empty text"),
+        (b'{"order_id":"' + b"x" * 129 + b'"}', "got 129 characters"),
+        (b'{"customer_id":"c1"}', "missing required field `order_id`"),
+        (b"not json", "JSON is malformed"),
+    ],
+)
+def test_a_line_that_no_worker_could_take_is_refused(tmp_path: Path, line: bytes, said: str) -> None:
+    (tmp_path / "orders").write_bytes(
+        b'{"order_id":"first"}\n' + line + b'\n{"order_id":"caf\xc3\xa9 \xe2\x80\x8b"}\n'
+    )
+
+    code, out, _ = publish(tmp_path / "orders", "--dry-run")
+
+    assert code == 1
+    refused = next(each for each in out if each.startswith("refused line 2: "))
+    assert said in refused
+    assert "2 would be orders" in out[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["orders.csv"], "is a table and not orders in JSON; say what its columns mean: --map"),
+        (["none.csv", "--map", "mapping.toml"], "can't read"),
+        (["orders.csv", "--map", "none.toml"], "can't read mapping"),
+        (["orders.csv", "--map", "orders.csv"], "is not TOML"),
+        (
+            ["orders.csv", "--map", "mapping.toml", "--kind", "outcomes"],
+            "is a mapping of orders and --kind says",
+        ),
+        (["other.csv", "--map", "mapping.toml"], "there is no column 'id'; there are: a, b"),
+        (["empty.csv", "--map", "mapping.toml"], "is empty"),
+    ],
+)
+def test_what_can_not_begin_is_refused_in_one_line(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], said: str
+) -> None:
+    monkeypatch.chdir(shop)
+    (shop / "other.csv").write_text("a,b\n1,2\n")
+    (shop / "empty.csv").write_text("")
+
+    code, _, err = publish(*arguments, "--dry-run")
+
+    assert code == 1
+    assert err.startswith("fraudstream: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_kind_that_is_none_is_a_usage_error(shop: Path) -> None:
+    assert publish(shop / "orders.csv", "--kind", "order")[0] == 2
+
+
+def test_a_hash_salt_changes_the_hashes_and_stays_secret(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "mapping.toml").write_text(MAPPING + 'email_hash = { column = "customer", hash = "text" }\n')
+    command = (shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--json")
+    plain = json.loads(publish(*command)[1][0])["value"]["email_hash"]
+    monkeypatch.setenv("FRAUDSTREAM_HASH_SALT", "hush")
+    salted = publish(*command)[1]
+
+    assert json.loads(salted[0])["value"]["email_hash"] != plain
+    assert "hush" not in "".join(salted)
+
+
+def _first(name: str, limit: int) -> list[Any]:
+    with Source(str(data_file(name)), load_mapping(mapping_file(name)).source) as source:
+        mapping = load_mapping(mapping_file(name))
+        plan = planned(Settings(), source, mapping, beside=mapping_file(name).parent, limit=limit)
+        return list(ready_rows(source, plan))
+
+
+def _needs(name: str) -> None:
+    if not data_file(name).exists():
+        pytest.skip(f"needs ../shared/data/{data_file(name).name}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_first_rows_of_each_data_file_become_orders_or_named_refusals(name: str) -> None:
+    _needs(name)
+    found = _first(name, 1_000)
+
+    assert len(found) == min(1_000, ROWS[name])
+    refused = [each for each in found if not isinstance(each, Ready)]
+    assert {each.code for each in refused} <= {"unknown_currency"}
+    assert len(refused) < 0.05 * len(found)
+
+
+def test_unsorted_rows_are_sent_in_the_order_of_time() -> None:
+    _needs("evalml")
+    sent = [
+        json.loads(each.value)["placed_at"] for each in _first("evalml", 2_000) if isinstance(each, Ready)
+    ]
+
+    assert sent == sorted(sent)
+
+
+def test_every_row_with_items_has_all_of_them() -> None:
+    _needs("skrub")
+    orders = [json.loads(each.value) for each in _first("skrub", 1_000) if isinstance(each, Ready)]
+
+    assert len(orders) == 1_000
+    assert all(order["items"] for order in orders)
+    assert all(
+        order["amount"] == sum(item["unit_price"] * item["quantity"] for item in order["items"])
+        for order in orders
+    )
+
+
+def test_rows_without_a_label_are_left_out_of_the_outcomes_and_counted() -> None:
+    _needs("afd")
+    found = _first("afd-outcomes", 2_000)
+
+    assert (len(found), sum(isinstance(each, Left) for each in found)) == (1_611, 801)
+    assert sum(json.loads(each.value)["is_fraud"] for each in found if isinstance(each, Ready)) == 95
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_guessed_mapping_loads_and_says_mostly_what_a_person_says(name: str) -> None:
+    _needs(name)
+    with guessing_source(str(data_file(name))) as source:
+        text = proposed(source)
+    mapping = mapping_of(text, said="the guess")
+
+    with Source(str(data_file(name)), mapping.source) as source:
+        mapper = bound_to(mapping, source, said="the guess", beside=data_file(name).parent)
+        plan = Plan(mapper=mapper, sort=mapping.source.sort, limit=1_000)
+        guessed = [json.loads(each.value) for each in ready_rows(source, plan) if isinstance(each, Ready)]
+    ours = [json.loads(each.value) for each in _first(name, 1_000) if isinstance(each, Ready)]
+    assert len(guessed) > 0.9 * len(ours)
+    by_amount = {(each.get("customer_id"), each["amount"]) for each in ours}
+    assert sum((each.get("customer_id"), each["amount"]) in by_amount for each in guessed) > 0.9 * len(
+        guessed
+    )
+    if name not in {"skrub", "retail"}:  # one has no times, the other's zone is a person's knowledge
+        times = {each["placed_at"] for each in ours}
+        assert sum(each["placed_at"] in times for each in guessed) > 0.9 * len(guessed)
+    assert "fraud" not in {word.lower() for each in guessed[:1] for word in each.get("attributes", {})}
+
+
+def test_a_guess_never_makes_a_field_of_a_label_or_a_name(tmp_path: Path) -> None:
+    rows = "".join(
+        f"T{n};user{n % 300};2024-05-{n % 28 + 1:02} 10:00;{n % 90},{n % 100:02};{n % 2};Ann{n % 200}\n"
+        for n in range(1_000)
+    )
+    file = tmp_path / "orders.csv.gz"
+    file.write_bytes(
+        gzip.compress(f"TransactionId;UserId;OrderDate;Total;IsFraud;FirstName\n{rows}".encode())
+    )
+
+    code, out, _ = publish(file, "--guess")
+
+    assert code == 0
+    mapping = mapping_of("\n".join(out), said="the guess")
+    assert mapping.source.delimiter == ";"
+    assert mapping.taken["order_id"].column == "TransactionId"
+    assert mapping.taken["customer_id"].column == "UserId"
+    assert mapping.taken["placed_at"].zone == "UTC"
+    assert (mapping.taken["amount"].decimal, mapping.taken["amount"].unit) == (",", "major")
+    assert {"IsFraud", "FirstName"}.isdisjoint(mapping.columns)
+    assert any("IsFraud" in line and line.startswith("#") for line in out)
+
+
+def test_a_guess_reads_nested_json_with_its_items(tmp_path: Path) -> None:
+    orders = [
+        {
+            "id": f"o{n}", "customer": {"id": f"c{n % 90}", "email": f"a{n}@shop.example"},
+            "created": 1_714_566_600 + n, "payment": {"amount": 1_999 + n, "currency": "EUR"},
+            "lines": [{"sku": f"s{n % 40}", "price": 19.99, "qty": 1}],
+        }
+        for n in range(500)
+    ]  # fmt: skip
+    file = tmp_path / "orders.jsonl"
+    file.write_text("\n".join(json.dumps(order) for order in orders))
+
+    _, out, _ = publish(file, "--guess")
+    (tmp_path / "m.toml").write_text("\n".join(out))
+    code, shown, _ = publish(file, "--map", tmp_path / "m.toml", "--dry-run", "--json")
+
+    assert code == 0, shown[-1]
+    first = json.loads(shown[0])["value"]
+    assert (first["order_id"], first["customer_id"], first["amount"]) == ("o0", "c0", 1999)
+    assert first["placed_at"] == "2024-05-01T12:30:00Z"
+    assert first["items"] == [{"sku": "s0", "unit_price": 1999, "quantity": 1}]
+    assert first["email_domain"] == "shop.example"
+    assert "a0@shop.example" not in json.dumps(first)
