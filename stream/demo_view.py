@@ -249,7 +249,7 @@ class LiveView:
         table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim", pad_edge=False)
         table.add_column("time", no_wrap=True, width=8)
         table.add_column("order", no_wrap=True, width=21 if whole else 7)
-        table.add_column("customer", no_wrap=True, width=10 if whole else 7)
+        table.add_column("customer", no_wrap=True, width=10 if whole else 8)
         table.add_column("amount", no_wrap=True, width=13 if whole else 12, justify="right")
         table.add_column("fraud p" if barred else "p", no_wrap=True, width=_BAR + 6 if barred else 5)
         table.add_column("action", no_wrap=True, width=7)
