@@ -369,11 +369,12 @@ def _linear_numpy(  # noqa: PLR0917 - numba's kernels take arrays, not objects
         return infinite
     columns, missing = _numpy_columns(matrix, medians, flags, len(owners))
     margin = np.zeros(len(matrix))
-    for c in range(len(owners)):
-        term = coefficient[c] * ((columns[:, c] - mean[c]) / scale[c])
-        margin += term
-        attributions[:, owners[c]] += term
-    p[:] = margin + intercept[0]
+    with np.errstate(over="ignore", invalid="ignore"):  # silent where the kernel is
+        for c in range(len(owners)):
+            term = coefficient[c] * ((columns[:, c] - mean[c]) / scale[c])
+            margin += term
+            attributions[:, owners[c]] += term
+        p[:] = margin + intercept[0]
     _numpy_first(attributions, missing, first)
     return -1
 
