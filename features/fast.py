@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import product
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,10 +23,6 @@ from features.events import (
     MOST_ATTRIBUTES,
     MOST_ITEMS,
     MOST_PROMOTION_CODES,
-    Address,
-    Card,
-    Item,
-    Order,
     microseconds,
 )
 from features.money import CURRENCIES
@@ -70,7 +66,7 @@ class _Item(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Told(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """What an order says, field for field as `Order` has it, without the model."""
+    """What an order says, field for field as `Order` has it: features and rows read either alike."""
 
     # the same fields in the same order, because the digest is taken of them as they stand
     schema_version: Annotated[int, Meta(ge=1, le=1)] = 1
@@ -118,20 +114,6 @@ class Told(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         digest.update(json.dumps(attributes, sort_keys=True, allow_nan=False).encode())
         return digest.digest()
 
-    def order(self) -> Order:
-        """The contract's own model of this order, without checking again what was checked."""
-        order = _model(Order, self)
-        fields = order.__dict__
-        if self.card is not None:
-            fields["card"] = _model(Card, self.card)
-        if self.billing is not None:
-            fields["billing"] = _model(Address, self.billing)
-        if self.shipping is not None:
-            fields["shipping"] = _model(Address, self.shipping)
-        if self.items:
-            fields["items"] = tuple([_model(Item, item) for item in self.items])
-        return order
-
 
 def read_order(
     value: bytes | None, *, key: bytes | None, arrived_at: int | None, ahead_by_at_most: timedelta
@@ -172,7 +154,6 @@ def read_order(
     return told
 
 
-_T = TypeVar("_T", Order, Card, Address, Item)
 _MICROSECOND = timedelta(microseconds=1)
 _CLOSED_AT_MOST: Final = 200
 """JSON nested deeper than this the contract does not read, and it can't be without so many brackets."""
@@ -183,10 +164,6 @@ _DIGITS_AFTER = 26
 
 _decode = msgspec.json.Decoder(Told).decode
 _encode = msgspec.json.Encoder().encode
-_as_dict = msgspec.structs.asdict
-_set = object.__setattr__
-_FIELDS: Final = {kind: set(kind.model_fields) for kind in (Order, Card, Address, Item)}
-"""What each model says was set: all of it. Shared, because the models are frozen."""
 
 
 def _moment(said: object) -> datetime:
@@ -202,13 +179,3 @@ def _moment(said: object) -> datetime:
 
 def _is_bin(text: str | None) -> bool:
     return text is None or (text.isdecimal() and text.isascii())
-
-
-def _model(kind: type[_T], said: msgspec.Struct) -> _T:
-    """A model of these fields, as `model_construct` makes it, which would look at each of them again."""
-    model = kind.__new__(kind)
-    _set(model, "__dict__", _as_dict(said))
-    _set(model, "__pydantic_fields_set__", _FIELDS[kind])
-    _set(model, "__pydantic_extra__", None)
-    _set(model, "__pydantic_private__", None)
-    return model

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from features.decode import REJECTION_CODES, Rejection
@@ -372,7 +372,7 @@ class ScoringDesk:
             row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
             vector = compute(
                 self._scorer.features,
-                order.order() if isinstance(order, Told) else order,
+                cast("Order", order),  # either has the fields that features read
                 None if row is None else row.as_of(order.placed_at),
             )
             # named at once, so that a resend in this very batch is known for one

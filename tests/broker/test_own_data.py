@@ -19,7 +19,7 @@ from features.mapping import RowMapping
 from stream import topics
 from stream.cli import app
 from stream.mapping import load_mapping
-from stream.publish import PublishError, Published, RefusedLine, planned, publish_file
+from stream.publish import Published, PublishError, RefusedLine, planned, publish_file
 from stream.settings import Settings
 from stream.sources import Source
 from tests.own_data import FILES, data_file, mapping_file
