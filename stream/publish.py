@@ -409,12 +409,18 @@ def publish_file(
     try:
         before = Counter() if from_start else place.done()
         went_on(before["rows"])
+        producing.settled = before["rows"]
         published = Published(before=before)
         if before["complete"] and (plan.limit is None or plan.sort is not None):
             published.is_repeat = True
             return published
         fed = ready_rows(source, plan, largest=largest, skip=before["rows"])
         _send_all(fed, producing, published, rate=plan.rate, refused=refused, progress=progress)
+    except KeyboardInterrupt:
+        # what is not settled is aborted: the last row may have been sent and not yet been counted
+        raise PublishError(
+            f"stopped after row {producing.settled:,}; the same command goes on from there"
+        ) from None
     finally:
         producing.close()
     if plan.limit is not None and not published.rows and before["rows"]:
@@ -488,10 +494,6 @@ def _send_all(
                 told_at = now
                 progress(published)
         sink.settle(_done(published), last=True)
-    except KeyboardInterrupt:
-        sink.settle(_done(published), last=False)
-        goes_on = "; the same command goes on from there" if isinstance(sink, _Transactional) else ""
-        raise PublishError(f"stopped after row {_done(published)['rows']:,}{goes_on}") from None
     except SourceError:
         sink.settle(_done(published), last=False)
         raise
@@ -630,9 +632,11 @@ class _Transactional:
         self._headers: Any = list(HISTORY) if plan.history else None
         self._limit = plan.limit
         self._failed: KafkaError | None = None
+        self._fatal: KafkaError | None = None
         self._open = False
         self._within_s = settings.call_s / 2
-        self._settled = 0
+        self.settled = 0
+        """The row up to which all is done and committed."""
         self._watchdog = Watchdog(settings.call_s)
         self._metadata = group_metadata(place.group, Assignment(-1, "", frozenset()))
         config = _producer_config(
@@ -647,7 +651,8 @@ class _Transactional:
             compression_type="lz4",
         )
         try:
-            self._producer = Producer(config | {"on_delivery": self._delivered, "logger": _SILENT})
+            told = {"on_delivery": self._delivered, "error_cb": self._ended, "logger": _SILENT}
+            self._producer = Producer(config | told)
             with self._watchdog("init_transactions"):
                 self._producer.init_transactions(self._within_s)
         except KafkaException as error:
@@ -686,7 +691,7 @@ class _Transactional:
         except KafkaException as error:
             raise PublishError(self._stopped(error.args[0])) from error
         self._open = False
-        self._settled = done["rows"]
+        self.settled = done["rows"]
 
     def close(self) -> None:
         """Let go; what is not settled is aborted."""
@@ -701,15 +706,23 @@ class _Transactional:
         if error is not None:
             self._failed = error
 
+    def _ended(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+
     def _stopped(self, error: KafkaError) -> str:
-        said = (self._failed or error).str()
-        if error.code() in _TAKEN_OVER:
+        try:
+            self._producer.poll(0)  # only now it is told what was fatal
+        except KafkaException as failure:
+            self._ended(failure.args[0])
+        said = (self._fatal or self._failed or error).str()
+        if error.code() in _TAKEN_OVER or (self._fatal is not None and self._fatal.code() in _TAKEN_OVER):
             return (
                 f"another publisher of the same file to '{self._place.topic}' has taken over after row "
-                f"{self._settled:,}; let one of them finish"
+                f"{self.settled:,}; let one of them finish"
             )
         return (
-            f"publishing to '{self._place.topic}' stopped after row {self._settled:,}: {said}; "
+            f"publishing to '{self._place.topic}' stopped after row {self.settled:,}: {said}; "
             "see that the broker runs and give the same command: it goes on there, nothing is sent twice"
         )
 

@@ -61,9 +61,9 @@ class Rejects:
         self._file = file
         try:
             kept = self._of_earlier_rows(after) if after else []
-            self._out: TextIO = file.open("w", encoding="utf-8")
+            # by the line: a refusal is on the disk's way before its row is committed as done
+            self._out: TextIO = file.open("w", encoding="utf-8", buffering=1)
             self._out.writelines(kept)
-            self._out.flush()
         except OSError as error:
             raise PublishError(
                 f"can't write {file}: {error.strerror}; name another file for the refused rows"
@@ -94,7 +94,16 @@ class Rejects:
 
 def run_publish(settings: Settings, asked: Asked) -> int:
     """Send the rows, tell what became of them, and return the exit code: 1 when any was refused."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end with what was sent made true
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does
+    try:
+        return _published(settings, asked)
+    except KeyboardInterrupt:
+        raise PublishError(f"stopped while sending {asked.file}; what was sent may have arrived") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _published(settings: Settings, asked: Asked) -> int:
     with Source(asked.file, _reading(asked)) as source, ExitStack() as closing:
         plan = _plan(settings, source, asked)
         rejects: Rejects | None = None
