@@ -329,7 +329,7 @@ def topics_repair_offsets(as_json: Json = False) -> None:
 # ---------------------------------------------------------------------- orders in, decisions out
 
 
-@app.command("publish")
+@app.command("publish", epilog="fraudstream publish orders.csv --map mapping.toml --dry-run")
 @_said_plainly
 def publish_orders(  # noqa: PLR0917 (typer gives them by name)
     file: Annotated[
@@ -338,7 +338,9 @@ def publish_orders(  # noqa: PLR0917 (typer gives them by name)
     ],
     mapping: Annotated[
         Path | None,
-        typer.Option("--map", metavar="TOML", help="What its columns mean [default: it is our contract]."),
+        typer.Option(
+            "--map", metavar="TOML", help="What its columns mean; without it they are our contract's."
+        ),
     ] = None,
     kind: Annotated[
         str | None, typer.Option(metavar="orders|events|outcomes", help="What JSON of our contract holds.")

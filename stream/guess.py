@@ -441,7 +441,14 @@ class _Proposal:
             ]
 
     def _event(self) -> None:
-        what = self._named("kind", "status", "event type", "event", "type")
+        what = self._named("kind", "status", "event type", "event", "type") or next(
+            (
+                each
+                for each in self._left.values()
+                if 2 <= each.distinct <= 20 and not each.is_number and each.time_format is None
+            ),
+            None,
+        )
         if what is None:
             self._add("kind", '{ value = "delivered" }', "NO COLUMN SAYS WHAT HAPPENED: say it for all rows")
         else:

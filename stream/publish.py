@@ -514,13 +514,13 @@ def _done(published: Published) -> dict[str, int]:
 
 def _producer_config(settings: Settings, largest: int, **extra: Any) -> dict[str, Any]:
     return {
+        "queue.buffering.max.kbytes": 64 * 1024,
         **settings.confluent(**extra),
         # As Java's and aiokafka's producers do: another partitioner would split histories.
         "partitioner": "murmur2_random",
         "enable.idempotence": True,
         "acks": "all",
         "queue.buffering.max.messages": 500_000,
-        "queue.buffering.max.kbytes": 64 * 1024,
         "message.max.bytes": largest,
         "delivery.report.only.error": True,
         "log_level": 0,
@@ -649,6 +649,8 @@ class _Transactional:
             retry_backoff_ms=2,
             retry_backoff_max_ms=50,
             compression_type="lz4",
+            # little: what waits here when a transaction ends keeps it, and all readers, waiting
+            queue_buffering_max_kbytes=8 * 1024,
         )
         try:
             told = {"on_delivery": self._delivered, "error_cb": self._ended, "logger": _SILENT}

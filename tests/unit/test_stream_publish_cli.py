@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
+from features.events import Id
+from features.mapping import Kind
 from stream.cli import app
 from stream.guess import guessing_source, proposed
 from stream.mapping import bound_to, load_mapping, mapping_of
-from stream.publish import Left, Plan, Ready, planned, ready_rows
+from stream.publish import Left, Plan, Ready, _is_id, planned, ready_rows
 from stream.settings import Settings
 from stream.sources import Source
 from tests.own_data import FILES, ROWS, data_file, mapping_file
@@ -114,6 +119,17 @@ def test_a_line_that_no_worker_could_take_is_refused(tmp_path: Path, line: bytes
     refused = next(each for each in out if each.startswith("refused line 2: "))
     assert said in refused
     assert "2 would be orders" in out[-1]
+
+
+@given(st.text(max_size=130) | st.text(st.sampled_from("a\x00\x1b\x7f\x80\u200b é"), max_size=4))
+def test_an_id_is_refused_exactly_when_the_contract_refuses_it(given_id: str) -> None:
+    contract = TypeAdapter(Id)
+    try:
+        contract.validate_python(given_id)
+    except ValidationError:
+        assert not _is_id(given_id)
+    else:
+        assert _is_id(given_id)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +250,24 @@ def test_a_guessed_mapping_loads_and_says_mostly_what_a_person_says(name: str) -
         times = {each["placed_at"] for each in ours}
         assert sum(each["placed_at"] in times for each in guessed) > 0.9 * len(guessed)
     assert "fraud" not in {word.lower() for each in guessed[:1] for word in each.get("attributes", {})}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("afd", "outcomes"), ("handbook", "outcomes"), ("retail", "events")]
+)
+def test_outcomes_and_events_are_guessed_too(name: str, kind: Kind) -> None:
+    _needs(name)
+    with guessing_source(str(data_file(name))) as source:
+        mapping = mapping_of(proposed(source, kind=kind), said="the guess")
+
+    assert mapping.kind == kind
+    with Source(str(data_file(name)), mapping.source) as source:
+        mapper = bound_to(mapping, source, said="the guess", beside=Path())
+        found = list(ready_rows(source, Plan(kind=kind, mapper=mapper, limit=500)))
+    if kind == "outcomes":
+        assert not [each for each in found if not isinstance(each, Ready | Left)]
+    else:  # what happened is for a person to say: no status of theirs is a kind of ours
+        assert {each.field for each in found if not isinstance(each, Ready | Left)} == {"kind"}
 
 
 def test_a_guess_never_makes_a_field_of_a_label_or_a_name(tmp_path: Path) -> None:

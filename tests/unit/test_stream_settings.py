@@ -185,3 +185,16 @@ def test_a_group_of_settings_may_come_as_one_json_object(monkeypatch: pytest.Mon
     monkeypatch.setenv("FRAUDSTREAM_TOPICS", '{"orders": "shop-orders"}')
 
     assert load_settings().topics.orders == "shop-orders"
+
+
+def test_a_prefix_stands_before_every_topic_that_is_not_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_TOPICS__PREFIX", "shop.")
+    monkeypatch.setenv("FRAUDSTREAM_TOPICS__DECISIONS", "verdicts")
+
+    named = load_settings().topics
+
+    assert (named.orders, named.changelog, named.decisions) == (
+        "shop.orders",
+        "shop.customer-changelog",
+        "verdicts",
+    )
