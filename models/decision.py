@@ -5,6 +5,7 @@ same bytes. What varies between runs (worker, latency, software) travels in mess
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Final, Literal, Self
 from uuid import UUID
 
@@ -107,10 +108,15 @@ def decision_id(
         f"{len(policy_digest)}:{policy_digest},{len(source.topic)}:{source.topic},{source.partition},{source.offset}"
     )
     if source.others:
-        named += "".join(f",{len(topic)}:{topic},{read}" for topic, read in sorted(source.others.items()))
+        named += _read_so_far(tuple(source.others.items()))
     # what uuid.uuid5 computes, without building the namespace anew for every order
     name = hashlib.sha1(_IDS_OF_DECISIONS + named.encode(), usedforsecurity=False).digest()[:16]
     return UUID(bytes=name, version=5)
+
+
+@lru_cache(maxsize=64)  # pure, and the same for whole batches
+def _read_so_far(others: tuple[tuple[str, int], ...]) -> str:
+    return "".join(f",{len(topic)}:{topic},{read}" for topic, read in sorted(others))
 
 
 def scored_decision(

@@ -273,6 +273,8 @@ class Registry:
             first = wrong.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"]) or "the whole"
             message = f"{said} has a manifest that this fraudstream cannot read, at {where}: {first['msg']}"
+            if where == "format":
+                message += "; run the version that published it, or a newer one (docs/upgrades.md)"
             raise RegistryError(message) from None
         if (manifest.name, manifest.version) != (name, version):
             message = f"{said} holds the manifest of {manifest.name}@{manifest.version}; put the folder back"

@@ -412,6 +412,7 @@ def watch(
     count: Annotated[int | None, typer.Option(metavar="DECISIONS", min=1, help="Stop after so many.")] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Also those made before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a decision.")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Those that nobody acts on.")] = False,
 ) -> None:
     """Print decisions as they are committed, until Ctrl-C."""
     from rich.console import Console
@@ -420,8 +421,12 @@ def watch(
 
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     left = count
+    settings = _settings()
+    if shadow:
+        names = settings.topics.model_copy(update={"decisions": settings.topics.decisions_shadow})
+        settings = settings.model_copy(update={"topics": names})
     try:
-        with Watch(_settings(), from_beginning=from_beginning) as watching:
+        with Watch(settings, from_beginning=from_beginning) as watching:
             while left is None or left > 0:
                 for seen in watching.within(0.5):
                     if as_json:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Message
+from typer.testing import CliRunner
 
 from features.history import Row
 from stream import topics
+from stream.cli import app
 from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, change, paused
 from stream.desk import customer_key
 from stream.ports import Refused, Unreachable
@@ -18,7 +20,7 @@ from stream.publish import publish
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError
-from tests.running import Worker, decisions, orders, read, send
+from tests.running import Worker, decisions, environment, orders, read, send
 
 
 @pytest.fixture
@@ -193,6 +195,29 @@ def test_a_control_record_that_has_to_be_followed_and_is_not_known_ends_the_work
         assert worker.ends(40) == 1, worker.said()
     with pytest.raises(Refused, match="run fraudstream 7"):
         change(shop, PAUSED, who="anna", why="to see")
+
+
+def test_the_command_line_says_what_is_in_force(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics.create(settings)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    run = CliRunner()
+
+    def shown() -> tuple[bool, str | None]:
+        state = json.loads(run.invoke(app, ["control", "--json"]).stdout)
+        return state["paused"], state["mode"]
+
+    seen = [shown()]
+    for command in ("pause", "go-live", "resume", "observe"):
+        told = run.invoke(app, [command, "--why", f"to {command}", "--who", "anna"])
+        assert told.exit_code == 0, told.stderr
+        seen.append(shown())
+    again = run.invoke(app, ["observe", "--why", "to be sure", "--who", "anna"])
+
+    assert seen == [(False, None), (True, None), (True, "live"), (False, "live"), (False, "observe")]
+    assert again.stdout.startswith("nothing to change:\n")
+    assert "observe by anna on " in again.stdout
+    assert again.stdout.endswith(": to observe)\n")
 
 
 def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) -> None:

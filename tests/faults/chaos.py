@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import msgspec
 
+from stream.control import ControlState
 from stream.desk import ScoringDesk
 from stream.ports import Record
 from stream.settings import Settings
@@ -144,6 +145,7 @@ def _whole(partition: int, key: bytes | None, value: bytes | None) -> bytes:
 def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], batch: int = 64) -> Expected:
     """The same desk, over each partition in log order, with a dict for its rows and nothing that can fail."""
     scorer, policy = load_model(settings)
+    nothing_said = ControlState(settings.group)
     desk = ScoringDesk(
         scorer=scorer,
         policy=policy,
@@ -153,6 +155,7 @@ def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], 
         ahead_by_at_most=timedelta(seconds=settings.ahead_by_at_most_s),
         reject_share=0,
         headers=(),
+        in_force=lambda: nothing_said,
     )
     rows: dict[tuple[int, bytes], bytes] = {}
     decisions: dict[Key, bytes] = {}
