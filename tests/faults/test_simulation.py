@@ -1,20 +1,25 @@
 """The transaction core survives every fault tried here, and the simulated Kafka can be trusted to say so."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from stream.ports import (
     Aborted,
     Assignment,
+    Batch,
     Committed,
+    Effects,
     Fenced,
     LocalPosition,
     NotStable,
     OutcomeUnknown,
     Produce,
+    Recall,
+    Record,
 )
+from stream.writer import Limits, Writer
 from tests.faults.mutants import MUTANTS, Mutant
 from tests.faults.schedule import MOST_CRASHES, run
 from tests.faults.simulate import kill, tell
@@ -28,6 +33,7 @@ from tests.faults.simulated import (
     Life,
     Log,
     Member,
+    SimClock,
     SimCluster,
     SimCondition,
     SimProducer,
@@ -398,6 +404,53 @@ def test_a_kill_after_a_store_write_finds_the_rows_on_the_disk() -> None:
         stage.play(story)
 
         assert set(stage.world.workers[0].disk) == kept
+
+
+class PlainDesk:
+    """Emits and keeps nothing."""
+
+    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+        return Effects()
+
+    def set_aside(self, record: Record, recall: Recall) -> Effects:
+        return Effects()
+
+
+def test_what_was_not_handed_over_while_held_is_not_taken_for_lost() -> None:
+    stage = Stage()
+    world, life = stage.world, stage.lives[0]
+    for number in range(world.partitions):
+        world.log(("orders", number))
+
+    def story() -> None:
+        writer = Writer(
+            name=life.worker.name,
+            inputs=("orders",),
+            changelog="changelog",
+            cluster=stage.clusters[0],
+            store=SimStore(world, life),
+            desk=PlainDesk(),
+            clock=SimClock(world, life),
+            limits=Limits(idle_s=3.0),
+        )
+        assignment = stage.join()
+        world.start(life, "writer", writer.run)
+        writer.mailbox.assign(assignment)
+        world.pause(20.0)
+        writer.mailbox.hold(True)
+        for number in range(world.partitions):
+            world.log(("orders", number)).append(b"c1", b"o1", world.now)
+        world.pause(20.0)
+        writer.mailbox.hold(False)
+        records, _ = world.log(("orders", 0)).read(0, 1, 1)
+        writer.mailbox.offer(Batch("orders", 0, records, assignment, None))
+        world.pause(2.0)
+        soon = writer.opened
+        world.pause(20.0)
+        assert [each["orders"] for each in soon.values()] == [1, 0], "the other may still be handed over"
+        assert [each["orders"] for each in writer.opened.values()] == [1, 1]
+
+    stage.play(story)
 
 
 def test_the_same_seed_tells_the_same_story() -> None:
