@@ -70,7 +70,10 @@ class Revisions(msgspec.Struct, array_like=True):
 
     def of(self, revision: int) -> Revision | None:
         """What is known of this revision; None when it was not seen."""
-        return next((seen for seen in self.seen if seen.revision == revision), None)
+        for seen in self.seen:
+            if seen.revision == revision:
+                return seen
+        return None
 
     def decide(self, seen: Revision, decision_id: bytes, *, observing: bool) -> None:
         """Note that a revision is decided; one decided live after it was decided observing is live."""
@@ -86,7 +89,7 @@ class Revisions(msgspec.Struct, array_like=True):
 
     def arrive(self, order: Order | Told, content: bytes) -> Arrival:
         """Note a revision that was not seen before, and say what it changes."""
-        before = max(self.seen, key=lambda seen: seen.revision, default=None)
+        before = max(self.seen, key=lambda seen: seen.revision) if self.seen else None
         seen = Revision(order.revision, content)
         self.seen.append(seen)
         if before is not None and before.revision > order.revision:

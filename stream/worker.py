@@ -50,9 +50,12 @@ CRASHED: Final = 70
 REFUSED: Final = 1
 
 _FETCH_WAIT_MS: Final = 100
-_HISTORY_TIMES: Final = 8
-"""Times the records of one transaction that one about the past may have: half a second's work or so."""
-_WAITING_RECORDS: Final = 2 * _HISTORY_TIMES
+_HISTORY_TIMES: Final = 4
+"""Times the records of one transaction that one about the past may have.
+
+A quarter of a second's work; the rows it changes lie in memory, and of old customers they are large.
+"""
+_WAITING_RECORDS: Final = 8
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 _CATCH_UP_S: Final = 5.0

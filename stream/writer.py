@@ -59,7 +59,7 @@ class Limits:
 
     records: int = 1_000
     """Records in one transaction, give or take one fetch."""
-    history_records: int = 8_000
+    history_records: int = 4_000
     """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one fetch."""

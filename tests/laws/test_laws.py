@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from features.decode import decode_order
 from features.events import Order
-from features.history import Row
+from features.history import REMEMBERED, Row
 from tests.strategies import histories, orders
 
 limits = st.integers(1, 14)
@@ -64,6 +64,17 @@ def test_remembering_through_bytes_is_remembering(arrived: list[Order], limit: i
         row.remember(order)
 
     assert row == a_row_of(arrived, limit)
+
+
+@given(order=orders(customer_ids=st.just("c1")))
+def test_a_history_has_seen_of_an_order_just_what_is_to_be_remembered(order: Order) -> None:
+    row = a_row_of([order], 1)
+    history = row.as_of(order.placed_at + timedelta(seconds=1))
+
+    for name, read in REMEMBERED.items():
+        text = read(order)
+        assert history.distinct(name, timedelta(days=1)) == (text is not None)
+        assert text is None or history.has_seen(name, text)
 
 
 @given(arrived=histories(), limit=limits, in_time=st.booleans(), data=st.data())
