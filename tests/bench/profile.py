@@ -27,7 +27,7 @@ from features.catalogue import STARTER
 from features.decode import decode_order
 from features.define import compute
 from features.events import Order
-from features.fast import read_order
+from features.fast import Told, read_order
 from features.history import Row
 from features.revisions import Revision, Revisions
 from models.decision import Source, decision_id, encode, scored_decision
@@ -120,11 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ahead = timedelta(seconds=300)
     kept = [rows[c].encode() for c in range(customers)]
     orders = [Order.model_validate_json(value) for value in values]
-    told_fast = [
-        told
-        for value, key in zip(values, keys, strict=True)
-        if (told := read_order(value, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead)) is not None
-    ]
     histories = [row.as_of(AT) for row in rows.values()]
     vectors = [compute(STARTER, order, history) for order, history in zip(orders, histories, strict=True)]
     some = list(islice(cycle(vectors), 256))
