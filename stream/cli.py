@@ -329,7 +329,7 @@ def topics_repair_offsets(as_json: Json = False) -> None:
 # ---------------------------------------------------------------------- orders in, decisions out
 
 
-@app.command("publish", epilog="fraudstream publish orders.csv --map mapping.toml --dry-run")
+@app.command("publish")
 @_said_plainly
 def publish_orders(  # noqa: PLR0917 (typer gives them by name)
     file: Annotated[
