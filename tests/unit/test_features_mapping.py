@@ -308,6 +308,29 @@ def test_an_outcome_is_mapped_as_an_order_is() -> None:
         mapper.take(["o1", "1", "2024-05-01T00:00:00Z", "2024-04-01T00:00:00Z"])
 
 
+def test_an_event_is_mapped_with_its_amount_in_its_currency() -> None:
+    declared = RowMapping.model_validate(
+        {
+            "kind": "events",
+            "fields": {
+                "order_id": "id",
+                "customer_id": "customer",
+                "kind": {"column": "status", "map": {"RETURNED": "returned"}},
+                "amount": {"column": "back", "unit": "major"},
+                "currency": {"value": "JPY"},
+                "occurred_at": "at",
+                "known_at": "at",
+            },
+        }
+    )
+    mapper = declared.bind(["id", "customer", "status", "back", "at"])
+
+    taken = mapper.take(["o1", "c1", "RETURNED", "700", "2024-05-01T00:00:00Z"])
+    assert (taken.key, json.loads(taken.value)["amount"]) == ("c1", 700)
+    with pytest.raises(RowFault, match=r"kind \(column 'status'\): expected .*'refunded'"):
+        mapper.take(["o1", "c1", "LOST", "700", "2024-05-01T00:00:00Z"])
+
+
 texts = st.text(max_size=20) | st.integers() | st.floats() | st.booleans() | st.none() | st.binary(max_size=9)
 
 
