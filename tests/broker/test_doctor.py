@@ -142,12 +142,12 @@ def test_a_wrong_partitioner(shop: Settings) -> None:
     assert "partitioner=murmur2_random" in finding.do
 
 
-@pytest.mark.parametrize(("wrong_by", "said"), [(600, "600.0 s behind"), (-600, "600.0 s ahead of")])
+@pytest.mark.parametrize(("wrong_by", "said"), [(600, "s behind this"), (-600, "s ahead of this")])
 def test_clock_skew(shop: Settings, wrong_by: float, said: str) -> None:
     finding = the_fault(shop, "clock", clock=lambda: time.time() + wrong_by)
 
-    assert abs(float(finding.found.split()[4]) - 600) < 5
-    assert said.rsplit(maxsplit=1)[-1] in finding.found
+    assert finding.found.startswith(("the broker's clock is 59", "the broker's clock is 60"))
+    assert said in finding.found
     assert "NTP" in finding.do
 
 
@@ -184,8 +184,8 @@ def test_a_tampered_model(shop: Settings) -> None:
 )
 def test_no_disk(settings: Settings) -> None:
     settings.home.mkdir()
-    doctor = f"exec {sys.executable} -m stream.cli doctor --json"
-    script = f"mount -t tmpfs -o size=1m tmpfs {settings.home} && {doctor}"
+    mount = f"mount -t tmpfs -o size=1m tmpfs {settings.home}"
+    script = f"{mount} && exec {sys.executable} -m stream.cli doctor --json"
 
     told = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script],
