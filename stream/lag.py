@@ -224,6 +224,8 @@ def committed_offsets(
 ) -> dict[TP, Committed | None]:
     """The group's committed offsets with what their owners left; None where there is none."""
     every = list(tps)
+    if not every:
+        return {}
     request = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*tp) for tp in every])
     future = admin.list_consumer_group_offsets([request], request_timeout=_ANSWER_S)[settings.group]
     try:
