@@ -44,7 +44,7 @@ __all__ = [
     "starts",
 ]
 
-_ANSWER_S = 5.0
+_ANSWER_S = 15.0
 _FIRST_RECORDS_S = 3.0
 
 
