@@ -729,7 +729,7 @@ def _workers(look: _Look) -> Iterator[Said]:
         )
     waiting = 0
     if not look.members:
-        committed = committed_offsets(settings, look.admin, look.inputs)
+        committed = committed_offsets(settings, look.inputs)
         highs, lows = ends(look.admin, look.inputs), starts(look.admin, look.inputs)
         waiting = sum(
             max(0, highs[tp] - (lows[tp] if (c := committed[tp]) is None else c.offset)) for tp in look.inputs
@@ -748,7 +748,7 @@ def _own_addresses() -> set[str]:
 
 def _offsets(look: _Look) -> Iterator[Said]:
     settings = look.settings
-    committed = committed_offsets(settings, look.admin, look.inputs)
+    committed = committed_offsets(settings, look.inputs)
     highs, lows = ends(look.admin, look.inputs), starts(look.admin, look.inputs)
     rows = look.tps(settings.topics.changelog)
     begun = {tp[1] for tp, high in ends(look.admin, rows).items() if high > 0}

@@ -12,7 +12,6 @@ from typing import Any
 from confluent_kafka import (
     OFFSET_INVALID,
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -100,7 +99,7 @@ def read_lag(settings: Settings) -> list[PartitionLag]:
         for topic in settings.inputs
         for partition in range(partitions_of(settings, admin, topic))
     ]
-    committed = committed_offsets(settings, admin, tps)
+    committed = committed_offsets(settings, tps)
     living = members_of(settings, admin)
     highs, stables = ends(admin, tps), ends(admin, tps, stable=True)
     lows = starts(admin, tps)
@@ -219,19 +218,22 @@ def partitions_of(settings: Settings, admin: AdminClient, topic: str) -> int:
     return len(known[topic].partitions)
 
 
-def committed_offsets(
-    settings: Settings, admin: AdminClient, tps: Iterable[TP]
-) -> dict[TP, Committed | None]:
+def committed_offsets(settings: Settings, tps: Iterable[TP]) -> dict[TP, Committed | None]:
     """The group's committed offsets with what their owners left; None where there is none."""
     every = list(tps)
     if not every:
         return {}
-    request = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*tp) for tp in every])
-    future = admin.list_consumer_group_offsets([request], request_timeout=_ANSWER_S)[settings.group]
+    # Not through the admin client: librdkafka's own ends the process (SIGSEGV in rd_kafka_cgrp_op) when the
+    # group's coordinator is just moving or being made.
+    consumer = Consumer(settings.confluent(group_id=settings.group, enable_auto_commit=False, log_level=0))
     try:
-        answers = asked(f"offsets of group '{settings.group}'", future).topic_partitions
-    except _NoSuchGroup:
-        answers = []
+        answers = consumer.committed([TopicPartition(*tp) for tp in every], timeout=_ANSWER_S)
+    except KafkaException as failure:
+        raise Unreachable(
+            f"offsets of group '{settings.group}': {failure.args[0].str()}; ask 'fraudstream doctor'"
+        ) from failure
+    finally:
+        consumer.close()
     found: dict[TP, Committed | None] = dict.fromkeys(every)
     for answer in answers:
         if answer.error is not None:
