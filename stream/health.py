@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
     healthy: bool
     ready: bool
     state: str
-    """One word: starting, unassigned, opening, deciding, idle, unreachable, blocked or stopping."""
+    """One word: starting, unassigned, opening, deciding, idle, paused, unreachable, blocked or stopping."""
     reason: str
     """The state in a sentence, without personal data."""
     stuck_s: float
@@ -112,6 +112,8 @@ class Health:
 
     def _something_waits(self) -> bool:
         running = self.running
+        if running is not None and _is_paused(running):
+            return False
         if running is None or self.measured.unreachable is not None:
             return True
         if running.writer.mailbox.stopping:
@@ -125,6 +127,8 @@ class Health:
         running, measured = self.running, self.measured
         if running is not None and running.writer.mailbox.stopping:
             return "stopping", "the worker was asked to end and finishes its transaction", False, True
+        if running is not None and _is_paused(running):
+            return "paused", "a person paused the group; go on with 'fraudstream resume'", True, False
         is_open = running is not None and running.writer.is_open
         if measured.unreachable is not None:
             return "unreachable", f"the broker does not answer: {measured.unreachable}", is_open, False
@@ -145,6 +149,11 @@ class Health:
         if mailbox.has_work or any(self.lag().values()):
             return "deciding", "orders wait, or are being decided", True, True
         return "idle", "nothing waits", True, True
+
+
+def _is_paused(running: Running) -> bool:
+    """Whether orders wait because a person says so, and nothing else is under way."""
+    return running.writer.mailbox.held and running.writer.is_open
 
 
 class HealthPort:
