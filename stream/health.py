@@ -7,6 +7,7 @@ transaction. So the answer says whether one would help, and `/healthz?restart_he
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -211,7 +212,11 @@ class _Server(ThreadingHTTPServer):
         self.health.look()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (socketserver's)
-        log.debug("a client of the health port went away")
+        error = sys.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            log.debug("a client of the health port went away")
+        else:
+            log.error("the health port could not answer, which is a mistake of ours", exc_info=error)
 
 
 class _Answers(BaseHTTPRequestHandler):
