@@ -46,8 +46,6 @@ class Arrival(msgspec.Struct, frozen=True):
     """What a revision not seen before changes when it arrives."""
 
     seen: Revision
-    before: Revision | None
-    """The revision it takes the place of; None for the first, and for one that comes after a newer one."""
     forgotten: Held | None
     """What to take out of a history before the features are computed: an order is not its own past."""
     is_remembered: bool
@@ -87,17 +85,31 @@ class Revisions(msgspec.Struct, array_like=True):
         """Whether whoever asks was told a decision: what was decided while observing, only observers were."""
         return bool(seen.decision_id) and (observing or seen.revision not in self.observed)
 
+    def superseded_by(self, seen: Revision, *, observing: bool) -> Revision | None:
+        """The revision whose decision this one's takes the place of: the last that whoever asks was told of.
+
+        None where there is none, and for a revision that comes after a newer one.
+        """
+        told: Revision | None = None
+        for each in self.seen:
+            if each.revision > seen.revision:
+                return None
+            is_newer = each is not seen and (told is None or each.revision > told.revision)
+            if is_newer and self.is_decided(each, observing=observing):
+                told = each
+        return told
+
     def arrive(self, order: Order | Told, content: bytes) -> Arrival:
         """Note a revision that was not seen before, and say what it changes."""
-        before = max(self.seen, key=lambda seen: seen.revision) if self.seen else None
+        newest = max(each.revision for each in self.seen) if self.seen else -1
         seen = Revision(order.revision, content)
         self.seen.append(seen)
-        if before is not None and before.revision > order.revision:
-            return Arrival(seen, None, None, is_remembered=False)
+        if newest > order.revision:
+            return Arrival(seen, None, is_remembered=False)
         forgotten, self.held = self.held, None
         if order.customer_id is not None and not order.test:
             self.held = Held(order.customer_id, order.placed_at)
-        return Arrival(seen, before, forgotten, is_remembered=self.held is not None)
+        return Arrival(seen, forgotten, is_remembered=self.held is not None)
 
     def encode(self) -> bytes:
         """The revisions as bytes, in the oldest version that can hold them: older programs may still run."""

@@ -375,21 +375,20 @@ class ScoringDesk:
                 cast("Order", order),  # either has the fields that features read
                 None if row is None else row.as_of(order.placed_at),
             )
+            # asked on arrival: a revision known from history may be decided later, even in the same batch
+            superseded = revisions.superseded_by(seen, observing=observing)
             # named at once, so that a resend in this very batch is known for one
             source = self._source(record)
             named = self._id_of(order, content, source).bytes
             revisions.decide(seen, named, observing=observing)
             batch.touch(at, revisions)
-            before = None if arrival is None else arrival.before
-            # a revision known from history may be decided later, even in the same batch: asked on arrival
-            heard = before is not None and revisions.is_decided(before, observing=observing)
             pending = _Pending(
                 order,
                 revisions,
                 seen,
                 source,
                 vector=vector,
-                supersedes=UUID(bytes=before.decision_id) if before is not None and heard else None,
+                supersedes=None if superseded is None else UUID(bytes=superseded.decision_id),
             )
         if arrival is not None and arrival.is_remembered:
             batch.remember(record.partition, order)  # after compute: never part of its own past

@@ -16,8 +16,7 @@ def test_the_highest_revision_takes_the_place_of_the_one_before_it() -> None:
 
     second = revisions.arrive(an_order(revision=3, placed_at=NOON + timedelta(hours=1)), b"b")
 
-    assert (first.before, first.forgotten, first.is_remembered) == (None, None, True)
-    assert second.before == first.seen
+    assert (first.forgotten, first.is_remembered) == (None, True)
     assert second.forgotten == Held("c1", NOON)
     assert revisions.held == Held("c1", NOON + timedelta(hours=1))
 
@@ -28,7 +27,7 @@ def test_a_revision_that_comes_after_a_newer_one_changes_nothing() -> None:
 
     late = revisions.arrive(an_order(revision=1, customer_id="c2"), b"b")
 
-    assert (late.before, late.forgotten, late.is_remembered) == (None, None, False)
+    assert (late.forgotten, late.is_remembered) == (None, False)
     assert revisions.held == Held("c1", NOON)
     seen = revisions.of(1)
     assert seen is not None

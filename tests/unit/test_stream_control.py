@@ -175,6 +175,21 @@ def test_a_live_decision_supersedes_nothing_that_nobody_was_told() -> None:
     assert live.supersedes is None
 
 
+@pytest.mark.parametrize("resent", [True, False])
+def test_a_live_decision_supersedes_the_last_that_was_told_though_one_of_the_shadow_came_between(
+    resent: bool,
+) -> None:
+    shop, states = a_shop(told())
+    (first,) = shop.decide(an_order())
+    states.append(told(OBSERVE))
+    shop.arrive(as_json(an_order(revision=1)))
+    states.append(told(OBSERVE, LIVE))
+
+    (live,) = shop.decide(an_order(revision=1 if resent else 2))
+
+    assert live.supersedes == first.decision_id
+
+
 def test_an_order_decided_live_hears_that_again_while_observing() -> None:
     shop, states = a_shop(told())
     (live,) = shop.decide(an_order())
