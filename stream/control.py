@@ -55,6 +55,8 @@ _ANSWER_S: Final = 10.0
 _POLL_S: Final = 0.5
 _SAY_EVERY_S: Final = 30.0
 _CRASHED: Final = 70
+_LATEST_MS: Final = 253_402_300_799_000
+"""The last second that a datetime can have, the year 9999's, in milliseconds since 1970."""
 
 
 class ControlRecord(BaseModel):
@@ -194,7 +196,9 @@ def _event_of(record: Record) -> ControlEvent | None:
         told = ControlRecord.model_validate_json(record.value or b"")
     except ValidationError:
         return None
-    return ControlEvent(record.offset, datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC), told)
+    # a topic that keeps its senders' times may hold any number
+    at = min(max(record.timestamp, 0), _LATEST_MS)
+    return ControlEvent(record.offset, datetime.fromtimestamp(at / 1000, UTC), told)
 
 
 def _too_new(event: ControlEvent) -> str:

@@ -73,6 +73,13 @@ def test_bytes_that_are_no_record_are_counted_and_change_nothing(value: bytes | 
     assert (state.paused, state.malformed, state.next_offset, state.refusal) == (True, 1, 2, "")
 
 
+def test_a_pause_is_followed_whatever_time_its_record_has() -> None:
+    value = b'{"kind":"paused","group":"g","who":"anna","why":"a test"}'
+
+    for at in (-1, 253_402_300_800_000, 2**63 - 1):
+        assert ControlState("g").after(Record("control", 0, 0, at, None, value)).paused
+
+
 def test_a_kind_of_a_later_version_is_kept_and_named() -> None:
     state = told("alias", PAUSED, schema_version=1, moves="champion")
 
