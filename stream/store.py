@@ -196,7 +196,8 @@ class RocksStore:
                 self._rows.property_int_value("rocksdb." + name) or 0
                 for name in ("estimate-num-keys", "live-sst-files-size", "cur-size-all-mem-tables")
             )
-        except DbClosedError:
+        except (DbClosedError, RuntimeError):
+            # the second is what its binding says to other threads while it is being closed
             return None
         return StoreSize(keys, tables + memory)
 

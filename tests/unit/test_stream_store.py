@@ -1,6 +1,8 @@
 """Rows on disk: whatever is wrong with them, the changelog has them all."""
 
 import os
+import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,27 @@ def test_a_store_closed_under_its_user_is_not_damaged(tmp_path: Path) -> None:
         store.recall(0, b"c1")
 
     assert not (tmp_path / "w1.rebuild").exists()
+
+
+def test_who_asks_for_the_size_while_the_rows_are_closed_is_told_nothing_and_no_error(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "rows")
+    store.write(0, {b"c%d" % n: random.Random(n).randbytes(1000) for n in range(10_000)}, POSITION)
+    told: list[object] = []
+
+    def ask() -> None:
+        while not told or told[-1] is not None:
+            try:
+                told.append(store.size())
+            except Exception as error:  # noqa: BLE001 - shown by the assertion
+                told.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    store.close()
+    asking.join(30)
+
+    assert told[-1] is None
+    assert [each for each in told if isinstance(each, Exception)] == []
 
 
 def test_rows_moved_aside_again_and_again_do_not_fill_the_disk(tmp_path: Path) -> None:
