@@ -727,7 +727,6 @@ def _workers(look: _Look) -> Iterator[Said]:
             f"{len(look.members)} workers share {settings.partitions} partitions: some have nothing to do",
             "stop those that are too many",
         )
-    waiting = 0
     if not look.members:
         committed = committed_offsets(settings, look.inputs)
         highs, lows = ends(look.admin, look.inputs), starts(look.admin, look.inputs)
@@ -739,7 +738,8 @@ def _workers(look: _Look) -> Iterator[Said]:
                 f"no worker runs and about {waiting:,} records wait",
                 "start one: fraudstream worker",
             )
-    yield _ok(f"{len(look.members)} worker(s): {', '.join(sorted(hosts)) or 'none runs'}")
+    if len(hosts) == len(look.members):
+        yield _ok(f"{len(look.members)} worker(s): {', '.join(sorted(hosts)) or 'none runs'}")
 
 
 def _own_addresses() -> set[str]:

@@ -461,6 +461,8 @@ class _Producer:
             queue_buffering_max_messages=1_000_000,
             queue_buffering_max_kbytes=256 * 1024,
             log_level=3,
+            # without an error_cb confluent-kafka raises a fatal error in the middle of a delivery report, as
+            # SystemError instead of Fenced
         ) | {"on_delivery": self._delivered, "error_cb": self._heard}
 
     def begin(self) -> None:

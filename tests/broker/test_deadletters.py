@@ -320,6 +320,6 @@ def test_a_redriven_order_is_decided_once_its_cause_is_mended(
         first, second = decisions(shop, 2)
         assert worker.stop() == 0, worker.said()
 
-    assert (first["order_id"], first["action"], first["p_fraud"]) == ("o0", "REVIEW", None)
+    assert (first["order_id"], first["action"], first["p_fraud"]) == ("o0", "review", None)
     assert second["order_id"] == "o0"
     assert second["p_fraud"] is not None

@@ -387,5 +387,6 @@ def _configure(settings: Settings, topic: str, config: dict[str, str]) -> None:
         for name, value in config.items()
     ]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    for future in AdminClient(settings.confluent()).incremental_alter_configs([resource]).values():
+    admin = AdminClient(settings.confluent())  # held: its futures end with it
+    for future in admin.incremental_alter_configs([resource]).values():
         future.result()
