@@ -488,8 +488,15 @@ class _Producer:
 
     def flush(self) -> Mapping[TP, int]:
         """Wait for every record to be delivered."""
-        with self._watchdog("flush"):
-            left = self._producer.flush(self._timeout)
+        try:
+            with self._watchdog("flush"):
+                left = self._producer.flush(self._timeout)
+        except (KafkaException, SystemError) as error:
+            # the latter is what confluent-kafka makes of a fatal error in the middle of a delivery report
+            fatal = error if isinstance(error, KafkaException) else error.__cause__
+            if not isinstance(fatal, KafkaException):
+                raise
+            raise _translated("flush", fatal) from error
         if self._failed is not None:
             said = f"a record was not delivered: {self._failed}"
             raise _refused(said) if self._failed.code() in _FOR_GOOD else Aborted(said)
