@@ -308,15 +308,25 @@ class Control:
         return True
 
     def _end(self, seconds: float) -> int:
-        # not the consumer's get_watermark_offsets: it never returns while another thread polls
-        asked = {TopicPartition(self._at.topic, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
-        answer = self._admin.list_offsets(asked, request_timeout=seconds)
+        deadline = time.monotonic() + seconds
         try:
-            return int(next(iter(answer.values())).result(timeout=seconds).offset)
+            try:
+                return self._ask_for_end(seconds)
+            except KafkaException:
+                # after a broker's restart the client asks under the old leader epoch for minutes, unless it
+                # is made to look who leads
+                self._admin.list_topics(self._at.topic, timeout=max(deadline - time.monotonic(), 0.1))
+                return self._ask_for_end(max(deadline - time.monotonic(), 0.1))
         except (KafkaException, TimeoutError) as error:
             raise Unreachable(
                 f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s"
             ) from error
+
+    def _ask_for_end(self, seconds: float) -> int:
+        # not the consumer's get_watermark_offsets: it never returns while another thread polls
+        asked = {TopicPartition(self._at.topic, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+        answer = self._admin.list_offsets(asked, request_timeout=seconds)
+        return int(next(iter(answer.values())).result(timeout=seconds).offset)
 
     def _follow(self, told: Callable[[ControlState], None]) -> None:
         try:

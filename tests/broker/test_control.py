@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from features.history import Row
 from stream import topics
+from stream.broker import EmbeddedBroker, free_ports
 from stream.cli import app
-from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, change, paused
+from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, change, paused
 from stream.desk import customer_key
 from stream.ports import Refused, Unreachable
 from stream.publish import publish
@@ -225,3 +226,25 @@ def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) 
         paused(settings)
     with pytest.raises(Unreachable, match="no broker answers at 127"):
         paused(settings.model_copy(update={"broker": "127.0.0.1:1"}))
+
+
+@pytest.mark.broker
+def test_control_is_caught_up_with_as_soon_as_a_broker_is_back(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path / "broker", ports=free_ports(1), tied=True) as broker:
+        settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)
+        topics.create(settings)
+        with Control(settings) as control:
+            control.read_to_end()
+            control.follow(lambda _: None)
+            assert control.catch_up(5.0)
+
+            broker.stop()
+            broker.start()
+            tell(settings, PAUSED)
+
+            # the restart made a new leader epoch, of which the client hears only when it asks who leads
+            deadline = time.monotonic() + 20
+            while not control.catch_up(5.0):
+                assert time.monotonic() < deadline, "the broker has long been back"
+                time.sleep(0.2)
+            assert control.state.paused
