@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from features.decode import REJECTION_CODES
 from models.policy import Action
-from stream.desk import MODE, ScoringDesk
+from stream.desk import ScoringDesk, is_history
 from stream.ports import (
     TP,
     Cluster,
@@ -60,7 +60,6 @@ _STAGE_TIMES: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0, 3600.0,
 )  # fmt: skip
 _BATCH_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000)
-_HISTORY: Final = (MODE, b"history")
 _STAGES: Final = ("wait", "decide", "transaction", "store")
 
 
@@ -294,7 +293,7 @@ class MeasuredDesk:
         # under load a broker gives hundreds of records one timestamp: each is looked up once
         arrived, times = -1, 0
         for record in records:
-            if record.headers and _HISTORY in record.headers:
+            if is_history(record):
                 continue
             if record.timestamp == arrived:
                 times += 1
