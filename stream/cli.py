@@ -350,7 +350,9 @@ def publish_orders(  # noqa: PLR0917 (typer gives them by name)
         typer.Option(metavar="ORDERS/S", min=0.001, max=1e6, help="Not faster than this."),
     ] = None,
     history: Annotated[bool, typer.Option("--history", help="To be remembered and never decided.")] = False,
-    limit: Annotated[int | None, typer.Option(metavar="ROWS", min=1, help="Only the first so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="ROWS", min=1, max=10**12, help="Only the first so many.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the first orders and every refusal; send nothing.")
     ] = False,

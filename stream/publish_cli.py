@@ -1,6 +1,7 @@
 """What the command `publish` shows: a dry run, how far it is, each refusal, and the sums."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -115,7 +116,7 @@ def _published(settings: Settings, asked: Asked) -> int:
         def went_on(after: int) -> None:
             nonlocal rejects
             if asked.rejects is not None:
-                rejects = closing.enter_context(Rejects(asked.rejects, after=after))
+                rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked), after=after))
 
         def refused(row: RefusedLine) -> None:
             nonlocal told
@@ -142,7 +143,9 @@ def dry_run(settings: Settings, asked: Asked) -> int:
     with Source(asked.file, _reading(asked)) as source, ExitStack() as closing:
         plan = _plan(settings, source, asked)
         topic = plan.topic(settings)
-        rejects = None if asked.rejects is None else closing.enter_context(Rejects(asked.rejects, after=0))
+        rejects: Rejects | None = None
+        if asked.rejects is not None:
+            rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked), after=0))
         for each in ready_rows(source, plan):
             if isinstance(each, Ready):
                 published.sent += 1
@@ -179,6 +182,21 @@ def guess(asked: Asked) -> None:
 
 def _reading(asked: Asked) -> Any:
     return None if asked.mapping is None else load_mapping(asked.mapping).source
+
+
+def _not_read(rejects: Path, asked: Asked) -> Path:
+    """The file for the refused rows, refused itself where writing it would wipe what we read."""
+    wiped = f"--rejects {rejects} is a file we read and would be overwritten; name another"
+    for read in (asked.file, asked.mapping):
+        try:
+            # stdin too: a shell may have opened the very file
+            being_read = os.fstat(0) if read == "-" else None if read is None else Path(read).stat()
+            written = rejects.stat()
+        except OSError:
+            continue  # what is not there is not wiped
+        if being_read is not None and rejects.is_file() and os.path.samestat(being_read, written):
+            raise PublishError(wiped)
+    return rejects
 
 
 def _plan(settings: Settings, source: Source, asked: Asked) -> Plan:

@@ -162,6 +162,28 @@ def test_what_can_not_begin_is_refused_in_one_line(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["orders.csv", "mapping.toml", "other-name"])
+def test_refused_rows_never_take_the_place_of_what_is_read(shop: Path, name: str) -> None:
+    (shop / "other-name").hardlink_to(shop / "orders.csv")
+    before = (shop / name).read_text()
+
+    code, _, err = publish(
+        shop / "orders.csv", "--map", shop / "mapping.toml", "--rejects", shop / name, "--dry-run"
+    )
+
+    assert code == 1
+    assert "is a file we read and would be overwritten; name another" in err
+    assert (shop / name).read_text() == before
+
+
+def test_no_number_of_rows_is_beyond_what_is_understood(shop: Path) -> None:
+    code, _, err = publish(
+        shop / "orders.csv", "--map", shop / "mapping.toml", "--limit", str(10**30), "--dry-run"
+    )
+    assert code == 2
+    assert "Invalid value for '--limit'" in err
+
+
 def test_a_kind_that_is_none_is_a_usage_error(shop: Path) -> None:
     assert publish(shop / "orders.csv", "--kind", "order")[0] == 2
 
