@@ -166,16 +166,18 @@ def since(text: str, now: datetime) -> datetime:
     """
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if ago is not None:
-        return now - int(ago[1]) * _UNITS[ago[2]]
+        # no log is older than 1970, and brokers know no time before it
+        return now - min(int(ago[1]) * _UNITS[ago[2]], now - _EPOCH)
     try:
         said = datetime.fromisoformat(text)
     except ValueError:
         raise DeadLetterError(
             f"'{text}' is no time; write 90m, 24h or 7d for so long ago, or 2026-11-20T08:00Z"
         ) from None
-    return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+    return max(said if said.tzinfo is not None else said.replace(tzinfo=UTC), _EPOCH)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {
     "s": timedelta(seconds=1),
     "m": timedelta(minutes=1),
