@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
@@ -23,10 +23,11 @@ from stream.metrics import Measurements, Running, Standing, registry
 from stream.ports import TP, Refused
 from stream.settings import Settings
 
-__all__ = ["Health", "HealthPort", "Judgement"]
+__all__ = ["PATHS", "Health", "HealthPort", "Judgement"]
 
 log = logging.getLogger("fraudstream.health")
 
+PATHS: Final = ("/healthz", "/readyz", "/metrics")
 LOOK_S: Final = 0.5
 """How often the worker's progress is looked at."""
 _SLOW_CLIENT_S: Final = 5.0
@@ -225,8 +226,6 @@ class _Answers(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _SLOW_CLIENT_S
 
-    paths: ClassVar[tuple[str, ...]] = ("/healthz", "/readyz", "/metrics")
-
     def do_GET(self) -> None:
         asked = urlsplit(self.path)
         if asked.path == "/metrics":
@@ -234,8 +233,8 @@ class _Answers(BaseHTTPRequestHandler):
             encode, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._answer(HTTPStatus.OK, encode(self.server.registry), content_type)
             return
-        if asked.path not in self.paths:
-            self._tell(HTTPStatus.NOT_FOUND, {"error": f"ask for one of {', '.join(self.paths)}"})
+        if asked.path not in PATHS:
+            self._tell(HTTPStatus.NOT_FOUND, {"error": f"ask for one of {', '.join(PATHS)}"})
             return
         health = self.server.health
         judged = health.judge()

@@ -25,6 +25,8 @@ _CHATTY: Final = ("faust", "mode", "aiokafka", "asyncio", "numba", "stream")
 """Libraries whose warnings matter and whose everyday talk does not; in `stream`, our own loggers begin with
 `fraudstream`, Faust speaks for the classes that we made from its own."""
 
+_SELDOM_S: Final = 10.0
+
 _WITHOUT_VALUES: Final = frozenset({"stream", "models", "features", "aiokafka", "cimpl", "confluent_kafka"})
 """Packages whose exceptions say what is wrong without saying what an order holds."""
 
@@ -49,6 +51,7 @@ def set_up_logging(settings: Settings) -> None:
     handler.setFormatter(
         _Json(settings, discreet=discreet) if settings.log_format == "json" else _Text(discreet=discreet)
     )
+    handler.addFilter(_Seldom())
     if discreet:
         handler.addFilter(_without_values)
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -90,6 +93,26 @@ class _Json(JsonFormatter):
 
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class _Seldom:
+    """Lets a library say the same thing once in ten seconds: aiokafka tells every failed attempt."""
+
+    def __init__(self) -> None:
+        self._heard: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in _CHATTY:
+            return True
+        what = (record.name, str(record.msg))
+        said_at, untold = self._heard.get(what, (-_SELDOM_S, 0))
+        if record.created - said_at < _SELDOM_S:
+            self._heard[what] = said_at, untold + 1
+            return False
+        self._heard[what] = record.created, 0
+        if untold:
+            record.msg = f"{record.msg} (and {untold} times before)"
+        return True
 
 
 def _without_values(record: logging.LogRecord) -> bool:
