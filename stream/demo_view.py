@@ -452,7 +452,8 @@ def what_next(settings: Settings) -> Iterator[str]:
 NEXT: dict[str, tuple[tuple[str, str], ...]] = {
     "platform engineer": (
         ("fraudstream broker start", "the demo's broker, with all that is in it"),
-        ("fraudstream topics describe", "what is kept, where and how long"),
+        ("fraudstream doctor", "what is wrong, and what to do about it"),
+        ("fraudstream lag", "how far each partition is behind, and who owns it"),
         ("make chaos", "kills and pauses workers, counts every order (11 min)"),
     ),
     "risk analyst": (
@@ -460,6 +461,7 @@ NEXT: dict[str, tuple[tuple[str, str], ...]] = {
         ("fraudstream watch --from-beginning --json", "the same with every feature's value"),
     ),
     "data scientist": (
+        ("fraudstream publish orders.csv --guess", "what your own file would mean to it"),
         ("fraudstream simulate past past.jsonl", "a labelled past; yours has the same form"),
         ("fraudstream train past.jsonl --name mine", "a model of it, measured on its last days"),
     ),

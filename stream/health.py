@@ -193,6 +193,7 @@ class HealthPort:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # the default of 5 drops the connections of a burst
 
     def __init__(self, address: tuple[str, int], worker: str, health: Health) -> None:
         self.worker = worker

@@ -17,16 +17,23 @@ class MappingFileError(Refusal):
     """A mapping can't be used; the message names the file, what is wrong and what to write."""
 
 
+_LONGEST = 1_000_000
+"""Characters; a device or a data file named by mistake may have no end."""
+
+
 def load_mapping(file: Path) -> RowMapping:
     """The mapping in a TOML file. Raises MappingFileError."""
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_LONGEST)
     except OSError as error:
         raise MappingFileError(
             f"can't read mapping {file}: {error.strerror}; name a TOML file, or let --guess propose one"
         ) from error
     except UnicodeDecodeError as error:
         raise MappingFileError(f"mapping {file} is not UTF-8; save it as UTF-8") from error
+    if len(text) == _LONGEST:
+        raise MappingFileError(f"mapping {file} has a million characters or more; name a mapping")
     return mapping_of(text, said=str(file))
 
 

@@ -32,8 +32,10 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from pydantic import BaseModel, ValidationError
 
-from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, at_path
+from features.events import LARGEST_RECORD, OrderEvent, Outcome
+from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, at_path, said_by
 from stream.errors import Refusal
 from stream.kafka import Watchdog, check_group_metadata, group_metadata
 from stream.mapping import bound_to
@@ -235,7 +237,7 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
             yield RefusedLine(number, _at(found.reason, number, line), found.code, raw=found.raw, word=word)
             continue
         if mapper is None:
-            yield _checked(number, found, largest)  # type: ignore[arg-type]
+            yield _checked(number, found, largest, plan.kind)  # type: ignore[arg-type]
             continue
         row: Any = found
         if columns is None:
@@ -280,8 +282,12 @@ def _shown(found: Any) -> str:
 _keys_of = msgspec.json.Decoder(_Keys).decode
 
 
-def _checked(number: int, line: bytes, largest: int) -> Ready | RefusedLine:
-    """A line of the contract: only what it needs in order to arrive is looked at."""
+_CONTRACTS: Final[Mapping[Kind, type[BaseModel]]] = {"events": OrderEvent, "outcomes": Outcome}
+"""What is looked at whole, because no worker answers for it yet; orders are the worker's to judge."""
+
+
+def _checked(number: int, line: bytes, largest: int, kind: Kind) -> Ready | RefusedLine:
+    """A line of the contract: of an order only what it needs in order to arrive is looked at."""
     try:
         keys = _keys_of(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -298,8 +304,15 @@ def _checked(number: int, line: bytes, largest: int) -> Ready | RefusedLine:
             )
             return RefusedLine(number, reason, "bad_value", name, raw=_shown(line))
     key = keys.order_id if customer is None else customer
-    if len(line) + len(key) + _AROUND > largest:
-        return RefusedLine(number, _too_large(largest, len(line)), "too_large", raw=_shown(line))
+    if len(line) > LARGEST_RECORD or len(line) + len(key) + _AROUND > largest:
+        most = min(LARGEST_RECORD, largest)
+        return RefusedLine(number, _too_large(most, len(line)), "too_large", raw=_shown(line))
+    if (contract := _CONTRACTS.get(kind)) is not None:
+        try:
+            contract.model_validate_json(line)
+        except ValidationError as error:
+            reason = f"{said_by(error)}; the line needs one of the {kind} in JSON (docs/contracts)"
+            return RefusedLine(number, reason, "bad_value", raw=_shown(line))
     return Ready(number, key, line)
 
 
@@ -317,10 +330,7 @@ def _what_is_wrong(given: str) -> str:
 
 
 def _too_large(largest: int, size: int) -> str:
-    return (
-        f"the order has {size:,} bytes and is larger than the {largest:,} bytes the topic takes; "
-        "shorten it, or raise max.message.bytes"
-    )
+    return f"the order has {size:,} bytes and is larger than the {largest:,} bytes that are taken; shorten it"
 
 
 def _sorted(rows: Iterable[_Fed], by: str) -> Iterator[_Fed]:
@@ -442,7 +452,7 @@ def _of_lines(lines: Iterable[bytes], largest: int) -> Iterator[_Fed]:
         if number == 1:
             line = line.removeprefix(_BOM)
         if line:
-            yield _checked(number, line, largest)
+            yield _checked(number, line, largest, "orders")
 
 
 def _send_all(

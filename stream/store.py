@@ -203,7 +203,10 @@ class RocksStore:
 
     def close(self) -> None:
         """Close the database and let go of its lock."""
-        self._rows.close()
+        try:
+            self._rows.close()
+        except Exception as error:  # noqa: BLE001 - whatever its folder has become, the changelog has the rows
+            log.warning("the rows in %s could not be closed: %s; they may be rebuilt", self._path, error)
 
     def _blame(self, error: Exception) -> None:
         # a store closed under its user says nothing about its rows

@@ -56,7 +56,7 @@ def test_lines_that_cannot_arrive_are_refused_by_number_and_the_rest_is_sent(set
 
     assert (result.sent, result.refused) == (2, 3)
     assert [each.line for each in refused] == [2, 3, 4]
-    assert "larger than the 1,114,112 bytes the topic takes" in refused[0].reason
+    assert "larger than the 1,048,576 bytes that are taken" in refused[0].reason
     assert "order_id" in refused[1].reason
     assert "xxx" not in str(refused[0])
 

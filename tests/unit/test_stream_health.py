@@ -20,6 +20,7 @@ class AMailbox:
     has_work: bool = False
     stopping: bool = False
     waiting: int = 0
+    held: bool = False
 
 
 @dataclass

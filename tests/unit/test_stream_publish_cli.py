@@ -188,6 +188,15 @@ def test_a_kind_that_is_none_is_a_usage_error(shop: Path) -> None:
     assert publish(shop / "orders.csv", "--kind", "order")[0] == 2
 
 
+def test_orders_are_not_taken_for_outcomes(tmp_path: Path) -> None:
+    (tmp_path / "orders.jsonl").write_text('{"order_id": "o1", "customer_id": "c1", "amount": 5}\n')
+
+    code, out, _ = publish(tmp_path / "orders.jsonl", "--kind", "outcomes", "--dry-run", "--json")
+
+    assert code == 1
+    assert "docs/contracts" in "".join(out)
+
+
 def test_a_hash_salt_changes_the_hashes_and_stays_secret(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shop / "mapping.toml").write_text(MAPPING + 'email_hash = { column = "customer", hash = "text" }\n')
     command = (shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--json")
