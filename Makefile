@@ -34,7 +34,7 @@ setup: $(READY) ## Make .venv and install exactly what requirements.lock names (
 
 .PHONY: test
 test: $(READY) ## Run every test, with the embedded broker; T=words runs the tests so named, stopping at the first failure.
-	$(PY) -m pytest $(if $(T),-x -q -k "$(T)") $(ARGS)
+	$(PY) -m pytest $(if $(T),-x -q -k "$(T)",-n 3 --dist worksteal) $(ARGS)
 
 .PHONY: fast
 fast: $(READY) ## Run the tests that need no broker.
