@@ -51,7 +51,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
 def settings(broker: EmbeddedBroker, tmp_path: Path) -> Settings:
     """Settings on the session's broker with topics, a group and a home that no other test uses."""
     prefix = f"t{next(_NUMBER)}-"
-    names = {field: prefix + default.default for field, default in Topics.model_fields.items()}
+    names = {
+        field: prefix + default.default for field, default in Topics.model_fields.items() if field != "prefix"
+    }
     return Settings(
         broker=broker.bootstrap,
         home=tmp_path / "home",

@@ -67,7 +67,9 @@ def environment(settings: Settings) -> dict[str, str]:
         for name, value in settings.model_dump(exclude={"topics", "security"}, exclude_none=True).items()
     }
     topics = {
-        "FRAUDSTREAM_TOPICS__" + name.upper(): topic for name, topic in settings.topics.model_dump().items()
+        "FRAUDSTREAM_TOPICS__" + name.upper(): topic
+        for name, topic in settings.topics.model_dump().items()
+        if topic  # an earlier version refuses a name it does not know, even with nothing in it
     }
     security = {
         "FRAUDSTREAM_SECURITY__" + name.upper(): secret.get_secret_value()

@@ -207,7 +207,7 @@ NEVER_LOGGED = ("Ordnungsnummer", "lovelace", "203.0.113.77", "W1K-4AX", "Maryle
 
 CRASHING = """
 import sys
-import stream.desk
+import stream.decoder
 
 def fail(value, **_):
     try:
@@ -215,7 +215,7 @@ def fail(value, **_):
     except KeyError as error:
         raise ValueError(f"can't read {value!r}") from error
 
-stream.desk.decode_order = fail
+stream.decoder.read_order = fail
 sys.argv[1:] = ["worker"]
 from stream.cli import main
 main()
