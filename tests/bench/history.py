@@ -1,15 +1,15 @@
 """A past of a million orders loaded without deciding it, then live orders decided with that past.
 
     python tests/bench/history.py
-    python tests/bench/history.py --orders 50000
+    python tests/bench/history.py --orders 50000 --workers 1
     python tests/bench/history.py --customers 5000
     python tests/bench/history.py --smoke
 
-The past is written to a file first. Then one worker started as a user would start it waits, a publisher
+The past is written to a file first. Then workers started as a user would start them wait, a publisher
 of its own process sends the file with the product's own publishing, and the clock runs from the first
 order sent until the group's committed offsets stand at the ends of the topic: what they cover is in the
 changelog by the same transaction. Afterwards live orders of the same customers come in, and every
-decision's features are held against the naive oracle. In the end the worker's own rows are counted.
+decision's features are held against the naive oracle. In the end the workers' own rows are counted.
 """
 
 import argparse
@@ -38,9 +38,11 @@ from features.catalogue import STARTER
 from features.events import Order
 from features.history import Row
 from stream.kafka import record_of
+from stream.ports import Committed
 from stream.publish import publish
 from stream.settings import Settings
 from stream.store import RocksStore
+from stream.writer import Owner
 from tests.bench.results import Cell, record
 from tests.faults.stage import (
     CLI_WORKER,
@@ -57,7 +59,6 @@ from tests.faults.stage import (
 )
 from tests.parity.naive import naive_features
 
-WORKER = "w1"
 ROW_LIMIT = 512
 FROM = datetime(2024, 1, 1, tzinfo=UTC)
 PAST = timedelta(days=365)
@@ -149,10 +150,11 @@ def send(settings: Settings, file: Path, told: Any) -> None:
 
 @dataclass(slots=True)
 class Used:
-    """What a process used between two looks."""
+    """What processes of one kind used together between two looks."""
 
-    process: psutil.Process
+    processes: Sequence[psutil.Process]
     most_mb: float = 0.0
+    """Of any one of them."""
     began: float = 0.0
     threads: dict[int, float] = field(default_factory=dict)
 
@@ -163,12 +165,12 @@ class Used:
 
     def look(self) -> None:
         """See how much memory it has."""
-        self.most_mb = max(self.most_mb, self.process.memory_info().rss / 2**20)
+        self.most_mb = max(self.most_mb, *(each.memory_info().rss / 2**20 for each in self.processes))
 
     def cpu(self) -> float:
-        """Processor time of the process so far."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        """Processor time so far."""
+        times = [each.cpu_times() for each in self.processes]
+        return float(sum(each.user + each.system for each in times))
 
     @property
     def seconds(self) -> float:
@@ -180,7 +182,7 @@ class Used:
         kinds: Counter[str] = Counter()
         for number, seconds in self._threads().items():
             try:
-                name = Path(f"/proc/{self.process.pid}/task/{number}/comm").read_text().strip()
+                name = Path(f"/proc/{number}/comm").read_text().strip()  # a thread's own
             except OSError:
                 continue
             kind = next((kind for kind in ("rdk", "rocksdb") if name.startswith(kind)), "python")
@@ -188,28 +190,43 @@ class Used:
         return kinds
 
     def _threads(self) -> dict[int, float]:
-        return {each.id: each.user_time + each.system_time for each in self.process.threads()}
+        return {
+            thread.id: thread.user_time + thread.system_time
+            for each in self.processes
+            for thread in each.threads()
+        }
 
 
 def wait_until_idle(settings: Settings, fleet: Fleet) -> None:
-    """Wait for the worker to have claimed every partition."""
+    """Wait until every partition is claimed, and every worker has claimed some."""
     deadline = time.monotonic() + START_WITHIN_S
-    while min(committed(settings)) < 0:
+    while owners(settings) != set(fleet.names):
         alive(fleet)
         if time.monotonic() > deadline:
-            raise StageError(f"the worker claimed nothing within {START_WITHIN_S:.0f} s; see {fleet.folder}")
+            raise StageError(
+                f"the partitions were not claimed within {START_WITHIN_S:.0f} s; see {fleet.folder}"
+            )
         time.sleep(0.2)
+
+
+def owners(settings: Settings) -> set[str]:
+    """The workers that claimed a partition; one without a name where nobody did."""
+    return {Owner.of(Committed(each.offset, each.metadata or "")).name for each in _committed(settings)}
 
 
 def committed(settings: Settings) -> list[int]:
     """The group's committed offset of each partition; below 0 where there is none."""
+    return [each.offset for each in _committed(settings)]
+
+
+def _committed(settings: Settings) -> Sequence[TopicPartition]:
     topic = settings.topics.orders
     asked = [TopicPartition(topic, number) for number in range(settings.partitions)]
     try:
-        return [each.offset for each in _asking(settings).committed(asked, timeout=10.0)]
+        return _asking(settings).committed(asked, timeout=10.0)
     except KafkaException:
         # a broker that has just started has no coordinator for the group yet
-        return [-1] * settings.partitions
+        return asked
 
 
 _CONSUMERS: dict[str, Consumer] = {}
@@ -347,19 +364,20 @@ class _Customer(msgspec.Struct):
     customer_id: str | None = None
 
 
-def held(settings: Settings) -> tuple[int, int]:
-    """How many customers and how many of their orders the worker's own rows hold, once it has stopped."""
-    store = RocksStore(settings.home / "rows" / WORKER)
+def held(settings: Settings, workers: Sequence[str]) -> tuple[int, int]:
+    """How many customers and how many of their orders the workers' own rows hold, once they have stopped."""
     customers = orders = 0
-    try:
-        for number in range(settings.partitions):
-            for key, value in store.rows(number):
-                if key.startswith(b"c"):
-                    row = Row.decode(value, ROW_LIMIT)
-                    customers += 1
-                    orders += len(row) + row.dropped
-    finally:
-        store.close()
+    for name in workers:
+        store = RocksStore(settings.home / "rows" / name)
+        try:
+            for number in range(settings.partitions):
+                for key, value in store.rows(number):
+                    if key.startswith(b"c"):
+                        row = Row.decode(value, ROW_LIMIT)
+                        customers += 1
+                        orders += len(row) + row.dropped
+        finally:
+            store.close()
     return customers, orders
 
 
@@ -383,36 +401,36 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
             CLI_WORKER,
             lambda name: environment_of(settings, name),
             home / "workers",
-            [WORKER],
+            [f"w{number}" for number in range(1, arguments.workers + 1)],
             random.Random(1),
         )
         broker_pid = broker.status()[0].pid
         try:
             fleet.start()
             wait_until_idle(settings, fleet)
-            worker = fleet.workers[WORKER].process
-            if worker is None or broker_pid is None:
-                raise StageError("the worker or the broker is gone before the run")
+            workers = [each.process.pid for each in fleet.workers.values() if each.process is not None]
+            if len(workers) != arguments.workers or broker_pid is None:
+                raise StageError("a worker or the broker is gone before the run")
             used = {
-                "worker": Used(psutil.Process(worker.pid)),
-                "broker": Used(psutil.Process(broker_pid)),
+                "worker": Used([psutil.Process(pid) for pid in workers]),
+                "broker": Used([psutil.Process(broker_pid)]),
             }
             figures = load(settings, past, count, fleet, used)
             decisions = decide_live(settings, live, asked, fleet)
-            code = fleet.stop()[WORKER]
+            codes = fleet.stop()
         finally:
             fleet.kill_all()
             if (consumer := _CONSUMERS.pop(settings.broker, None)) is not None:
                 consumer.close()
         compared, mean, bad = wrong_features(decisions, past, live)
-        customers, orders = held(settings)
+        customers, orders = held(settings, fleet.names)
         rejected = sum(1 for _ in read_all(settings, settings.topics.rejected, settings.partitions))
         changelog = sum(
             high(settings, (settings.topics.changelog, number)) for number in range(settings.partitions)
         )
     figures |= {
         "customers": customers,
-        "orders in the worker's rows": orders,
+        "orders in the workers' rows": orders,
         "changelog records an order": changelog / (count + asked),
         "decisions about history": sum(1 for order_id in decisions if not order_id.startswith("live-")),
         "live orders": asked,
@@ -431,8 +449,8 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
         wrong.append(f"{figures['live orders decided']} of {asked} live orders were decided")
     if orders != count + asked:
         wrong.append(f"{orders} of {count + asked} orders are in the rows")
-    if code != 0:
-        wrong.append(f"the worker ended with code {code} when asked to stop")
+    if any(codes.values()):
+        wrong.append(f"workers ended with codes {codes} when asked to stop")
     if count >= A_MEASUREMENT:
         rate = figures["orders/s, first sent to last committed"]
         if isinstance(rate, float) and rate < ORDERS_A_SECOND:
@@ -446,6 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Play, record, judge; 1 when anything is wrong or a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--orders", type=int, default=1_000_000, help="of the past (default 1,000,000)")
+    parser.add_argument("--workers", type=int, default=2, help="one for each core (default 2)")
     parser.add_argument("--customers", type=int, default=20_000, help="who placed them (default 20,000)")
     parser.add_argument(
         "--smoke", action="store_true", help="3,000 orders of 200 customers, nothing recorded"
@@ -458,8 +477,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     record(
         "History loaded",
         figures,
-        f"One worker, 8 partitions, {arguments.customers:,} customers, a year in time order, published while "
-        "the worker works; publisher, broker and worker on the same machine."
+        f"Workers: {arguments.workers}; 8 partitions, {arguments.customers:,} customers, a year in time "
+        "order, published while it is loaded; publisher, broker and workers on the same machine."
         + "".join(f" WRONG: {each}." for each in wrong),
         keep=not arguments.smoke,
     )
