@@ -227,7 +227,9 @@ def committed_offsets(settings: Settings, tps: Iterable[TP]) -> dict[TP, Committ
     # group's coordinator is just moving or being made.
     consumer = Consumer(settings.confluent(group_id=settings.group, enable_auto_commit=False, log_level=0))
     try:
-        answers = consumer.committed([TopicPartition(*tp) for tp in every], timeout=_ANSWER_S)
+        answers = _once_coordinated(
+            lambda: consumer.committed([TopicPartition(*tp) for tp in every], _ANSWER_S)
+        )
     except KafkaException as failure:
         raise Unreachable(
             f"offsets of group '{settings.group}': {failure.args[0].str()}; ask 'fraudstream doctor'"
@@ -241,6 +243,27 @@ def committed_offsets(settings: Settings, tps: Iterable[TP]) -> dict[TP, Committ
         if answer.offset != OFFSET_INVALID:
             found[answer.topic, answer.partition] = Committed(answer.offset, answer.metadata or "")
     return found
+
+
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+"""A group's coordinator is being made or moved: what a broker says for a moment after it started."""
+
+
+def _once_coordinated(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as failure:
+            if failure.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def members_of(settings: Settings, admin: AdminClient) -> dict[str, MemberDescription]:
