@@ -65,4 +65,4 @@ def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_n
         figures["live orders decided"] == figures["live decisions held against the naive features"] == 1_000
     )
     assert (figures["of them unlike"], figures["rejected"]) == (0, 0)
-    assert figures["orders in the worker's rows"] == 4_000
+    assert figures["orders in the workers' rows"] == 4_000
