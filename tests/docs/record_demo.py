@@ -45,6 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         env = {name: str(folder / name) for name in ("PIP_CACHE_DIR", "M2_REPO", "JGO_CACHE_DIR")}
+        # this is itself run by make, whose child would name the folders it enters and leaves
+        env["MAKEFLAGS"] = "--no-print-directory"
         clone = folder / "fraudstream"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         began = time.monotonic()
