@@ -90,6 +90,10 @@ bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)
 
+.PHONY: bench-own-data
+bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (10 min).
+	$(PY) tests/bench/own_data.py $(ARGS)
+
 .PHONY: ci-long
 ci-long: $(READY) ## What .ci/run adds to the tests: a short simulation and a short chaos.
 	$(PY) tests/faults/simulate.py --schedules 10000
