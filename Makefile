@@ -91,7 +91,7 @@ bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, the
 	$(PY) tests/bench/history.py $(ARGS)
 
 .PHONY: bench-own-data
-bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (10 min).
+bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)
 
 .PHONY: ci-long
