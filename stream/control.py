@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -52,6 +53,7 @@ OBSERVE: Final = "observe"
 LIVE: Final = "live"
 
 _ANSWER_S: Final = 10.0
+_AGAIN_S: Final = 0.2
 _POLL_S: Final = 0.5
 _SAY_EVERY_S: Final = 30.0
 _CRASHED: Final = 70
@@ -309,18 +311,20 @@ class Control:
 
     def _end(self, seconds: float) -> int:
         deadline = time.monotonic() + seconds
-        try:
+        while True:
+            left = deadline - time.monotonic()
             try:
-                return self._ask_for_end(seconds)
-            except KafkaException:
-                # after a broker's restart the client asks under the old leader epoch for minutes, unless it
-                # is made to look who leads
+                return self._ask_for_end(max(left, 0.1))
+            except (KafkaException, TimeoutError) as error:
+                if left <= _AGAIN_S:
+                    raise Unreachable(
+                        f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s"
+                    ) from error
+            # a topic just made has no leader yet; and after a broker's restart the client asks under the old
+            # leader epoch for minutes, unless it is made to look who leads
+            time.sleep(_AGAIN_S)
+            with suppress(KafkaException):
                 self._admin.list_topics(self._at.topic, timeout=max(deadline - time.monotonic(), 0.1))
-                return self._ask_for_end(max(deadline - time.monotonic(), 0.1))
-        except (KafkaException, TimeoutError) as error:
-            raise Unreachable(
-                f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s"
-            ) from error
 
     def _ask_for_end(self, seconds: float) -> int:
         # not the consumer's get_watermark_offsets: it never returns while another thread polls
