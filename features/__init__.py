@@ -3,42 +3,54 @@
 Nothing here reads a clock, a file, a setting or a topic; instants and bytes come in as arguments.
 """
 
-from features.catalogue import STARTER, by_name, by_names
-from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
-from features.define import (
+from features.aggregates import (
+    Category,
     Count,
+    Distance,
     Distinct,
-    Feature,
-    FeatureDefinitionError,
-    FeatureValueError,
     IsNew,
     Max,
     Mean,
+    Min,
     OrderAmount,
     Ratio,
+    Share,
     SinceFirst,
     SinceLast,
+    Speed,
+    Std,
     Sum,
-    compute,
-    days,
-    feature,
-    features_digest,
-    hours,
-    minutes,
+    Trend,
+    ZScore,
 )
+from features.catalogue import STARTER, by_name, by_names
+from features.conditions import as_large, at_least, below, is_in, near_hour, other, same, was
+from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
+from features.define import Feature, compute, days, feature, features_digest, hours, minutes, weeks, years
+from features.errors import FeatureDefinitionError, FeatureValueError
 from features.events import Address, Card, Item, Order, OrderEvent, Outcome, contracts, microseconds
+from features.facts import FACTS, Fact, fact_of
 from features.history import History, Row, RowBytesError, RowVersionError, StaleHistoryError
+from features.rates import Rates, RatesError
+from features.remembered import ENTITIES, NUMBERS, VALUES
 from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
 
 __all__ = [
+    "ENTITIES",
+    "FACTS",
     "MOST_REVISIONS",
+    "NUMBERS",
     "REJECTION_CODES",
     "STARTER",
+    "VALUES",
     "Address",
     "Arrival",
     "Card",
+    "Category",
     "Count",
+    "Distance",
     "Distinct",
+    "Fact",
     "Feature",
     "FeatureDefinitionError",
     "FeatureValueError",
@@ -49,10 +61,13 @@ __all__ = [
     "Item",
     "Max",
     "Mean",
+    "Min",
     "Order",
     "OrderAmount",
     "OrderEvent",
     "Outcome",
+    "Rates",
+    "RatesError",
     "Ratio",
     "Rejection",
     "Revision",
@@ -60,21 +75,37 @@ __all__ = [
     "Row",
     "RowBytesError",
     "RowVersionError",
+    "Share",
     "SinceFirst",
     "SinceLast",
+    "Speed",
     "StaleHistoryError",
+    "Std",
     "Sum",
+    "Trend",
+    "ZScore",
+    "as_large",
+    "at_least",
+    "below",
     "by_name",
     "by_names",
     "compute",
     "contracts",
     "days",
     "decode_order",
+    "fact_of",
     "feature",
     "features_digest",
     "hours",
     "identity_in",
+    "is_in",
     "microseconds",
     "minutes",
+    "near_hour",
+    "other",
     "read_order",
+    "same",
+    "was",
+    "weeks",
+    "years",
 ]

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable
 
-from features.define import (
+from features.aggregates import (
     Count,
     Distinct,
-    Feature,
-    FeatureDefinitionError,
     IsNew,
     Max,
     Mean,
@@ -15,11 +13,9 @@ from features.define import (
     SinceFirst,
     SinceLast,
     Sum,
-    days,
-    did_you_mean,
-    feature,
-    hours,
 )
+from features.define import Feature, days, feature, hours
+from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import Order, microseconds
 
 __all__ = ["BASKET", "COMPARED", "CUSTOMER_HISTORY", "STARTER", "by_name", "by_names"]

@@ -1,6 +1,7 @@
-"""The words features are declared in: one declaration says what a feature is called, means and computes.
+"""What a feature is, and the features that a function of the order answers.
 
-    Mean("amount", over=days(30))     # amount_mean_30d
+    @feature(unit="0 or 1", between=(0, 1), missing="never")
+    def is_gift(order: Order) -> float: ...
 
 A declaration is a frozen value that checks itself when it is written. Names, documentation and the
 digest that ties a model to its features are derived from it, so that none of them can drift.
@@ -12,63 +13,36 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from fractions import Fraction
-from functools import cached_property
 from hashlib import sha256
 from math import isfinite
 from types import MappingProxyType
 from typing import Protocol
 
-from features.events import LARGEST_AMOUNT, Order
-from features.history import REMEMBERED, History
-from features.money import exponent
+from features.errors import FeatureDefinitionError, FeatureValueError, did_you_mean
+from features.events import Address, Card, Order
+from features.history import History
 
 __all__ = [
-    "Count",
-    "Distinct",
     "Feature",
-    "FeatureDefinitionError",
-    "FeatureValueError",
-    "IsNew",
-    "Max",
-    "Mean",
-    "OrderAmount",
     "OrderFact",
     "Quantity",
-    "Ratio",
-    "SinceFirst",
-    "SinceLast",
-    "Sum",
     "compute",
     "days",
-    "did_you_mean",
     "feature",
     "features_digest",
     "hours",
     "minutes",
+    "weeks",
+    "years",
 ]
 
 GRAMMAR = 2
 """Raised when a word changes what it computes: every model trained before must then be trained again."""
-
-_MICROSECONDS_A_DAY = 86_400_000_000
-_NOT_A_CUSTOMER = "a guest, who has no history"
-_MAJOR = "major units of the order's currency"
-"""50.00 EUR is 50 and 5,000 JPY is 5000: in minor units a model would take the two for the same."""
-_SPENT = "Past orders in another currency than the order's do not count."
-
-
-class FeatureDefinitionError(ValueError):
-    """A feature is declared wrongly; raised where it is written, never while scoring."""
-
-
-class FeatureValueError(ValueError):
-    """A feature's function answered what is not a finite number; the function has to be corrected."""
 
 
 class Feature(Protocol):
@@ -98,8 +72,16 @@ class Feature(Protocol):
     def declaration(self) -> str:
         """Everything that decides its value, as text; a digest of it ties a model to the feature."""
 
+    @property
+    def entity(self) -> str | None:
+        """Whose history it looks at, one of ENTITIES; None for the order alone."""
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """The texts that the values 0, 1, ... stand for; None for a number."""
+
     def value(self, order: Order, history: History | None) -> float | None:
-        """The feature of the order, given its customer's history; None for history is a guest."""
+        """The feature of the order, given its entity's history; None for history: the order names none."""
 
 
 class Quantity(Feature, Protocol):
@@ -109,9 +91,17 @@ class Quantity(Feature, Protocol):
         """Numerator and denominator of the value; None when it is unknown."""
 
 
-def compute(features: Sequence[Feature], order: Order, history: History | None) -> tuple[float | None, ...]:
-    """The order's feature vector; None stands for unknown. History None is a guest."""
-    return tuple([each.value(order, history) for each in features])
+def compute(
+    features: Sequence[Feature], order: Order, histories: Mapping[str, History | None]
+) -> tuple[float | None, ...]:
+    """The order's feature vector; None stands for unknown.
+
+    `histories` has one for each entity, taken as of the order; None, or none, where the order does not name
+    the entity: a guest has no customer.
+    """
+    known = histories.get
+    # of no entity there is no history
+    return tuple([each.value(order, known(each.entity)) for each in features])  # type: ignore[arg-type]
 
 
 def features_digest(features: Iterable[Feature]) -> str:
@@ -135,11 +125,14 @@ def minutes(number: int) -> timedelta:
     return timedelta(minutes=number)
 
 
-def did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known one, or all of them."""
-    known = sorted(known)
-    near = get_close_matches(typed, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def weeks(number: int) -> timedelta:
+    """So many weeks of 7 days."""
+    return timedelta(days=7 * number)
+
+
+def years(number: int) -> timedelta:
+    """So many years of 365 days: what the calendar says would make two windows of one name differ."""
+    return timedelta(days=365 * number)
 
 
 # Facts of the order itself ------------------------------------------------------------------------
@@ -156,6 +149,8 @@ class OrderFact:
     missing: str
     declaration: str = field(repr=False)
     read: Callable[[Order], float | None] = field(repr=False, compare=False)
+    entity = None
+    categories = None
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: ARG002 - as every feature
         """What the function answers, as a float."""
@@ -197,6 +192,7 @@ def feature(
                 f"feature {name!r} must take the order and nothing else; histories are asked in aggregates"
             )
             raise FeatureDefinitionError(message)
+        _check_fields(name, read)
         low, high = between
         if high is not None and high < low:
             message = f"feature {name!r} says it lies between {low} and {high}; write the smaller first"
@@ -212,6 +208,40 @@ def feature(
         )
 
     return declare
+
+
+_FIELDS = {
+    "": frozenset({*Order.model_fields, "key"}),
+    "card": frozenset(Card.model_fields),
+    "billing": frozenset(Address.model_fields),
+    "shipping": frozenset(Address.model_fields),
+}
+
+
+def _check_fields(name: str, read: Callable[..., object]) -> None:
+    """Refuse what an order does not say, before an order comes to show it.
+
+    Also what only a pydantic model has: in service an order is read by a faster model with the same fields.
+    """
+    function = _definition(name, read)
+    order = function.args.args[0].arg if function.args.args else ""
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = None
+        if isinstance(node.value, ast.Name) and node.value.id == order:
+            owner = ""
+        elif (
+            isinstance(node.value, ast.Attribute)
+            and isinstance(node.value.value, ast.Name)
+            and node.value.value.id == order
+        ):
+            owner = node.value.attr
+        if owner in _FIELDS and node.attr not in _FIELDS[owner]:
+            where = f"order.{owner}" if owner else "order"
+            hint = did_you_mean(node.attr, _FIELDS[owner])
+            message = f"feature {name!r} reads {where}.{node.attr}, which is not a field{hint}"
+            raise FeatureDefinitionError(message)
 
 
 def _source(name: str, read: Callable[..., object]) -> str:
@@ -320,330 +350,3 @@ def _arguments(node: ast.AST) -> list[ast.arg]:
     told = node.args
     others = [argument for argument in (told.vararg, told.kwarg) if argument is not None]
     return [*told.posonlyargs, *told.args, *told.kwonlyargs, *others]
-
-
-# Aggregates of the customer's history -------------------------------------------------------------
-
-
-def _short(over: timedelta) -> str:
-    for unit, length in (("d", days(1)), ("h", hours(1))):
-        if over % length == timedelta(0):
-            return f"{over // length}{unit}"
-    return f"{over // minutes(1)}m"
-
-
-def _long(over: timedelta) -> str:
-    short = _short(over)
-    number, word = short[:-1], {"d": "day", "h": "hour", "m": "minute"}[short[-1]]
-    return word if number == "1" else f"{number} {word}s"
-
-
-def _check_window(word: str, over: timedelta) -> None:
-    if not isinstance(over, timedelta):
-        message = f"{word} looks over a duration such as days(30), not {over!r}"
-        raise FeatureDefinitionError(message)
-    if over <= timedelta(0) or over % minutes(1) != timedelta(0):
-        message = (
-            f"{word} looks over whole minutes, at least one, not {over}; write days(), hours() or minutes()"
-        )
-        raise FeatureDefinitionError(message)
-
-
-def _check_amount(word: str, what: str) -> None:
-    if what != "amount":
-        hint = (
-            f"{word} takes the number 'amount'; count values with Distinct"
-            if what in REMEMBERED
-            else f"{word} takes 'amount'"
-        )
-        message = f"Order has no number {what!r} in a history; {hint}"
-        near = get_close_matches(what, ["amount"], n=1)
-        raise FeatureDefinitionError(
-            f"Order has no field {what!r}; did you mean 'amount'?" if near else message
-        )
-
-
-def _check_remembered(word: str, what: str) -> None:
-    if what not in REMEMBERED:
-        message = f"{word}({what!r}): a history does not remember {what!r}{did_you_mean(what, REMEMBERED)}"
-        raise FeatureDefinitionError(message)
-
-
-class _Derived:
-    """What every aggregate has in common: its value is its exact fraction, rounded once."""
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
-        raise NotImplementedError
-
-    def value(self, order: Order, history: History | None) -> float | None:
-        """The value, None when it is unknown."""
-        fraction = self.exact(order, history)
-        return None if fraction is None else fraction[0] / fraction[1]  # of integers: correctly rounded
-
-
-@dataclass(frozen=True)
-class OrderAmount(_Derived):
-    """The order's own total: `OrderAmount()` is amount."""
-
-    name = "amount"
-    doc = "The order's total."
-    unit = _MAJOR
-    between = (0, LARGEST_AMOUNT)
-    missing = "never"
-    declaration = "OrderAmount()"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        return order.amount, 10 ** exponent(order.currency)
-
-
-@dataclass(frozen=True)
-class Count(_Derived):
-    """How many orders the customer placed in the window: `Count(over=days(30))` is orders_count_30d."""
-
-    over: timedelta
-    unit = "orders"
-    between = (0, None)
-    missing = _NOT_A_CUSTOMER
-
-    def __post_init__(self) -> None:
-        _check_window("Count", self.over)
-
-    @cached_property
-    def name(self) -> str:  # noqa: D102 - said in Feature, here and below
-        return f"orders_count_{_short(self.over)}"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        return f"Orders the customer placed in the {_long(self.over)} before this one."
-
-    @property
-    def declaration(self) -> str:  # noqa: D102
-        return f"Count(over={_short(self.over)})"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        return None if history is None else (history.count(self.over), 1)
-
-
-@dataclass(frozen=True)
-class _OfAmounts(_Derived):
-    what: str
-    over: timedelta = field(kw_only=True)
-    unit = _MAJOR
-    between = (0, None)
-
-    def __post_init__(self) -> None:
-        _check_amount(type(self).__name__, self.what)
-        _check_window(type(self).__name__, self.over)
-
-    @cached_property
-    def name(self) -> str:
-        return f"{self.what}_{type(self).__name__.lower()}_{_short(self.over)}"
-
-    @property
-    def declaration(self) -> str:
-        return f"{type(self).__name__}({self.what!r}, over={_short(self.over)})"
-
-
-@dataclass(frozen=True)
-class Sum(_OfAmounts):
-    """What the customer spent in the window: `Sum("amount", over=days(1))` is amount_sum_1d."""
-
-    missing = _NOT_A_CUSTOMER
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        return f"What the customer spent in the {_long(self.over)} before this order. {_SPENT}"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        if history is None:
-            return None
-        return history.spent(self.over, order.currency)[0], 10 ** exponent(order.currency)
-
-
-@dataclass(frozen=True)
-class Mean(_OfAmounts):
-    """The customer's mean amount in the window: `Mean("amount", over=days(30))` is amount_mean_30d."""
-
-    missing = "no order in the window in the order's currency, or a guest"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        return f"Mean amount of the customer's orders in the {_long(self.over)} before this one. {_SPENT}"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        if history is None:
-            return None
-        total, count = history.spent(self.over, order.currency)
-        return (total, count * 10 ** exponent(order.currency)) if count else None
-
-
-@dataclass(frozen=True)
-class Max(_OfAmounts):
-    """The customer's largest amount in the window: `Max("amount", over=days(30))` is amount_max_30d."""
-
-    missing = "no order in the window in the order's currency, or a guest"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        return f"Largest amount of the customer's orders in the {_long(self.over)} before this one. {_SPENT}"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        largest = None if history is None else history.largest(self.over, order.currency)
-        return None if largest is None else (largest, 10 ** exponent(order.currency))
-
-
-@dataclass(frozen=True)
-class Distinct(_Derived):
-    """How many different ones in the window: `Distinct("device", over=days(30))` is device_distinct_30d."""
-
-    what: str
-    over: timedelta = field(kw_only=True)
-    between = (0, None)
-    missing = _NOT_A_CUSTOMER
-
-    def __post_init__(self) -> None:
-        _check_remembered("Distinct", self.what)
-        _check_window("Distinct", self.over)
-
-    @cached_property
-    def name(self) -> str:  # noqa: D102
-        return f"{self.what}_distinct_{_short(self.over)}"
-
-    @property
-    def unit(self) -> str:  # noqa: D102
-        return f"different values of {self.what.replace('_', ' ')}"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        what = self.what.replace("_", " ")
-        return (
-            f"Different values of {what} in the customer's orders in the {_long(self.over)} before this one."
-        )
-
-    @property
-    def declaration(self) -> str:  # noqa: D102
-        return f"Distinct({self.what!r}, over={_short(self.over)})"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        return None if history is None else (history.distinct(self.what, self.over), 1)
-
-
-@dataclass(frozen=True)
-class SinceLast(_Derived):
-    """How long ago the customer's last order was: `SinceLast()` is days_since_last_order."""
-
-    name = "days_since_last_order"
-    doc = "Days from the customer's last order before this one to this one."
-    unit = "days"
-    between = (0, None)
-    missing = "no order remembered from before this one, or a guest"
-    declaration = "SinceLast()"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        last_at = None if history is None else history.last_at()
-        return None if history is None or last_at is None else (history.as_of - last_at, _MICROSECONDS_A_DAY)
-
-
-@dataclass(frozen=True)
-class SinceFirst(_Derived):
-    """How long the customer has been ordering: `SinceFirst()` is days_since_first_order.
-
-    Exact even where the first order itself is no longer held.
-    """
-
-    name = "days_since_first_order"
-    doc = "Days from the customer's first order ever to this one."
-    unit = "days"
-    between = (0, None)
-    missing = "no order from before this one, or a guest"
-    declaration = "SinceFirst()"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        first_at = None if history is None else history.first_at()
-        return (
-            None if history is None or first_at is None else (history.as_of - first_at, _MICROSECONDS_A_DAY)
-        )
-
-
-@dataclass(frozen=True)
-class IsNew(_Derived):
-    """Whether the customer never used it before: `IsNew("device")` is device_is_new.
-
-    Everything is new in a first order. Orders no longer held are not looked at.
-    """
-
-    what: str
-    unit = "0 or 1"
-    between = (0, 1)
-
-    def __post_init__(self) -> None:
-        _check_remembered("IsNew", self.what)
-
-    @cached_property
-    def name(self) -> str:  # noqa: D102
-        return f"{self.what}_is_new"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        what = self.what.replace("_", " ")
-        return f"1 when no remembered order of the customer had this {what}, else 0; 1 for a first order."
-
-    @property
-    def missing(self) -> str:  # noqa: D102
-        return f"the order does not say its {self.what.replace('_', ' ')}, or a guest"
-
-    @property
-    def declaration(self) -> str:  # noqa: D102
-        return f"IsNew({self.what!r})"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        text = REMEMBERED[self.what](order)
-        return None if history is None or text is None else (int(not history.has_seen(self.what, text)), 1)
-
-
-@dataclass(frozen=True)
-class Ratio(_Derived):
-    """One quantity over another: `Ratio(amount, to=Mean("amount", over=days(30)))`.
-
-    Computed from both exact fractions and rounded once.
-    """
-
-    quantity: Quantity
-    to: Quantity = field(kw_only=True)
-    between = (0, None)
-
-    def __post_init__(self) -> None:
-        for each in (self.quantity, self.to):
-            if not hasattr(each, "exact"):
-                message = f"Ratio compares features such as Mean('amount', over=days(30)), not {each!r}"
-                raise FeatureDefinitionError(message)
-            if each.between[0] < 0:
-                message = f"Ratio compares quantities that are never negative, and {each.name!r} may be"
-                raise FeatureDefinitionError(message)
-
-    @cached_property
-    def name(self) -> str:  # noqa: D102
-        return f"{self.quantity.name}_over_{self.to.name}"
-
-    @property
-    def unit(self) -> str:  # noqa: D102
-        return "ratio"
-
-    @property
-    def doc(self) -> str:  # noqa: D102
-        return f"{self.quantity.name} divided by {self.to.name}."
-
-    @property
-    def missing(self) -> str:  # noqa: D102
-        return f"{self.to.name} is missing or 0, or {self.quantity.name} is missing"
-
-    @property
-    def declaration(self) -> str:  # noqa: D102
-        return f"Ratio({self.quantity.declaration}, to={self.to.declaration})"
-
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        below = self.to.exact(order, history)
-        above = self.quantity.exact(order, history)
-        if above is None or below is None or below[0] == 0:
-            return None
-        return above[0] * below[1], above[1] * below[0]

@@ -1,79 +1,79 @@
-"""A customer's remembered orders as one row of sorted columns, and what of it was known at an instant.
+"""An entity's remembered orders as one row of coded columns, and what of it was known at an instant.
 
-The columns are parallel arrays of 64-bit integers, oldest order first, so that a window
-[as_of - w, as_of) is two binary searches, and sums are exact whatever order the orders came in.
+Times and amounts are sorted columns of integers, oldest order first, so that a window is two binary
+searches and sums are exact whatever order the orders came in. Everything else an order says is a column
+of small codes into the values that occur in it: counting the orders with this card is counting a byte.
 
-A row's bytes are unpacked when somebody first asks what is in them. To remember one more order, the
-newest, nobody asks: each column of the bytes is made longer by one number.
+The newest `limit` orders are held one by one. Older ones are folded into tiles, as in "Maintaining Stream
+Statistics over Sliding Windows" (Datar, Gionis, Indyk, Motwani, 2002): the older, the more orders a tile
+holds, and never more than a sixteenth of the orders newer than it.
 """
 
 # ruff: noqa: SLF001 - a row and its history are one subject, and see into each other
 
 import struct
 import sys
-from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
-from hashlib import blake2b
 from itertools import accumulate, compress
-from types import MappingProxyType
-from typing import Self
+from typing import Final, NamedTuple, Self
 
+import msgspec
+
+from features.columns import (
+    WORD,
+    Column,
+    both,
+    code_of,
+    codes_of,
+    fits,
+    lengthened,
+    only,
+    packed,
+    values_of,
+    words,
+)
 from features.events import Order, microseconds
+from features.facts import FACTS, Fact
 from features.fast import Told
+from features.remembered import COLUMN_OF, PLACE, UNKNOWN, VALUES, fingerprint, hashed, told
+from features.tiles import TILE_BYTES, TILED, Tile, TileView, last_of, merged, money_of, tiles_in
 
 __all__ = [
-    "REMEMBERED",
     "History",
     "Row",
     "RowBytesError",
     "RowVersionError",
+    "Span",
     "StaleHistoryError",
-    "fingerprint",
+    "last_event_at",
+    "span",
 ]
 
-REMEMBERED: Mapping[str, Callable[[Order | Told], str | None]] = MappingProxyType(
-    {
-        "currency": lambda order: order.currency,
-        "country": lambda order: order.country,
-        "merchant": lambda order: order.merchant_id,
-        "device": lambda order: order.device_id,
-        "card": lambda order: None if order.card is None else order.card.fingerprint,
-        "shipping_address": lambda order: None if order.shipping is None else order.shipping.hash,
-        "postcode": lambda order: None if order.shipping is None else order.shipping.postcode,
-        "ip": lambda order: order.ip,
-        "email_domain": lambda order: order.email_domain,
-        "category": lambda order: order.items[0].category if order.items else None,
-        "payment_method": lambda order: order.payment_method,
-    }
-)
-"""What a history remembers of an order besides its time and amount, and where the order says it.
+if sys.byteorder != "little":  # pragma: no cover
+    message = "rows are read where they lie, as little-endian integers; run this on a little-endian machine"
+    raise ImportError(message)
 
-Kept as 64-bit fingerprints: enough to tell two of one customer's devices apart, and no personal data.
-The order of the names is the order of the columns in a row's bytes; a change needs a new ROW_VERSION.
-"""
-
-ROW_VERSION = 1
+ROW_VERSION = 2
 LARGEST_LIMIT = 1_000_000
 """The most orders a row may be asked to hold; more would not fit a record of a topic anyway."""
 
-_COLUMN_OF = {name: position for position, name in enumerate(REMEMBERED)}
-_CURRENCY = _COLUMN_OF["currency"]
-_COLUMNS = 3 + len(REMEMBERED)
-_UNKNOWN = 0
+_USED: Final = 64
+"""Of how many different texts, of each of VALUES, the last use is known once their orders are folded."""
+_COLUMNS: Final = len(COLUMN_OF)
+_CURRENCY: Final = COLUMN_OF["currency"]
 _MICROSECOND = timedelta(microseconds=1)
-_HEADER = struct.Struct("<BBHIQq")
-_WORD = 8
+_HEAD = struct.Struct("<Bq")
 _NUMBER = struct.Struct("<q")
-_ENTRY = struct.Struct(f"<{_COLUMNS}q")
-_FEW = 2
-"""Of fewer orders no column is constant, so the bytes are made anew."""
-_APART = struct.Struct(f"{_WORD}s" * _COLUMNS)
-"""An entry's numbers as bytes of their own."""
-_NEVER = -(2**63)
-"""Where the header says that no order was ever remembered; no order can be that old."""
+_SMALL = struct.Struct("<I")
+_STATEMENT = struct.Struct("<qBqBqqq")
+"""When it was known, what, of which order, whether it is so; when that was placed, amount and currency."""
+_NEVER: Final = -(2**63)
+"""Where bytes say that there was none; no order can be that old."""
+_WHAT = {what: code for code, what in enumerate(FACTS)}
+_V1 = struct.Struct("<BBHIQq")
+_V1_COLUMNS: Final = 14
 
 
 class RowVersionError(ValueError):
@@ -88,77 +88,66 @@ class StaleHistoryError(RuntimeError):
     """A history was asked after its row had changed."""
 
 
-def _hashed(text: str) -> int:
-    return (
-        int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) or 1
-    )  # 0 is taken
+class Span(NamedTuple):
+    """The window [as_of - after - over, as_of - after), in microseconds; `over` None begins with time."""
+
+    over: int | None
+    after: int = 0
 
 
-# Pure, so remembering its answers changes nothing; most of what an order tells, its customer told before.
-@lru_cache(maxsize=1 << 16)
-def fingerprint(text: str | None) -> int:
-    """Sixty-four bits of BLAKE2b that stand for a text; 0 stands for None and for no other text."""
-    return _UNKNOWN if text is None else _hashed(text)
+def span(over: timedelta | None, after: timedelta | None = None) -> Span:
+    """The window of these durations."""
+    return Span(None if over is None else over // _MICROSECOND, 0 if after is None else after // _MICROSECOND)
 
 
-def _remembered(order: Order | Told) -> tuple[str | None, ...]:
-    """What each of REMEMBERED reads, at once: eleven calls an order are felt."""
-    card, shipping, items = order.card, order.shipping, order.items
-    return (
-        order.currency,
-        order.country,
-        order.merchant_id,
-        order.device_id,
-        None if card is None else card.fingerprint,
-        None if shipping is None else shipping.hash,
-        None if shipping is None else shipping.postcode,
-        order.ip,
-        order.email_domain,
-        items[0].category if items else None,
-        order.payment_method,
-    )
+# The row ------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
-def _layout(constant: int, held: int) -> Callable[[bytes], tuple[bytes, ...]]:
-    """What takes the columns of a row's bytes apart."""
-    sizes = (_WORD if constant >> position & 1 else _WORD * held for position in range(_COLUMNS))
-    return struct.Struct(f"{_HEADER.size}x" + "".join(f"{size}s" for size in sizes)).unpack
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """A row's bytes, after their head."""
+
+    first_at: int
+    folded: int
+    times: bytes
+    amounts: bytes
+    orders: bytes
+    columns: list[int | tuple[bytes, bytes] | None]
+    tiles: bytes = b""
+    used: list[bytes] = []
+    facts: bytes = b""
+    facts_dropped: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
 
 
 class Row:
-    """One entity's remembered orders, oldest first, bounded to the newest `limit`.
+    """One entity's remembered orders, oldest first, and what became of them.
 
-    Remembering the same orders in another order makes the same row, except that orders placed in the
-    same microsecond stay in the order they came. Test orders do not belong in it: whoever remembers
-    checks `order.test`.
+    The newest `limit` are held one by one, and a few more, so that folding is seldom; the others are
+    counted in tiles. Up to `limit`, remembering the same orders in another order makes the same row, except
+    that orders placed in the same microsecond stay in the order they came. Test orders do not belong in
+    it: whoever remembers checks `order.test`.
     """
 
     __slots__ = (
-        "_added",
         "_amounts",
         "_changes",
         "_columns",
-        "_data",
-        "_dropped",
+        "_facts",
+        "_facts_dropped",
         "_first_at",
+        "_folded",
         "_orders",
-        "_placed",
-        "_seen",
+        "_squares",
+        "_tile_view",
+        "_tiles",
         "_times",
         "_totals",
+        "_used",
         "limit",
     )
-
-    # the columns, from when somebody first asks what is in them
-    _times: "array[int]"
-    _amounts: "array[int]"
-    _orders: "array[int]"
-    _seen: "list[array[int]]"
-    _columns: "tuple[array[int], ...]"
-    """All of them, in the order of a row's bytes."""
-    _totals: list[int] | None
-    """Running totals of the amounts, made when first asked for."""
 
     def __init__(self, limit: int) -> None:
         """Begin a row without orders."""
@@ -166,110 +155,147 @@ class Row:
             message = f"Row(limit={limit}) must hold 1 to {LARGEST_LIMIT} orders"
             raise ValueError(message)
         self.limit = limit
-        self._data: bytes | None = None
-        """The bytes the row was decoded from, while `_added` at their end is all that has happened since."""
-        self._added: list[tuple[int, ...]] = []
-        """What was remembered since: a number for each column."""
-        self._placed: int | None = None
-        """How many of `_added` stand in the columns; None before the columns are made."""
-        self._dropped = 0
+        self._times = b""
+        self._amounts = b""
+        """Of four bytes each as long as none needs eight."""
+        self._orders = b""
+        self._columns: list[Column] = [None] * _COLUMNS
+        self._tiles = b""
+        self._used: list[bytes] = []
+        """For each of VALUES, pairs of a text folded with its order and when it was last used so."""
+        self._facts = b""
+        self._facts_dropped = 0
+        self._folded = 0
         self._first_at: int | None = None
         self._changes = 0
+        self._forget_sums()
+        self._tile_view: TileView | None = None
 
     def __len__(self) -> int:
-        """How many orders are held."""
-        self._settle()
-        return len(self._times)
+        """How many orders are held one by one."""
+        return len(self._times) // WORD
 
     def __contains__(self, order_id: str) -> bool:
         """Whether an order of this id is held."""
-        self._settle()
-        return _hashed(order_id) in self._orders
+        return code_of(self._orders, hashed(order_id)) >= 0
 
     def __eq__(self, other: object) -> bool:
-        """Whether two rows hold, and have dropped, the same."""
+        """Whether two rows hold, and have folded, the same."""
         return self.encode() == other.encode() if isinstance(other, Row) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
     def __repr__(self) -> str:
         """Count and bounds only: no customer's data."""
-        return f"<Row of {len(self)} orders, limit {self.limit}, {self.dropped} dropped>"
+        return f"<Row of {len(self)} orders, limit {self.limit}, {self.folded} folded>"
 
     @property
-    def dropped(self) -> int:
-        """How many orders were remembered and are no longer held: what beyond `limit` was oldest."""
-        self._settle()
-        return self._dropped
+    def folded(self) -> int:
+        """How many orders were remembered and are no longer held one by one."""
+        return self._folded
+
+    @property
+    def facts_dropped(self) -> int:
+        """How many statements about orders were learned and are no longer held: the earliest known ones."""
+        return self._facts_dropped
 
     @property
     def first_at(self) -> int | None:
-        """When the first order ever remembered was placed, dropped or not; microseconds since 1970."""
+        """When the first order ever remembered was placed, held or not; microseconds since 1970."""
         return self._first_at
 
+    @property
+    def last_at(self) -> int | None:
+        """When the newest order was placed or the newest fact known, whichever is later; None for neither."""
+        last = _NEVER
+        if self._times:
+            (last,) = _NUMBER.unpack_from(self._times, len(self._times) - WORD)
+        elif self._tiles:
+            last = last_of(self._tiles)
+        if self._facts:
+            (known_at,) = _NUMBER.unpack_from(self._facts, len(self._facts) - _STATEMENT.size)
+            last = max(last, known_at)
+        return None if last == _NEVER else last
+
     def remember(self, order: Order | Told) -> None:
-        """Insert the order where it belongs by `placed_at`; beyond `limit` the oldest is dropped."""
+        """Insert the order where it belongs by `placed_at`."""
         at = microseconds(order.placed_at)
         self._changes += 1
         if self._first_at is None or at < self._first_at:
             self._first_at = at
-        self._added.append((at, order.amount, _hashed(order.order_id), *map(fingerprint, _remembered(order))))
-        if len(self._added) > self.limit:
-            self._settle()  # a row is bounded, also while nobody asks
+        self._insert(at, order.amount, hashed(order.order_id), told(order))
 
     def forget(self, order_id: str, placed_at: datetime) -> bool:
-        """Take one order out again, as when a revision replaces it; False when it is not held."""
-        self._settle()
-        at, wanted = microseconds(placed_at), _hashed(order_id)
-        times = self._times
+        """Take one order out again, as when a revision replaces it; False when it is not held one by one."""
+        at, wanted = microseconds(placed_at), _NUMBER.pack(hashed(order_id))
+        times = self._times_view()
         for where in range(bisect_left(times, at), bisect_right(times, at)):
-            if self._orders[where] == wanted:
+            if self._orders[WORD * where : WORD * (where + 1)] == wanted:
                 break
         else:
             return False
         self._changes += 1
-        self._data = None
-        for column in self._columns:
-            del column[where]
-        self._totals = None
-        if not self._dropped:
-            self._first_at = times[0] if times else None
+        held = len(self)
+        for position, column in enumerate(self._columns):
+            if column is not None and (held == 1 or not isinstance(column, int)):
+                values = values_of(column, held)
+                del values[where]
+                self._columns[position] = packed(values)
+        amounts = self._amounts_view().tolist()
+        del amounts[where]
+        self._amounts = _amounts_packed(amounts)
+        self._times = _without(self._times, where)
+        self._orders = _without(self._orders, where)
+        self._forget_sums()
+        if not self._folded:
+            self._first_at = self._times_view()[0] if self._times else None
         return True
+
+    def learn(self, fact: Fact) -> None:
+        """Note what became of an order, whether or not the order is held; the same said twice counts once.
+
+        Beyond `limit` statements the one known earliest is dropped, and counted.
+        """
+        statement = (
+            *(microseconds(fact.known_at), _WHAT[fact.what], hashed(fact.order_id), int(fact.is_so)),
+            *(microseconds(fact.placed_at), fact.amount, fingerprint(fact.currency)),
+        )
+        statements = list(_STATEMENT.iter_unpack(self._facts))
+        where = bisect_left(statements, statement)
+        if where < len(statements) and statements[where] == statement:
+            return
+        self._changes += 1
+        at = where * _STATEMENT.size
+        self._facts = self._facts[:at] + _STATEMENT.pack(*statement) + self._facts[at:]
+        if len(statements) >= self.limit:
+            self._facts = self._facts[_STATEMENT.size :]
+            self._facts_dropped += 1
 
     def as_of(self, instant: datetime) -> "History":
         """What the row held from strictly before the instant; good until the row changes."""
-        self._settle()
         return History(self, microseconds(instant))
 
     def encode(self) -> bytes:
-        """The row as bytes, little-endian, the same on every machine.
-
-        A header (version, columns, which of them are constant, orders held, orders dropped, first order),
-        then the columns; a column of equal values is written as one: most customers pay in one currency.
-        """
-        if self._data is not None or self._placed is None:
-            data = self._lengthened()
-            if data is not None:
-                return data
-        self._settle()
-        held = len(self._times)
-        parts, constant = [b""], 0
-        for position, column in enumerate(self._columns):
-            if sys.byteorder == "big":
-                column = column[:]  # noqa: PLW2901
-                column.byteswap()
-            raw = column.tobytes()
-            if held > 1 and raw == raw[:8] * held:
-                constant |= 1 << position
-                raw = raw[:8]
-            parts.append(raw)
-        first_at = _NEVER if self._first_at is None else self._first_at
-        parts[0] = _HEADER.pack(ROW_VERSION, len(parts) - 1, constant, held, self._dropped, first_at)
-        return b"".join(parts)
+        """The row as bytes: version, last event, then MessagePack of columns as little-endian integers."""
+        last_at = self.last_at
+        return _HEAD.pack(ROW_VERSION, _NEVER if last_at is None else last_at) + _encode(
+            _Stored(
+                _NEVER if self._first_at is None else self._first_at,
+                self._folded,
+                self._times,
+                self._amounts,
+                self._orders,
+                self._columns,
+                self._tiles,
+                self._used,
+                self._facts,
+                self._facts_dropped,
+            )
+        )
 
     @classmethod
     def decode(cls, data: bytes, limit: int) -> Self:
-        """The row in the bytes; when `limit` is smaller than it was, the oldest are dropped and counted."""
+        """The row in the bytes; when `limit` is smaller than it was, the oldest are folded."""
         if not data:
             message = "a row's bytes are empty; restore the row from its changelog"
             raise RowBytesError(message)
@@ -279,143 +305,264 @@ class Row:
                 "that wrote it, or a newer one (docs/upgrades.md)"
             )
             raise RowVersionError(message)
-        if len(data) < _HEADER.size or data[0] != ROW_VERSION:
-            message = (
-                f"{len(data)} bytes are not a row of version {ROW_VERSION}; restore it from its changelog"
-            )
-            raise RowBytesError(message)
-        _, count, constant, held, dropped, first_at = _HEADER.unpack_from(data)
-        words = count * held - constant.bit_count() * (held - 1)
-        if count != _COLUMNS or constant >> count or len(data) != _HEADER.size + 8 * words:
-            message = (
-                f"a row of {held} orders in {count} columns does not fit its {len(data)} bytes; "
-                "restore the row from its changelog"
-            )
-            raise RowBytesError(message)
         row = cls(limit)
-        row._data = data
-        row._dropped = dropped
-        row._first_at = None if first_at == _NEVER else first_at
-        if held > limit:
-            row._settle()
-            row._drop_oldest(held - limit)
+        if data[0] == ROW_VERSION:
+            row._read(data)
+        else:
+            row._read_version_1(data)
+        row._fold()
         return row
 
-    def _lengthened(self) -> bytes | None:
-        """The bytes with what was added at the end of each column; None where it does not belong there."""
-        data, added = self._data, self._added
-        if data is not None and not added:
-            return data
-        constant = held = 0
-        latest = _NEVER
-        if data is not None:
-            _, _, constant, held, _, _ = _HEADER.unpack_from(data)
-        if data is not None and held:
-            (latest,) = _NUMBER.unpack_from(data, _HEADER.size + (0 if constant & 1 else _WORD * (held - 1)))
-        if held + len(added) > self.limit:
-            return None
-        for entry in added:
-            if entry[0] < latest:
-                return None
-            latest = entry[0]
-        if data is None or held < _FEW:
-            one = [_ENTRY.unpack_from(data, _HEADER.size)] if data is not None and held else []
-            return self._of_few([*one, *added]) if added else None
-        count = len(added)
-        if count == 1:
-            fresh = _APART.unpack(_ENTRY.pack(*added[0]))
-        else:
-            fresh = tuple([struct.pack(f"<{count}q", *column) for column in zip(*added, strict=True)])
-        parts = [b""]
-        for position, (told, new) in enumerate(zip(_layout(constant, held)(data), fresh, strict=True)):
-            if len(told) > _WORD:
-                parts.append(told)
-                parts.append(new)
-            elif new == told * count:
-                parts.append(told)
+    def _read(self, data: bytes) -> None:
+        try:
+            stored = _decode(memoryview(data)[_HEAD.size :])
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise RowBytesError(_not_a_row(data)) from error
+        held = len(stored.times) // WORD
+        if (
+            len(stored.times) != WORD * held
+            or len(stored.orders) != len(stored.times)
+            or len(stored.amounts) not in (WORD * held, _SMALL.size * held)
+            or len(stored.columns) > _COLUMNS
+            or len(stored.tiles) % TILE_BYTES
+            or len(stored.facts) % _STATEMENT.size
+            or not all(fits(column, held) for column in stored.columns)
+        ):
+            raise RowBytesError(_not_a_row(data))
+        self._first_at = None if stored.first_at == _NEVER else stored.first_at
+        self._folded = stored.folded
+        self._times, self._amounts, self._orders = stored.times, stored.amounts, stored.orders
+        self._columns = stored.columns
+        if len(stored.columns) < _COLUMNS:
+            # written before a column was added: of these orders nobody remembers it
+            self._columns += [None] * (_COLUMNS - len(stored.columns))
+        self._tiles, self._used = stored.tiles, stored.used
+        self._facts, self._facts_dropped = stored.facts, stored.facts_dropped
+
+    def _read_version_1(self, data: bytes) -> None:
+        if len(data) < _V1.size or data[0] != 1:
+            raise RowBytesError(_not_a_row(data))
+        _, count, constant, held, dropped, first_at = _V1.unpack_from(data)
+        words = count * held - constant.bit_count() * (held - 1)
+        if count != _V1_COLUMNS or constant >> count or len(data) != _V1.size + WORD * words:
+            raise RowBytesError(_not_a_row(data))
+        columns, start = [], _V1.size
+        for position in range(count):
+            length = 1 if constant >> position & 1 else held
+            values = words(data[start : start + WORD * length])
+            start += WORD * length
+            columns.append(values * held if length < held else values)
+        times, amounts, orders, *seen = columns
+        self._times = struct.pack(f"<{held}q", *times)
+        self._amounts = _amounts_packed(amounts)
+        self._orders = struct.pack(f"<{held}q", *orders)
+        self._columns[: len(seen)] = [packed(values) for values in seen]
+        self._folded = dropped
+        self._first_at = None if first_at == _NEVER else first_at
+
+    # What follows changes the columns ----------------------------------------------------------
+
+    def _times_view(self) -> memoryview:
+        return memoryview(self._times).cast("q")
+
+    def _amounts_view(self) -> memoryview:
+        return memoryview(self._amounts).cast("q" if len(self._amounts) == len(self._times) else "I")
+
+    def _forget_sums(self) -> None:
+        self._totals: list[int] | None = None
+        self._squares: list[int] | None = None
+
+    def _insert(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+        times = self._times
+        held = len(times) // WORD
+        if held and _NUMBER.unpack_from(times, len(times) - WORD)[0] > at:
+            if self._tiles and _NUMBER.unpack_from(times)[0] > at:
+                self._count_late(at, amount, said)
             else:
-                constant ^= 1 << position
-                parts.append(told * held)
-                parts.append(new)
-        parts[0] = _HEADER.pack(ROW_VERSION, _COLUMNS, constant, held + count, self._dropped, self._first_at)
-        return b"".join(parts)
-
-    def _of_few(self, entries: list[tuple[int, ...]]) -> bytes:
-        """The bytes of a row of these few, in time's order."""
-        held, constant = len(entries), 0
-        parts = [b""]
-        for position, column in enumerate(zip(*entries, strict=True)):
-            if held > 1 and column.count(column[0]) == held:
-                constant |= 1 << position
-                parts.append(_NUMBER.pack(column[0]))
+                self._insert_between(at, amount, order, said)
+        else:
+            self._times = times + _NUMBER.pack(at)
+            self._orders += _NUMBER.pack(order)
+            if amount >> 32 == 0 and len(self._amounts) == _SMALL.size * held:
+                self._amounts += _SMALL.pack(amount)
+            elif held and len(self._amounts) == WORD * held:
+                self._amounts += _NUMBER.pack(amount)
             else:
-                parts.append(struct.pack(f"<{held}q", *column))
-        parts[0] = _HEADER.pack(ROW_VERSION, _COLUMNS, constant, held, self._dropped, self._first_at)
-        return b"".join(parts)
+                self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
+            columns = self._columns
+            for position, value in enumerate(said):
+                column = columns[position]
+                if column != value and (value or column is not None):  # all that it has, the usual case
+                    columns[position] = lengthened(column, held, value)
+        self._forget_sums()
+        self._fold()
 
-    def _settle(self) -> None:
-        """Make the columns, if need be, and put into them what was added."""
-        if self._placed is None:
-            self._unpack()
-            self._placed = 0
-        if self._placed < len(self._added):
-            for entry in self._added[self._placed :]:
-                self._insert(entry)
-            self._placed = len(self._added)
-        if self._data is None:
-            self._added.clear()
-            self._placed = 0
+    def _insert_between(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+        held, where = len(self), bisect_right(self._times_view(), at)
+        byte = where * WORD
+        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
+        self._orders = self._orders[:byte] + _NUMBER.pack(order) + self._orders[byte:]
+        amounts = self._amounts_view().tolist()
+        amounts.insert(where, amount)
+        self._amounts = _amounts_packed(amounts)
+        for position, value in enumerate(said):
+            column = self._columns[position]
+            if column != value and (value or column is not None):
+                values = values_of(column, held)
+                values.insert(where, value)
+                self._columns[position] = packed(values)
 
-    def _unpack(self) -> None:
-        self._totals = None
-        columns: list[array[int]]
-        if self._data is None:
-            columns = [array("q") for _ in range(_COLUMNS)]
-        else:
-            _, count, constant, held, _, _ = _HEADER.unpack_from(self._data)
-            cells = array("q", self._data[_HEADER.size :])
-            if sys.byteorder == "big":
-                cells.byteswap()
-            columns, start = [], 0
-            for position in range(count):
-                if constant >> position & 1:
-                    columns.append(cells[start : start + 1] * held)
-                    start += 1
-                else:
-                    columns.append(cells[start : start + held])
-                    start += held
-        self._times, self._amounts, self._orders, *self._seen = columns
-        self._columns = tuple(columns)
+    def _count_late(self, at: int, amount: int, said: tuple[int, ...]) -> None:
+        """Count an order that is older than all that are held."""
+        tiles = tiles_in(self._tiles)
+        where = max(bisect_right([tile.first_at for tile in tiles], at) - 1, 0)
+        tiles[where].take(Tile(at, at, {said[_CURRENCY]: money_of([amount])}))
+        self._tiles = b"".join(tile.encode() for tile in tiles)
+        self._tile_view = None
+        self._folded += 1
+        self._use({position: {said[position]: at} for position in range(len(VALUES))})
 
-    def _insert(self, entry: tuple[int, ...]) -> None:
-        at, amount, *_ = entry
-        times, totals = self._times, self._totals
-        held = len(times)
-        where = held if not held or times[-1] <= at else bisect_right(times, at)
-        if where == held:
-            for column, value in zip(self._columns, entry, strict=True):
-                column.append(value)
-            if totals is not None:
-                totals.append(totals[-1] + amount)
-        else:
-            self._data = self._totals = None
-            for column, value in zip(self._columns, entry, strict=True):
-                column.insert(where, value)
-        if held >= self.limit:
-            self._drop_oldest(1)
+    def _fold(self) -> None:
+        """Fold the oldest orders into tiles where more are held than should be."""
+        chunk = max(1, self.limit // TILED)
+        held = len(self)
+        if held < self.limit + chunk:
+            return
+        tiles = tiles_in(self._tiles)
+        times, amounts = self._times_view(), self._amounts_view()
+        columns = [
+            column if column is None or isinstance(column, int) else values_of(column, held)
+            for column in self._columns
+        ]
+        currencies = columns[_CURRENCY]
+        start = 0
+        while held - start >= self.limit + chunk:
+            end = start + chunk
+            money: dict[int, list[int]] = {}
+            for where in range(start, end):
+                code = currencies[where] if isinstance(currencies, list) else currencies or UNKNOWN
+                money.setdefault(code, []).append(amounts[where])
+            tiles.append(
+                Tile(times[start], times[end - 1], {code: money_of(each) for code, each in money.items()})
+            )
+            start = end
+            tiles = merged(tiles, held - start)
+        last_used: dict[int, dict[int, int]] = {}
+        for position in range(len(VALUES)):
+            column = columns[position]
+            if isinstance(column, list):
+                last_used[position] = dict(
+                    zip(column[:start], times[:start], strict=True)
+                )  # the last one wins
+            elif column is not None:
+                last_used[position] = {column: times[start - 1]}
+        self._use(last_used)
+        self._tiles = b"".join(tile.encode() for tile in tiles)
+        self._tile_view = None
+        self._folded += start
+        self._columns = [packed(column[start:]) if isinstance(column, list) else column for column in columns]
+        width = len(self._amounts) // held
+        self._amounts = self._amounts[width * start :]
+        if width == WORD:
+            self._amounts = _amounts_packed(self._amounts_of(self._amounts))
+        self._times = self._times[WORD * start :]
+        self._orders = self._orders[WORD * start :]
+        self._forget_sums()
 
-    def _drop_oldest(self, count: int) -> None:
-        self._data = None
-        for column in self._columns:
-            del column[:count]
-        if self._totals is not None:
-            del self._totals[:count]
-        self._dropped += count
+    @staticmethod
+    def _amounts_of(raw: bytes) -> tuple[int, ...]:
+        return words(raw)
+
+    def _use(self, last_used: Mapping[int, Mapping[int, int]]) -> None:
+        """Note when each text was last used by an order that is folded."""
+        if not self._used:
+            self._used = [b""] * len(VALUES)
+        for position, fresh in last_used.items():
+            used = _used_in(self._used[position])
+            for value, at in fresh.items():
+                if value != UNKNOWN:
+                    used[value] = max(at, used.get(value, _NEVER))
+            newest = sorted(((at, value) for value, at in used.items()), reverse=True)[:_USED]
+            self._used[position] = b"".join(_NUMBER.pack(value) + _NUMBER.pack(at) for at, value in newest)
+
+    def column(self, name: str) -> list[int]:
+        """What is remembered of each order held, oldest first: for tests and for people.
+
+        `name` is placed_at (microseconds since 1970), amount (minor units), order (its id's fingerprint), one
+        of VALUES (fingerprints, 0 for unknown), NUMBERS and the place (one larger than said, 0 for unknown).
+        """
+        if name == "placed_at":
+            return self._times_view().tolist()
+        if name == "amount":
+            return self._amounts_view().tolist()
+        if name == "order":
+            return list(words(self._orders))
+        return values_of(self._columns[COLUMN_OF[name]], len(self))
+
+    # What follows only asks ---------------------------------------------------------------------
 
     def _running_totals(self) -> list[int]:
         if self._totals is None:
-            self._totals = list(accumulate(self._amounts, initial=0))
+            self._totals = list(accumulate(self._amounts_view(), initial=0))
         return self._totals
+
+    def _running_squares(self) -> list[int]:
+        if self._squares is None:
+            self._squares = list(accumulate([each * each for each in self._amounts_view()], initial=0))
+        return self._squares
+
+    def _tiled(self) -> TileView:
+        if self._tile_view is None:
+            self._tile_view = TileView(self._tiles)
+        return self._tile_view
+
+
+def _not_a_row(data: bytes) -> str:
+    return f"{len(data)} bytes are not a row of version {data[0]}; restore the row from its changelog"
+
+
+def _without(raw: bytes, where: int) -> bytes:
+    return raw[: WORD * where] + raw[WORD * (where + 1) :]
+
+
+def _amounts_packed(amounts: Sequence[int]) -> bytes:
+    small = max(amounts, default=0) >> 32 == 0
+    return struct.pack(f"<{len(amounts)}{'I' if small else 'q'}", *amounts)
+
+
+def _used_in(raw: bytes) -> dict[int, int]:
+    pairs = words(raw)
+    return dict(zip(pairs[0::2], pairs[1::2], strict=True))
+
+
+def last_event_at(data: bytes) -> int | None:
+    """`Row.last_at` of a row's bytes, without reading the rest of them."""
+    if data[0] != ROW_VERSION:
+        return Row.decode(data, LARGEST_LIMIT).last_at
+    last_at: int = _HEAD.unpack_from(data)[1]
+    return None if last_at == _NEVER else last_at
+
+
+# The history --------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A window in a row: its orders held one by one, and its tiles, both as positions from and to."""
+
+    start: int
+    end: int
+    low: int
+    high: int
+
+
+class _Said(NamedTuple):
+    """What is known of one order."""
+
+    known_at: int
+    first_known_at: int
+    placed_at: int
+    money: tuple[tuple[int, int], ...]
+    """Amounts and their currencies."""
 
 
 class History:
@@ -426,76 +573,300 @@ class History:
     change every question raises StaleHistoryError.
     """
 
-    __slots__ = ("_changes", "_end", "_one_currency", "_row", "_starts", "as_of")
+    __slots__ = ("_changes", "_end", "_row", "_said", "_times", "_windows", "as_of", "is_exact")
 
     def __init__(self, row: Row, as_of: int) -> None:
         """Cut the row off at an instant in microseconds since 1970."""
         self.as_of = as_of
+        self.is_exact = True
+        """Whether every question so far was answered exactly; see the module for the bound where not."""
         self._row = row
-        self._end = bisect_left(row._times, as_of)
+        self._times = row._times_view()
+        self._end = bisect_left(self._times, as_of)
         self._changes = row._changes
-        self._starts: dict[timedelta, int] = {}
-        self._one_currency: int | None = None
+        self._windows: dict[Span, Found] = {}
+        self._said: dict[str, dict[int, _Said]] | None = None
 
     def __len__(self) -> int:
-        """How many orders are held from before `as_of`."""
+        """How many orders are held one by one from before `as_of`."""
         self._fresh()
         return self._end
 
-    def within(self, over: timedelta) -> slice:
-        """Where the orders placed in [as_of - over, as_of) lie among the row's."""
-        return slice(self._start(over), self._end)
+    def within(self, window: Span) -> Found:
+        """Where the window's orders lie."""
+        found = self._windows.get(window)
+        if found is None:
+            row = self._fresh()
+            over, after = window
+            end, until = self._end, self.as_of - after
+            if after:
+                end = bisect_left(self._times, until, 0, end)
+            since = _NEVER if over is None else until - over
+            start = bisect_left(self._times, since, 0, end)
+            found = Found(start, end, 0, 0)
+            if not start and row._folded:
+                found = self._with_tiles(found, since, until)
+            self._windows[window] = found
+        elif self._changes != self._row._changes:
+            self._fresh()
+        return found
 
-    def count(self, over: timedelta) -> int:
+    def _with_tiles(self, found: Found, since: int, until: int) -> Found:
+        tiles = self._row._tiled()
+        if self._row._folded > tiles.counts[-1]:
+            self.is_exact = False  # orders that a row of version 1 dropped are in no tile
+        high = bisect_left(tiles.lasts, until)
+        low = min(bisect_left(tiles.middles, since), high)
+        for edge in (since, until):
+            where = bisect_left(tiles.lasts, edge)
+            if where < len(tiles.firsts) and tiles.firsts[where] < edge:
+                self.is_exact = False
+        return found._replace(low=low, high=high)
+
+    # Orders -------------------------------------------------------------------------------------
+
+    def count(self, window: Span) -> int:
         """How many orders were placed in the window."""
-        return self._end - self._start(over)
+        start, end, low, high = self.within(window)
+        if high:
+            counts = self._row._tiled().counts
+            return end - start + counts[high] - counts[low]
+        return end - start
 
     def first_at(self) -> int | None:
-        """When the first order ever remembered was placed, if that was before `as_of`; held or dropped."""
-        first_at = self._fresh().first_at
+        """When the first order ever remembered was placed, if that was before `as_of`; held or folded."""
+        first_at = self._fresh()._first_at
         return first_at if first_at is not None and first_at < self.as_of else None
 
     def last_at(self) -> int | None:
-        """When the last order held from before `as_of` was placed, in microseconds since 1970."""
+        """When the last order from before `as_of` was placed, in microseconds since 1970."""
         row = self._fresh()
-        return row._times[self._end - 1] if self._end else None
+        if self._end:
+            at: int = self._times[self._end - 1]
+            return at
+        if not row._folded:
+            return None
+        tiles = row._tiled()
+        before = bisect_left(tiles.lasts, self.as_of)
+        if before < len(tiles.firsts) and tiles.firsts[before] < self.as_of:
+            self.is_exact = False
+            return tiles.firsts[before]
+        return tiles.lasts[before - 1] if before else self.first_at()
 
-    def spent(self, over: timedelta, currency: str) -> tuple[int, int]:
-        """The total of the window's orders in a currency, in minor units, and how many they are."""
-        start, end, row = self._start(over), self._end, self._row
-        code = fingerprint(currency)
-        if self._is_all_in(code):
-            totals = row._running_totals()
-            return totals[end] - totals[start], end - start
-        chosen = [each == code for each in row._seen[_CURRENCY][start:end]]
-        return sum(compress(row._amounts[start:end], chosen)), sum(chosen)
+    def amounts(self, window: Span, currency: int, chosen: bytes | None = None) -> Sequence[int]:
+        """The amounts, in minor units, of the window's held orders in a currency (its fingerprint).
 
-    def largest(self, over: timedelta, currency: str) -> int | None:
-        """The largest amount among the window's orders in a currency; None without one."""
-        start, end, row = self._start(over), self._end, self._row
-        code = fingerprint(currency)
-        amounts = row._amounts[start:end]
-        if self._is_all_in(code):
-            return max(amounts, default=None)
-        return max(
-            compress(amounts, (each == code for each in row._seen[_CURRENCY][start:end])),
-            default=None,
-        )
+        `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
+        """
+        start, end, _, _ = self.within(window)
+        amounts = self._row._amounts_view()[start:end]
+        if not self._is_all_in(currency):
+            mask = self.where_is(_CURRENCY, currency, start, end)
+            chosen = mask if chosen is None else both(mask, chosen)
+        return amounts if chosen is None else list(compress(amounts, chosen))
 
-    def distinct(self, what: str, over: timedelta) -> int:
-        """How many known, different values of one of REMEMBERED the window's orders had."""
-        start = self._start(over)
-        values = set(self._row._seen[_COLUMN_OF[what]][start : self._end])
-        return len(values) - (_UNKNOWN in values)
+    def currencies(self, window: Span) -> list[int]:
+        """The currencies of the window's orders, as fingerprints, in a fixed order."""
+        start, end, low, high = self.within(window)
+        found = self._different(_CURRENCY, start, end)
+        if high > low:
+            found |= set(self._row._tiled().currencies[low:high])
+        return sorted(found)
 
-    def has_seen(self, what: str, value: str) -> bool:
-        """Whether an order held from before `as_of` had this value of one of REMEMBERED."""
-        column = self._fresh()._seen[_COLUMN_OF[what]]
-        wanted = fingerprint(value)
-        try:
-            return column.index(wanted, 0, self._end) >= 0
-        except ValueError:
-            return False
+    def spent(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int]:
+        """How many of the window's orders are in a currency, and their total in minor units."""
+        start, end, low, high = self.within(window)
+        if chosen is None and self._is_all_in(currency):
+            totals = self._row._running_totals()
+            count, total = end - start, totals[end] - totals[start]
+        else:
+            amounts = self.amounts(window, currency, chosen)
+            count, total = len(amounts), sum(amounts)
+        if high > low and chosen is None:
+            for money in self._row._tiled().money(low, high, currency):
+                count, total = count + money.orders, total + money.total
+        return count, total
+
+    def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
+        """The sum of the squares of the amounts that `spent` adds up."""
+        start, end, low, high = self.within(window)
+        if chosen is None and self._is_all_in(currency):
+            running = self._row._running_squares()
+            squares = running[end] - running[start]
+        else:
+            squares = sum([each * each for each in self.amounts(window, currency, chosen)])
+        if high > low and chosen is None:
+            squares += sum(money.squares for money in self._row._tiled().money(low, high, currency))
+        return squares
+
+    def extremes(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int] | None:
+        """The smallest and the largest of the amounts that `spent` adds up; None without one."""
+        _, _, low, high = self.within(window)
+        amounts = self.amounts(window, currency, chosen)
+        found = [(min(amounts), max(amounts))] if amounts else []
+        if high > low and chosen is None:
+            tiles = self._row._tiled().money(low, high, currency)
+            found += [(money.smallest, money.largest) for money in tiles]
+        return (min(each[0] for each in found), max(each[1] for each in found)) if found else None
+
+    def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
+        """The known numbers, of one of NUMBERS, of the window's held orders."""
+        start, end, _, _ = self.within(window)
+        self._looks_only_at_held(window)
+        values = self._slice(COLUMN_OF[what], start, end)
+        return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
+
+    def distinct(self, what: str, window: Span, chosen: bytes | None = None) -> int:
+        """How many known, different texts of one of VALUES the window's orders had."""
+        start, end, _, _ = self.within(window)
+        column = COLUMN_OF[what]
+        if chosen is None:
+            found = self._different(column, start, end)
+            if not start and self._row._folded:
+                found |= self._used_within(column, window)
+        else:
+            found = set(compress(self._slice(column, start, end), chosen))
+        return len(found) - (UNKNOWN in found)
+
+    def has_seen(self, what: str, value: int) -> bool:
+        """Whether an order from before `as_of` had this text (its fingerprint) of one of VALUES."""
+        return self.last_with(what, value) is not None
+
+    def last_with(self, what: str, value: int) -> int | None:
+        """When the last order from before `as_of` with this text was placed; None for never."""
+        row = self._fresh()
+        position = COLUMN_OF[what]
+        column = row._columns[position]
+        where = -1
+        if isinstance(column, tuple):
+            code = code_of(column[0], value)
+            if code >= 0:
+                codes = codes_of(column, len(row))
+                if isinstance(codes, bytes):
+                    where = codes.rfind(code, 0, self._end)
+                else:
+                    where = max((i for i in range(self._end) if codes[i] == code), default=-1)
+        elif column == value:
+            where = self._end - 1
+        if where >= 0:
+            at: int = self._times[where]
+            return at
+        if not row._folded:
+            return None
+        used = _used_in(row._used[position]) if row._used else {}
+        last = used.get(value)
+        if last is not None and last < self.as_of:
+            return last
+        if last is not None or len(used) >= _USED or not row._used:
+            self.is_exact = False
+        return None
+
+    def last_place(self) -> tuple[int, int] | None:
+        """The place and time of the last order from before `as_of` that says where; of those held."""
+        row = self._fresh()
+        column = row._columns[COLUMN_OF[PLACE]]
+        if column is not None:
+            for where in range(self._end - 1, -1, -1):
+                if place := self._slice(COLUMN_OF[PLACE], where, where + 1)[0]:
+                    return place, self._times[where]
+        if row._folded:
+            self.is_exact = False
+        return None
+
+    # Which of them ------------------------------------------------------------------------------
+
+    def where_is(self, what: str | int, value: int, start: int, end: int) -> bytes:
+        """For each held order from start to end: 1 if its column holds the value, else 0."""
+        self._fresh()
+        column = self._row._columns[COLUMN_OF[what] if isinstance(what, str) else what]
+        if not isinstance(column, tuple):
+            return (b"\1" if (column or UNKNOWN) == value else b"\0") * (end - start)
+        code = code_of(column[0], value)
+        if code < 0:
+            return bytes(end - start)
+        codes = codes_of(column, len(self._row))[start:end]
+        if isinstance(codes, bytes):
+            return codes.translate(only(code))
+        return bytes([each == code for each in codes])
+
+    def held_numbers(self, what: str, start: int, end: int) -> list[int | None]:
+        """One of NUMBERS for each held order from start to end; None where it is unknown."""
+        return [value - 1 if value else None for value in self._slice(COLUMN_OF[what], start, end)]
+
+    def held_amounts(self, start: int, end: int) -> Sequence[int]:
+        """The amount, in minor units of its own currency, of each held order from start to end."""
+        return self._row._amounts_view()[start:end]
+
+    def held_times(self, start: int, end: int) -> Sequence[int]:
+        """When each held order from start to end was placed, in microseconds since 1970."""
+        return self._times[start:end]
+
+    def where_known(self, what: str, start: int, end: int) -> bytes:
+        """For each held order from start to end: 1 if one of FACTS is known of it, else 0."""
+        known = self._facts(what)
+        if not known:
+            return bytes(end - start)
+        orders = words(self._row._orders[WORD * start : WORD * end])
+        return bytes([order in known for order in orders])
+
+    def held_orders(self, start: int, end: int) -> tuple[int, ...]:
+        """The fingerprint of each held order's id, from start to end: for whoever knows the orders."""
+        self._fresh()
+        return words(self._row._orders[WORD * start : WORD * end])
+
+    def held_window(self, window: Span) -> tuple[int, int]:
+        """Where the window's held orders lie; what is folded is not looked at."""
+        found = self.within(window)
+        self._looks_only_at_held(window)
+        return found.start, found.end
+
+    # What became of them ------------------------------------------------------------------------
+
+    def known(self, what: str, window: Span) -> int:
+        """Of how many orders placed in the window one of FACTS is known; held, folded or neither."""
+        return len(self._facts_within(what, window))
+
+    def known_amounts(self, what: str, window: Span) -> list[tuple[int, int]]:
+        """The amounts, and their currencies' fingerprints, of what `known` counts."""
+        return [money for said in self._facts_within(what, window) for money in said.money]
+
+    def known_at(self, what: str) -> tuple[int, int] | None:
+        """When one of FACTS was first and last known of an order; None where it is not."""
+        said = self._facts(what).values()
+        if not said:
+            return None
+        return min(each.first_known_at for each in said), max(each.known_at for each in said)
+
+    def _facts_within(self, what: str, window: Span) -> list[_Said]:
+        over, after = window
+        until = self.as_of - after
+        since = _NEVER if over is None else until - over
+        return [said for said in self._facts(what).values() if since <= said.placed_at < until]
+
+    def _facts(self, what: str) -> Mapping[int, _Said]:
+        row = self._fresh()
+        if self._said is None:
+            self._said = {}
+            if row._facts_dropped:
+                self.is_exact = False
+            for known_at, code, order, is_so, placed_at, amount, currency in _STATEMENT.iter_unpack(
+                row._facts
+            ):
+                if known_at >= self.as_of:
+                    break  # sorted by it
+                about = self._said.setdefault(FACTS[code], {})
+                before = about.get(order)
+                if not is_so:
+                    # of two statements known at one instant the one that it is so comes last, and wins
+                    about.pop(order, None)
+                elif before is None:
+                    about[order] = _Said(known_at, known_at, placed_at, ((amount, currency),))
+                else:
+                    money = (*before.money, (amount, currency))
+                    about[order] = _Said(known_at, before.first_known_at, placed_at, money)
+        return self._said.get(what, {})
+
+    # Columns ------------------------------------------------------------------------------------
 
     def _fresh(self) -> Row:
         if self._changes != self._row._changes:
@@ -503,18 +874,39 @@ class History:
             raise StaleHistoryError(message)
         return self._row
 
-    def _start(self, over: timedelta) -> int:
-        self._fresh()
-        start = self._starts.get(over)
-        if start is None:
-            start = bisect_left(self._row._times, self.as_of - over // _MICROSECOND, 0, self._end)
-            self._starts[over] = start
-        return start
+    def _looks_only_at_held(self, window: Span) -> None:
+        found = self._windows[window]
+        if not found.start and self._row._folded:
+            self.is_exact = self.is_exact and found.high <= found.low
 
-    def _is_all_in(self, code: int) -> bool:
-        """Whether every order of the row is in this currency, the usual case, worth asking for once."""
-        if self._one_currency is None:
-            currencies = self._row._seen[_CURRENCY]
-            alone = bool(currencies) and currencies == array("q", (currencies[0],)) * len(currencies)
-            self._one_currency = currencies[0] if alone else _UNKNOWN
-        return self._one_currency == code
+    def _is_all_in(self, currency: int) -> bool:
+        """Whether every order held is in this currency, the usual case."""
+        return self._row._columns[_CURRENCY] == currency
+
+    def _slice(self, position: int, start: int, end: int) -> list[int]:
+        column = self._row._columns[position]
+        if not isinstance(column, tuple):
+            return [column or UNKNOWN] * (end - start)
+        known = words(column[0])
+        return [known[code] for code in codes_of(column, len(self._row))[start:end]]
+
+    def _different(self, position: int, start: int, end: int) -> set[int]:
+        """The different values of a column, from start to end."""
+        if start == end:
+            return set()
+        column = self._row._columns[position]
+        if not isinstance(column, tuple):
+            return {column or UNKNOWN}
+        known = words(column[0])
+        return {known[code] for code in set(codes_of(column, len(self._row))[start:end])}
+
+    def _used_within(self, position: int, window: Span) -> set[int]:
+        """The texts that folded orders last had in the window."""
+        row = self._row
+        over, after = window
+        until = self.as_of - after
+        since = _NEVER if over is None else until - over
+        used = _used_in(row._used[position]) if row._used else {}
+        if len(used) >= _USED or not row._used or any(at >= until for at in used.values()):
+            self.is_exact = False
+        return {value for value, at in used.items() if since <= at < until}

@@ -104,8 +104,8 @@ def replay(
         if arrival.forgotten is not None:
             rows[arrival.forgotten.customer_id].forget(order.order_id, arrival.forgotten.placed_at)
         row = None if order.customer_id is None else rows[order.customer_id]
-        history = None if row is None else row.as_of(order.placed_at)
-        yield Example(order, is_fraud, compute(features, order, history))
+        histories = {"customer": None if row is None else row.as_of(order.placed_at)}
+        yield Example(order, is_fraud, compute(features, order, histories))
         if row is not None and arrival.is_remembered:
             row.remember(order)  # after compute: an order is not part of its own past
 

@@ -168,7 +168,7 @@ def _write_no_more() -> None:
 
 def _refusals() -> tuple[type[Exception], ...]:
     """What is said in one line; the lower packages know nothing of `stream`, so theirs are named here."""
-    from features.define import FeatureDefinitionError
+    from features.errors import FeatureDefinitionError
     from features.history import RowVersionError
     from models.errors import ModelError
     from stream.errors import Refusal

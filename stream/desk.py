@@ -373,7 +373,7 @@ class ScoringDesk:
             vector = compute(
                 self._scorer.features,
                 cast("Order", order),  # either has the fields that features read
-                None if row is None else row.as_of(order.placed_at),
+                {"customer": None if row is None else row.as_of(order.placed_at)},
             )
             # asked on arrival: a revision known from history may be decided later, even in the same batch
             superseded = revisions.superseded_by(seen, observing=observing)

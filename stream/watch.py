@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 from rich.markup import escape
 
 from features.catalogue import by_name
-from features.define import FeatureDefinitionError
+from features.errors import FeatureDefinitionError
 from models.decision import Decision, Reason, decode_decision
 from models.policy import Action
 from stream.settings import Settings

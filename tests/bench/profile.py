@@ -121,7 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = [rows[c].encode() for c in range(customers)]
     orders = [Order.model_validate_json(value) for value in values]
     histories = [row.as_of(AT) for row in rows.values()]
-    vectors = [compute(STARTER, order, history) for order, history in zip(orders, histories, strict=True)]
+    vectors = [
+        compute(STARTER, order, {"customer": history})
+        for order, history in zip(orders, histories, strict=True)
+    ]
     some = list(islice(cycle(vectors), 256))
     scored = scorer.score(vectors)
     source = Source.model_construct(topic="orders", partition=0, offset=0, others={})
@@ -194,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def compute_afresh(number: int) -> None:
         order = orders[number]
-        compute(STARTER, order, Row.decode(kept[number], LIMIT).as_of(order.placed_at))
+        compute(STARTER, order, {"customer": Row.decode(kept[number], LIMIT).as_of(order.placed_at)})
 
     recall = each_one(lambda n: Row.decode(kept[n], LIMIT))
     unpacked = each_one(unpack)
@@ -211,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # a row just recalled has no running totals yet: that is how a worker meets it
         f"compute {len(STARTER)} features": each_one(compute_afresh) - unpacked,
         f"compute {len(STARTER)} features, row asked before": each_one(
-            lambda n: compute(STARTER, orders[n], rows[n].as_of(AT))
+            lambda n: compute(STARTER, orders[n], {"customer": rows[n].as_of(AT)})
         ),
         "remember the order in the row": each_one(remember) - recall,
         "recall, remember the newest and encode, never unpacked": each_one(lambda n: remember(n).encode()),

@@ -36,7 +36,8 @@ from confluent_kafka import Consumer, TopicPartition
 from features.catalogue import STARTER
 from features.define import compute
 from features.events import Order, microseconds
-from features.history import REMEMBERED, Row, fingerprint
+from features.history import Row
+from features.remembered import VALUES, fingerprint
 from models.registry import Registry
 from models.train import train
 from stream.kafka import record_of
@@ -245,13 +246,13 @@ def wrong_rows(rows: dict[str, Row], sent: Sequence[Transaction]) -> list[str]:
         told = {"currency": ["EUR"] * len(held), "merchant": [each.terminal for each in held]}
         if (
             row is None
-            or row.dropped != len(arrived) - len(held)
-            or list(row._times) != [microseconds(each.placed_at) for each in held]
-            or list(row._amounts) != [each.cents for each in held]
-            or list(row._orders) != [fingerprint(each.order_id) for each in held]
+            or row.folded != len(arrived) - len(held)
+            or row.column("placed_at") != [microseconds(each.placed_at) for each in held]
+            or row.column("amount") != [each.cents for each in held]
+            or row.column("order") != [fingerprint(each.order_id) for each in held]
             or any(
-                list(column) != [fingerprint(value) for value in told.get(name, [None] * len(held))]
-                for name, column in zip(REMEMBERED, row._seen, strict=True)
+                row.column(name) != [fingerprint(value) for value in told.get(name, [None] * len(held))]
+                for name in VALUES
             )
         ):
             wrong.append(customer)
@@ -292,7 +293,11 @@ def published_features(rows: dict[str, Row], sent: Sequence[Transaction]) -> tup
         if wanted is None or each.order_id in TIES:
             continue
         row = rows.get(each.customer_id)
-        found = () if row is None else compute(FEATURES, each.order(), row.as_of(each.placed_at + one_second))
+        found = (
+            ()
+            if row is None
+            else compute(FEATURES, each.order(), {"customer": row.as_of(each.placed_at + one_second)})
+        )
         if len(found) == len(wanted) and all(
             value is not None and abs(value - number) <= 1e-6
             for value, number in zip(found, wanted, strict=True)

@@ -146,7 +146,9 @@ def test_a_vector_does_not_depend_on_its_neighbours(
     row = a_row_of(arrived)
     shuffled = data.draw(st.permutations(STARTER))
 
-    values = dict(zip(STARTER, compute(STARTER, order, row.as_of(order.placed_at)), strict=True))
-    again = compute(shuffled, order, row.as_of(order.placed_at))
+    values = dict(
+        zip(STARTER, compute(STARTER, order, {"customer": row.as_of(order.placed_at)}), strict=True)
+    )
+    again = compute(shuffled, order, {"customer": row.as_of(order.placed_at)})
 
     assert again == tuple(values[each] for each in shuffled)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from features.decode import decode_order
 from features.events import Order
-from features.history import REMEMBERED, Row
+from features.history import Row
+from features.remembered import VALUES
 from tests.strategies import histories, orders
 
 limits = st.integers(1, 14)
@@ -71,7 +72,7 @@ def test_a_history_has_seen_of_an_order_just_what_is_to_be_remembered(order: Ord
     row = a_row_of([order], 1)
     history = row.as_of(order.placed_at + timedelta(seconds=1))
 
-    for name, read in REMEMBERED.items():
+    for name, read in VALUES.items():
         text = read(order)
         assert history.distinct(name, timedelta(days=1)) == (text is not None)
         assert text is None or history.has_seen(name, text)

@@ -23,7 +23,11 @@ def through_the_row(arrived: list[Order], order: Order, limit: int) -> dict[str,
         row.remember(past)
         data = row.encode()
     return dict(
-        zip(NAMES, compute(STARTER, order, Row.decode(data, limit).as_of(order.placed_at)), strict=True)
+        zip(
+            NAMES,
+            compute(STARTER, order, {"customer": Row.decode(data, limit).as_of(order.placed_at)}),
+            strict=True,
+        )
     )
 
 
@@ -50,7 +54,9 @@ def test_any_order_after_any_history_has_the_features_the_naive_oracle_says(
 def test_live_and_replay_of_one_customer_agree_at_every_order(arrived: list[Order], limit: int) -> None:
     row = Row(limit)
     for position, order in enumerate(arrived):
-        live = dict(zip(NAMES, compute(STARTER, order, row.as_of(order.placed_at)), strict=True))
+        live = dict(
+            zip(NAMES, compute(STARTER, order, {"customer": row.as_of(order.placed_at)}), strict=True)
+        )
         row.remember(order)  # after recall: an order is not part of its own past
 
         assert bits(live) == bits(expected(arrived[:position], order, limit))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from features.define import Count, Mean, compute, days
+from features.aggregates import Count, Mean
+from features.define import compute, days
 from features.events import Order
 from features.history import Row
 
@@ -64,7 +65,7 @@ def test_the_published_customer_features_are_met_to_a_millionth() -> None:
         wanted = published.get(order.order_id)
         if wanted is None:
             continue
-        found = compute(FEATURES, order, row.as_of(order.placed_at + one_second))
+        found = compute(FEATURES, order, {"customer": row.as_of(order.placed_at + one_second)})
         if all(
             value is not None and abs(value - number) <= 1e-6
             for value, number in zip(found, wanted, strict=True)

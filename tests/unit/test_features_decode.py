@@ -413,10 +413,10 @@ def test_a_word_that_only_stands_in_a_text_is_no_number(word: str) -> None:
 def survives(order: Order) -> None:
     """Whatever was accepted can be computed, remembered, encoded and sent on."""
     row = Row(3)
-    compute(STARTER, order, row.as_of(order.placed_at))
+    compute(STARTER, order, {"customer": row.as_of(order.placed_at)})
     row.remember(order)
     again = Row.decode(row.encode(), 3)
-    compute(STARTER, order, again.as_of(order.placed_at))
+    compute(STARTER, order, {"customer": again.as_of(order.placed_at)})
     assert again.forget(order.order_id, order.placed_at)
     assert Order.model_validate_json(order.model_dump_json()) == order
     assert len(order.content_digest) == 16

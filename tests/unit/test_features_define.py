@@ -5,27 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from features.aggregates import Count, Distinct, IsNew, Max, Mean, Ratio, SinceFirst, SinceLast, Sum
 from features.catalogue import STARTER, amount, by_name, by_names
-from features.define import (
-    Count,
-    Distinct,
-    Feature,
-    FeatureDefinitionError,
-    FeatureValueError,
-    IsNew,
-    Max,
-    Mean,
-    Ratio,
-    SinceFirst,
-    SinceLast,
-    Sum,
-    compute,
-    days,
-    feature,
-    features_digest,
-    hours,
-    minutes,
-)
+from features.define import Feature, compute, days, feature, features_digest, hours, minutes
+from features.errors import FeatureDefinitionError, FeatureValueError
 from features.events import Order
 from features.history import Row
 from tests.strategies import NOON, an_order
@@ -113,7 +96,9 @@ def test_an_order_never_counts_itself() -> None:
     row = Row(9)
     row.remember(an_order())
 
-    assert compute((Count(over=days(1)), SinceLast(), SinceFirst()), an_order(), row.as_of(NOON)) == (
+    assert compute(
+        (Count(over=days(1)), SinceLast(), SinceFirst()), an_order(), {"customer": row.as_of(NOON)}
+    ) == (
         0.0,
         None,
         None,
@@ -128,15 +113,20 @@ def test_a_guest_has_no_history_and_not_an_empty_one() -> None:
         Distinct("card", over=days(1)),
     )
 
-    assert compute(features, an_order(customer_id=None, device_id="phone"), None) == (None, None, None, None)
-    assert compute(features, an_order(device_id="phone"), Row(1).as_of(NOON)) == (0.0, 0.0, 1.0, 0.0)
+    assert compute(features, an_order(customer_id=None, device_id="phone"), {}) == (None, None, None, None)
+    assert compute(features, an_order(device_id="phone"), {"customer": Row(1).as_of(NOON)}) == (
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+    )
 
 
 def test_nothing_is_compared_with_a_mean_of_zero() -> None:
     row = Row(9)
     row.remember(an_order(order_id="free", amount=0, placed_at=NOON - days(1)))
 
-    assert Mean("amount", over=days(30)).value(an_order(), row.as_of(NOON)) == 0.0
+    assert Mean("amount", over=days(30)).value(an_order(), {"customer": row.as_of(NOON)}) == 0.0
     assert Ratio(amount, to=Mean("amount", over=days(30))).value(an_order(), row.as_of(NOON)) is None
 
 
@@ -145,7 +135,7 @@ def test_amounts_of_different_currencies_are_told_in_major_units() -> None:
         row = Row(9)
         row.remember(an_order(order_id="before", amount=minor, currency=currency, placed_at=NOON - hours(1)))
         words = (amount, *(word("amount", over=days(1)) for word in (Sum, Mean, Max)))
-        return compute(words, an_order(amount=minor, currency=currency), row.as_of(NOON))
+        return compute(words, an_order(amount=minor, currency=currency), {"customer": row.as_of(NOON)})
 
     assert told("EUR", 5000) == (50.0,) * 4
     assert told("JPY", 5000) == (5000.0,) * 4
@@ -158,14 +148,14 @@ def test_a_ratio_is_rounded_once() -> None:
         row.remember(an_order(order_id=f"o{number}", amount=each, placed_at=NOON - days(number + 1)))
     third = Ratio(Sum("amount", over=days(1)), to=Sum("amount", over=days(30)))
 
-    assert third.value(an_order(), row.as_of(NOON)) == 1 / 3
+    assert third.value(an_order(), {"customer": row.as_of(NOON)}) == 1 / 3
 
 
 def test_two_instants_a_microsecond_apart_are_apart() -> None:
     row = Row(9)
     row.remember(an_order(placed_at=NOON - timedelta(microseconds=1)))
 
-    assert SinceLast().value(an_order(), row.as_of(NOON)) == 1 / 86_400_000_000
+    assert SinceLast().value(an_order(), {"customer": row.as_of(NOON)}) == 1 / 86_400_000_000
 
 
 def test_the_digest_holds_what_features_compute_and_their_order() -> None:

@@ -7,7 +7,7 @@ import pytest
 from features.define import days, hours
 from features.events import microseconds
 from features.history import (
-    REMEMBERED,
+    VALUES,
     History,
     Row,
     RowBytesError,
@@ -204,7 +204,7 @@ def test_the_bytes_of_a_row_stay_what_they_are() -> None:
         "0000000000000000"  # category
         "0000000000000000"  # payment method
     )
-    assert list(REMEMBERED) == [
+    assert list(VALUES) == [
         "currency",
         "country",
         "merchant",

@@ -1,0 +1,1174 @@
+"""The words for what an entity did before: one declaration says what a feature is called, means and computes.
+
+    Mean("amount", over=days(30))                           # amount_mean_30d
+    Count(over=days(7), where=same("card"))                 # orders_count_7d_same_card
+    Share("fraud", by="merchant", over=days(7), known_after=days(7))
+
+Every value is an exact fraction of integers, rounded once; no order of arrival and no batch changes a bit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property, lru_cache
+from math import asin, cos, hypot, radians, sin, sqrt
+from typing import ClassVar
+
+from features.conditions import Condition, check_condition, check_fact, check_value, spoken
+from features.define import Quantity, days, hours, minutes, years
+from features.errors import FeatureDefinitionError, did_you_mean
+from features.events import LARGEST_AMOUNT, Order
+from features.facts import FACTS
+from features.history import History, Span, span
+from features.money import exponent
+from features.rates import Rates
+from features.remembered import ENTITIES, NUMBERS, VALUES, coordinates, fingerprint, place_of
+
+__all__ = [
+    "Category",
+    "Count",
+    "Distance",
+    "Distinct",
+    "IsNew",
+    "Max",
+    "Mean",
+    "Min",
+    "OrderAmount",
+    "Ratio",
+    "Share",
+    "SinceFirst",
+    "SinceLast",
+    "Speed",
+    "Std",
+    "Sum",
+    "Trend",
+    "ZScore",
+]
+
+_MICROSECONDS_A_DAY = 86_400_000_000
+_MICROSECONDS_AN_HOUR = 3_600_000_000
+_EARTH_KM = 6371.0088
+_ENOUGH_TO_SPREAD = 2
+_MAJOR = "major units of the order's currency"
+"""50.00 EUR is 50 and 5,000 JPY is 5000: in minor units a model would take the two for the same."""
+_EVER = Span(None)
+_ORDERS = "orders"
+_AMOUNT = "amount"
+
+_DOES = {
+    "customer": "the customer placed",
+    "device": "placed with this device",
+    "card": "paid with this card",
+    "ip": "placed from this ip",
+    "email": "placed under this email",
+    "shipping_address": "shipped to this address",
+    "merchant": "placed with this merchant",
+}
+"""How a sentence about an entity's orders goes on."""
+
+
+# What is checked and named alike ------------------------------------------------------------------
+
+
+def _short(over: timedelta) -> str:
+    for unit, length in (("d", days(1)), ("h", hours(1))):
+        if over % length == timedelta(0):
+            return f"{over // length}{unit}"
+    return f"{over // minutes(1)}m"
+
+
+def _long(over: timedelta) -> str:
+    short = _short(over)
+    number, word = short[:-1], {"d": "day", "h": "hour", "m": "minute"}[short[-1]]
+    return word if number == "1" else f"{number} {word}s"
+
+
+def _check_duration(word: str, over: timedelta) -> None:
+    if not isinstance(over, timedelta):
+        message = f"{word} looks over a duration such as days(30), not {over!r}"
+        raise FeatureDefinitionError(message)
+    if over <= timedelta(0) or over % minutes(1) != timedelta(0) or over > years(100):
+        message = (
+            f"{word} looks over whole minutes, from one to 100 years, not {over}; write minutes(), hours(), "
+            "days() or years()"
+        )
+        raise FeatureDefinitionError(message)
+
+
+def _check_quantity(word: str, what: str) -> None:
+    """Refuse what is neither the amount nor a number of a history."""
+    if what == _AMOUNT or what in NUMBERS:
+        return
+    numbers = (_AMOUNT, *NUMBERS)
+    if what in VALUES:
+        message = f"{word}({what!r}): {what!r} is a text; count its values with Distinct({what!r}, over=...)"
+    else:
+        message = f"{word}({what!r}): a history has no number {what!r}{did_you_mean(what, numbers)}"
+    raise FeatureDefinitionError(message)
+
+
+def _check_rates(word: str, what: str, rates: Rates | None) -> None:
+    if rates is None:
+        return
+    if not isinstance(rates, Rates):
+        message = f"{word}: rates= takes a table Rates('2026-01', base='EUR', per_unit=...), not {rates!r}"
+        raise FeatureDefinitionError(message)
+    if what in NUMBERS:
+        message = f"{word}({what!r}): {what!r} is no money; leave rates= out"
+        raise FeatureDefinitionError(message)
+
+
+@lru_cache(maxsize=64)
+def _worth(rates: Rates) -> dict[int, int]:
+    """A table's numerators, by the currency's fingerprint."""
+    return {fingerprint(currency): worth for currency, worth in rates.numerators.items()}
+
+
+class _Derived:
+    """What every aggregate has in common: its value is its exact fraction, rounded once."""
+
+    entity: str | None = None
+    categories: tuple[str, ...] | None = None
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
+        raise NotImplementedError
+
+    def value(self, order: Order, history: History | None) -> float | None:
+        """The value, None when it is unknown."""
+        fraction = self.exact(order, history)
+        return None if fraction is None else fraction[0] / fraction[1]  # of integers: correctly rounded
+
+
+@dataclass(frozen=True)
+class _OfHistory(_Derived):
+    """An aggregate of an entity's past orders: whose, over which window, and which of them."""
+
+    over: timedelta = field(kw_only=True)
+    by: str = field(default="customer", kw_only=True)
+    where: Condition | None = field(default=None, kw_only=True)
+    known_after: timedelta | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        word = type(self).__name__
+        self._check_entity()
+        _check_duration(word, self.over)
+        if self.known_after is not None:
+            _check_duration(f"{word}(known_after=)", self.known_after)
+        if self.where is not None:
+            check_condition(f"{word}(where=)", self.where)
+
+    def _check_entity(self) -> None:
+        if self.by not in ENTITIES:
+            hint = did_you_mean(self.by, ENTITIES)
+            message = f"{type(self).__name__}(by={self.by!r}): no such entity{hint}"
+            raise FeatureDefinitionError(message)
+
+    @property
+    def entity(self) -> str:  # type: ignore[override]
+        return self.by
+
+    @cached_property
+    def span(self) -> Span:
+        """The window, in microseconds."""
+        return span(self.over, self.known_after)
+
+    @cached_property
+    def _needs(self) -> tuple[str, ...]:
+        return () if self.where is None else self.where.needs
+
+    def _chosen(self, order: Order, history: History) -> bytes | None:
+        """Which of the window's held orders meet the condition; None where the order cannot say."""
+        if self.where is None or not self._told(order, history):
+            return None
+        return self.where.mask(order, history, *history.held_window(self.span))
+
+    def _told(self, order: Order, history: History | None) -> bool:
+        """Whether there is a history, and the order says what the condition compares with."""
+        return history is not None and all(VALUES[what](order) is not None for what in self._needs)
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        start, end = history.held_window(self.span)
+        if self.where is None:
+            return list(range(start, end))
+        chosen = self._chosen(order, history) or b""
+        return [start + where for where, counts in enumerate(chosen) if counts]
+
+    def _called(self, head: str, window: str = "") -> str:
+        parts = [] if self.by == "customer" else [f"by_{self.by}"]
+        parts += [head, window or _short(self.over)]
+        if self.where is not None:
+            parts.append(self.where.name)
+        if self.known_after is not None:
+            parts += ["known_after", _short(self.known_after)]
+        return "_".join(parts)
+
+    @property
+    def _orders(self) -> str:
+        """Which orders a sentence is about."""
+        which = "" if self.where is None else f" {self.where.doc}"
+        return f"orders {_DOES[self.by]}{which} {self._window}"
+
+    @property
+    def _window(self) -> str:
+        if self.known_after is None:
+            return f"in the {_long(self.over)} before this one"
+        return f"in the {_long(self.over)} that ended {_long(self.known_after)} before this one"
+
+    def _arguments(self, *first: str, rates: Rates | None = None) -> str:
+        said = [*first, f"over={_short(self.over)}"]
+        if self.by != "customer":
+            said.append(f"by={self.by}")
+        if self.where is not None:
+            said.append(f"where={self.where.declaration}")
+        if self.known_after is not None:
+            said.append(f"known_after={_short(self.known_after)}")
+        if rates is not None:
+            said.append(f"rates={rates.declaration}")
+        return ", ".join(said)
+
+    @property
+    def _nobody(self) -> str:
+        whose = (
+            "a guest, who has no history"
+            if self.by == "customer"
+            else f"the order names no {spoken(self.by)}"
+        )
+        needs = dict.fromkeys(self._needs)
+        return "".join([whose, *(f", or the order does not say its {spoken(what)}" for what in needs)])
+
+
+# Counting -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Count(_OfHistory):
+    """How many orders were placed in the window: `Count(over=days(30))` is orders_count_30d.
+
+    `Count("refunded", over=days(180))` counts the orders of which one of FACTS was known before this one.
+    """
+
+    what: str = _ORDERS
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    unit = "orders"
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        super().__post_init__()
+        if self.what != _ORDERS:
+            _check_counted("Count", self.what)
+            if self.where is not None:
+                message = (
+                    f"Count({self.what!r}, where=...): write Count(where=was({self.what!r}) & ..., over=...)"
+                )
+                raise FeatureDefinitionError(message)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102 - said in Feature, here and below
+        return self._called(f"{self.what}_count")
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        known = "" if self.what == _ORDERS else f", of which {self.what} was known"
+        return _sentence(f"{self._orders}{known}.")
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return self._nobody
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"Count({self._arguments(*([] if self.what == _ORDERS else [repr(self.what)]))})"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        if history is None:
+            return None
+        if self.what != _ORDERS:
+            return history.known(self.what, self.span), 1
+        if self.where is None:
+            return history.count(self.span), 1
+        chosen = self._chosen(order, history)
+        return None if chosen is None else (chosen.count(1), 1)
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        return _known_among(self, super().looked_at(order, history), history)
+
+
+@dataclass(frozen=True)
+class Share(_OfHistory):
+    """Which share of the window's orders: `Share("fraud", over=days(90))`, `Share(same("country"), ...)`."""
+
+    what: str | Condition
+    between: ClassVar[tuple[float, float | None]] = (0, 1)
+    unit = "share"
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        super().__post_init__()
+        if isinstance(self.what, str):
+            _check_counted("Share", self.what)
+            if self.where is not None:
+                message = (
+                    f"Share({self.what!r}, where=...): write Share(was({self.what!r}), where=..., over=...)"
+                )
+                raise FeatureDefinitionError(message)
+        else:
+            check_condition("Share", self.what)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return self._called(f"{self.what if isinstance(self.what, str) else self.what.name}_share")
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        which = f"of which {self.what} was known" if isinstance(self.what, str) else self.what.doc
+        return f"Share {which} among the {self._orders}."
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return f"no order in the window, or {self._nobody}"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        what = repr(self.what) if isinstance(self.what, str) else self.what.declaration
+        return f"Share({self._arguments(what)})"
+
+    @cached_property
+    def _needs(self) -> tuple[str, ...]:
+        mine = () if isinstance(self.what, str) else self.what.needs
+        return (*mine, *(() if self.where is None else self.where.needs))
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        if history is None or not self._told(order, history):
+            return None
+        if isinstance(self.what, str):
+            count = history.count(self.span)
+            # an order may be known of that is not in the history, as one of another service: never above 1
+            return (min(history.known(self.what, self.span), count), count) if count else None
+        start, end = history.held_window(self.span)
+        chosen = self.what.mask(order, history, start, end)
+        if self.where is None:
+            return (chosen.count(1), end - start) if end > start else None
+        among = self.where.mask(order, history, start, end)
+        count = among.count(1)
+        together = int.from_bytes(chosen, "little") & int.from_bytes(among, "little")
+        return (together.bit_count(), count) if count else None
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        return super().looked_at(order, history)
+
+
+def _check_counted(word: str, what: str) -> None:
+    if what in FACTS:
+        return
+    if what in VALUES:
+        message = f"{word}({what!r}): count a text's values with Distinct({what!r}, over=...)"
+        raise FeatureDefinitionError(message)
+    check_fact(word, what)
+
+
+def _known_among(feature: Count, positions: list[int], history: History) -> list[int]:
+    if feature.what == _ORDERS or not positions:
+        return positions
+    known = history.where_known(feature.what, positions[0], positions[-1] + 1)
+    return [position for position in positions if known[position - positions[0]]]
+
+
+@dataclass(frozen=True)
+class Distinct(_OfHistory):
+    """How many different ones in the window: `Distinct("device", over=days(30))` is device_distinct_30d."""
+
+    what: str
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        super().__post_init__()
+        check_value("Distinct", self.what)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return self._called(f"{self.what}_distinct")
+
+    @property
+    def unit(self) -> str:  # noqa: D102
+        return f"different values of {spoken(self.what)}"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        return f"Different values of {spoken(self.what)} among the {self._orders}."
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return self._nobody
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"Distinct({self._arguments(repr(self.what))})"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        if history is None:
+            return None
+        if self.where is None:
+            return history.distinct(self.what, self.span), 1
+        chosen = self._chosen(order, history)
+        return None if chosen is None else (history.distinct(self.what, self.span, chosen), 1)
+
+
+# Amounts and numbers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OrderAmount(_Derived):
+    """The order's own total: `OrderAmount()` is amount, `OrderAmount(rates=RATES)` is amount_eur."""
+
+    rates: Rates | None = None
+    between: ClassVar[tuple[float, float | None]] = (0, LARGEST_AMOUNT)
+    doc = "The order's total."
+
+    def __post_init__(self) -> None:
+        """Check the rates."""
+        _check_rates("OrderAmount", _AMOUNT, self.rates)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return _money_name(self.rates)
+
+    @property
+    def unit(self) -> str:  # noqa: D102
+        return _money_unit(self.rates)
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return "never" if self.rates is None else "its currency has no rate"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return "OrderAmount()" if self.rates is None else f"OrderAmount(rates={self.rates.declaration})"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
+        if self.rates is None:
+            return order.amount, 10 ** exponent(order.currency)
+        worth = self.rates.numerators.get(order.currency)
+        return None if worth is None else (order.amount * worth, self.rates.denominator)
+
+
+def _money_name(rates: Rates | None) -> str:
+    return _AMOUNT if rates is None else f"{_AMOUNT}_{rates.base.lower()}"
+
+
+def _money_unit(rates: Rates | None) -> str:
+    return _MAJOR if rates is None else f"{rates.base}, by the rates {rates.name}"
+
+
+@dataclass(frozen=True)
+class _OfQuantities(_OfHistory):
+    """An aggregate of the amounts, or of another number, of the window's orders."""
+
+    what: str
+    rates: Rates | None = field(default=None, kw_only=True)
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    _says = ""
+    _word = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        word = type(self).__name__
+        if self.what not in FACTS or word != "Sum":
+            _check_quantity(word, self.what)
+        elif self.where is not None:
+            message = f"Sum({self.what!r}, where=...): what became of orders is added up without conditions"
+            raise FeatureDefinitionError(message)
+        _check_rates(word, self.what, self.rates)
+
+    @cached_property
+    def _is_money(self) -> bool:
+        return self.what == _AMOUNT or self.what in FACTS
+
+    @cached_property
+    def _called_what(self) -> str:
+        if self.what == _AMOUNT:
+            return _money_name(self.rates)
+        return self.what if self.rates is None else f"{self.what}_{self.rates.base.lower()}"
+
+    @cached_property
+    def name(self) -> str:
+        return self._called(f"{self._called_what}_{self._word}")
+
+    @property
+    def unit(self) -> str:
+        return _money_unit(self.rates) if self._is_money else spoken(self.what)
+
+    @property
+    def doc(self) -> str:
+        if self.what == _AMOUNT:
+            what = "amount"
+        else:
+            what = f"amount {self.what}" if self.what in FACTS else spoken(self.what)
+        return f"{self._says.format(what)} of the {self._orders}.{self._money_note}"
+
+    @property
+    def _money_note(self) -> str:
+        if not self._is_money:
+            return ""
+        if self.rates is None:
+            return " Past orders in another currency than the order's do not count."
+        return " Past orders in a currency without a rate do not count."
+
+    @property
+    def missing(self) -> str:
+        in_currency = " in the order's currency" if self._is_money and self.rates is None else ""
+        return f"no order in the window{in_currency}, or {self._nobody}"
+
+    @property
+    def declaration(self) -> str:
+        return f"{type(self).__name__}({self._arguments(repr(self.what), rates=self.rates)})"
+
+    def _scale(self, order: Order, history: History) -> tuple[Sequence[tuple[int, int]], int]:
+        """Which currencies count, what their minor units are multiplied with, and what then divides them."""
+        if self.rates is None:
+            return ((fingerprint(order.currency), 1),), 10 ** exponent(order.currency)
+        worth = _worth(self.rates)
+        known = [(code, worth[code]) for code in history.currencies(self.span) if code in worth]
+        return known, self.rates.denominator
+
+    def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
+        """How many, their total and the total of their squares, scaled alike, and what divides the scale.
+
+        The squares are added up for Std alone.
+        """
+        chosen = None
+        if self.where is not None:
+            chosen = self._chosen(order, history)
+            if chosen is None:
+                return None
+        squared = self._word == "std"
+        if not self._is_money:
+            numbers = history.numbers(self.what, self.span, chosen)
+            return len(numbers), sum(numbers), sum([n * n for n in numbers]) if squared else 0, 1
+        count = total = squares = 0
+        scale, divided_by = self._scale(order, history)
+        for currency, worth in scale:
+            these, spent = history.spent(self.span, currency, chosen)
+            count, total = count + these, total + spent * worth
+            if squared:
+                squares += history.squares(self.span, currency, chosen) * worth * worth
+        return count, total, squares, divided_by
+
+    def _extremes(self, order: Order, history: History) -> tuple[int, int, int] | None:
+        """The smallest and the largest, scaled alike, and what divides the scale; None without one."""
+        chosen = None
+        if self.where is not None:
+            chosen = self._chosen(order, history)
+            if chosen is None:
+                return None
+        if not self._is_money:
+            numbers = history.numbers(self.what, self.span, chosen)
+            return (min(numbers), max(numbers), 1) if numbers else None
+        scale, divided_by = self._scale(order, history)
+        smallest, largest = [], []
+        for currency, worth in scale:
+            extremes = history.extremes(self.span, currency, chosen)
+            if extremes is not None:
+                smallest.append(extremes[0] * worth)
+                largest.append(extremes[1] * worth)
+        return (min(smallest), max(largest), divided_by) if smallest else None
+
+
+class Sum(_OfQuantities):
+    """The total in the window: `Sum("amount", over=days(1))` is amount_sum_1d.
+
+    `Sum("refunded", over=days(180))` adds up what was refunded, as far as it was known before this order, of
+    the orders placed in the window.
+    """
+
+    _says = "Total {}"
+    _word = "sum"
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return self._nobody
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        if history is None:
+            return None
+        if self.what in FACTS:
+            if self.rates is None:
+                scale, divided_by = {fingerprint(order.currency): 1}, 10 ** exponent(order.currency)
+            else:
+                scale, divided_by = _worth(self.rates), self.rates.denominator
+            known = history.known_amounts(self.what, self.span)
+            return sum(amount * scale.get(currency, 0) for amount, currency in known), divided_by
+        moments = self._moments(order, history)
+        return None if moments is None else (moments[1], moments[3])
+
+
+class Mean(_OfQuantities):
+    """The mean in the window: `Mean("amount", over=days(30))` is amount_mean_30d."""
+
+    _says = "Mean {}"
+    _word = "mean"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        moments = None if history is None else self._moments(order, history)
+        return (moments[1], moments[0] * moments[3]) if moments is not None and moments[0] else None
+
+
+class Min(_OfQuantities):
+    """The smallest in the window: `Min("amount", over=days(30))` is amount_min_30d."""
+
+    _says = "Smallest {}"
+    _word = "min"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        found = None if history is None else self._extremes(order, history)
+        return None if found is None else (found[0], found[2])
+
+
+class Max(_OfQuantities):
+    """The largest in the window: `Max("amount", over=days(30))` is amount_max_30d."""
+
+    _says = "Largest {}"
+    _word = "max"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        found = None if history is None else self._extremes(order, history)
+        return None if found is None else (found[1], found[2])
+
+
+class Std(_OfQuantities):
+    """The standard deviation in the window, dividing by how many: `Std("amount", over=days(90))`."""
+
+    _says = "Standard deviation of the {}"
+    _word = "std"
+
+    def value(self, order: Order, history: History | None) -> float | None:
+        """The root of the exact variance, rounded before and after the root."""
+        moments = None if history is None else self._moments(order, history)
+        if moments is None or not moments[0]:
+            return None
+        count, total, squares, divided_by = moments
+        return sqrt((count * squares - total * total) / (count * divided_by) ** 2)
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
+        """The value as a fraction."""
+        value = self.value(order, history)
+        return None if value is None else value.as_integer_ratio()
+
+
+class ZScore(_OfQuantities):
+    """By how many standard deviations this order differs from the window's mean: `ZScore("amount", ...)`."""
+
+    between: ClassVar[tuple[float, float | None]] = (float("-inf"), None)
+    _says = "Standard deviations of this order's {} from the mean"
+    _word = "zscore"
+    unit = "standard deviations"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        what = "amount" if self.what == _AMOUNT else spoken(self.what)
+        return (
+            f"By how many standard deviations this order's {what} differs from the mean of the "
+            f"{self._orders}.{self._money_note}"
+        )
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return f"fewer than 2 orders to compare with, all alike, or {self._nobody}"
+
+    def value(self, order: Order, history: History | None) -> float | None:
+        """The distance over the root of the exact variance."""
+        found = None if history is None else self._spread(order, history)
+        return None if found is None else found[0] / sqrt(found[1])
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
+        """The value as a fraction."""
+        value = self.value(order, history)
+        return None if value is None else value.as_integer_ratio()
+
+    def _spread(self, order: Order, history: History) -> tuple[int, int] | None:
+        if not self._is_money:
+            mine = NUMBERS[self.what](order)
+        elif self.rates is None:
+            mine = order.amount
+        else:
+            worth = self.rates.numerators.get(order.currency)
+            mine = None if worth is None else order.amount * worth
+        moments = None if mine is None else self._moments(order, history)
+        if mine is None or moments is None or moments[0] < _ENOUGH_TO_SPREAD:
+            return None
+        count, total, squares, _ = moments
+        spread = count * squares - total * total
+        return (count * mine - total, spread) if spread else None
+
+
+@dataclass(frozen=True)
+class Trend(_OfHistory):
+    """Whether there is more lately: `Trend("orders", over=days(7), against=days(90))`.
+
+    What there is a day in the shorter window, over what there is a day in the longer one, which ends with
+    it: 1 is as always, 0 nothing lately.
+    """
+
+    what: str
+    against: timedelta = field(kw_only=True)
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    unit = "ratio"
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        super().__post_init__()
+        _check_duration("Trend(against=)", self.against)
+        if self.against <= self.over:
+            message = (
+                f"Trend(over={_short(self.over)}, against={_short(self.against)}): against is the longer one"
+            )
+            raise FeatureDefinitionError(message)
+        if self.what not in (_ORDERS, _AMOUNT):
+            message = f"Trend({self.what!r}) takes 'orders' or 'amount'"
+            raise FeatureDefinitionError(message)
+        if self.where is not None and self.what == _AMOUNT:
+            message = "Trend('amount', where=...): conditions go with Trend('orders', ...)"
+            raise FeatureDefinitionError(message)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return self._called(f"{self.what}_trend", f"{_short(self.over)}_{_short(self.against)}")
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        what = "Orders" if self.what == _ORDERS else "Spending"
+        return f"{what} a day in the {_long(self.over)} before this one over those in {_long(self.against)}."
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return f"nothing in the longer window, or {self._nobody}"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"Trend({self._arguments(repr(self.what), f'against={_short(self.against)}')})"
+
+    @cached_property
+    def _longer(self) -> "Count | Sum":
+        word = {"by": self.by, "known_after": self.known_after}
+        if self.what == _AMOUNT:
+            return Sum(_AMOUNT, over=self.against, **word)  # type: ignore[arg-type]
+        return Count(over=self.against, where=self.where, **word)  # type: ignore[arg-type]
+
+    @cached_property
+    def _shorter(self) -> "Count | Sum":
+        word = {"by": self.by, "known_after": self.known_after}
+        if self.what == _AMOUNT:
+            return Sum(_AMOUNT, over=self.over, **word)  # type: ignore[arg-type]
+        return Count(over=self.over, where=self.where, **word)  # type: ignore[arg-type]
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        lately, ever = self._shorter.exact(order, history), self._longer.exact(order, history)
+        if lately is None or ever is None or not ever[0]:
+            return None
+        # both over the same denominator
+        return lately[0] * (self.against // minutes(1)), ever[0] * (self.over // minutes(1))
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        return self._longer.looked_at(order, history)
+
+
+# How long ago, and whether ever -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Since(_OfHistory):
+    what: str = _ORDERS
+    over: timedelta = field(default=years(100), init=False, repr=False)
+    known_after: timedelta | None = field(default=None, init=False, repr=False)
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    unit = "days"
+    _which = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.what != _ORDERS:
+            _check_counted(type(self).__name__, self.what)
+            if self.where is not None:
+                message = f"{type(self).__name__}({self.what!r}, where=...): a fact has no conditions"
+                raise FeatureDefinitionError(message)
+
+    @cached_property
+    def span(self) -> Span:
+        """All time."""
+        return _EVER
+
+    @cached_property
+    def name(self) -> str:
+        what = "order" if self.what == _ORDERS else self.what
+        parts = [] if self.by == "customer" else [f"by_{self.by}"]
+        parts.append(f"days_since_{self._which}_{what}")
+        if self.where is not None:
+            parts.append(self.where.name)
+        return "_".join(parts)
+
+    @property
+    def declaration(self) -> str:
+        said = [] if self.what == _ORDERS else [repr(self.what)]
+        if self.by != "customer":
+            said.append(f"by={self.by}")
+        if self.where is not None:
+            said.append(f"where={self.where.declaration}")
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    @property
+    def doc(self) -> str:
+        if self.what != _ORDERS:
+            return f"Days since {self.what} was {self._which} known of one of the orders {_DOES[self.by]}."
+        which = "" if self.where is None else f" {self.where.doc}"
+        return f"Days from the {self._which} of the orders {_DOES[self.by]} before{which} to this one."
+
+    @property
+    def missing(self) -> str:
+        none = "no such order before" if self.what == _ORDERS else f"{self.what} is known of none"
+        return f"{none}, or {self._nobody}"
+
+    def _at(self, order: Order, history: History) -> int | None:
+        raise NotImplementedError
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
+        at = None if history is None else self._at(order, history)
+        return None if history is None or at is None else (history.as_of - at, _MICROSECONDS_A_DAY)
+
+    def _positions(self, order: Order, history: History) -> list[int]:
+        start, end = history.held_window(self.span)
+        if self.where is None:
+            return [*range(start, end)]
+        chosen = self._chosen(order, history) or b""
+        return [start + where for where, counts in enumerate(chosen) if counts]
+
+
+class SinceLast(_Since):
+    """How long ago the last order was: `SinceLast()` is days_since_last_order.
+
+    `SinceLast("refunded")` counts from when it was last known of an order; a condition looks at the orders
+    held one by one.
+    """
+
+    _which = "last"
+
+    def _at(self, order: Order, history: History) -> int | None:
+        if self.what != _ORDERS:
+            known = history.known_at(self.what)
+            return None if known is None else known[1]
+        if self.where is None:
+            return history.last_at()
+        chosen = self._chosen(order, history)
+        where = -1 if chosen is None else chosen.rfind(1)
+        return None if where < 0 else history.held_times(0, where + 1)[where]
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The position, among the orders held, of the one that made the value."""
+        return self._positions(order, history)[-1:] if self.what == _ORDERS else []
+
+
+class SinceFirst(_Since):
+    """How long there have been orders: `SinceFirst()` is days_since_first_order.
+
+    Exact even where the first order itself is no longer held; a condition looks at those held one by one.
+    """
+
+    _which = "first"
+
+    def _at(self, order: Order, history: History) -> int | None:
+        if self.what != _ORDERS:
+            known = history.known_at(self.what)
+            return None if known is None else known[0]
+        if self.where is None:
+            return history.first_at()
+        chosen = self._chosen(order, history)
+        where = -1 if chosen is None else chosen.find(1)
+        return None if where < 0 else history.held_times(0, where + 1)[where]
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The position, among the orders held, of the one that made the value."""
+        return self._positions(order, history)[:1] if self.what == _ORDERS else []
+
+
+@dataclass(frozen=True)
+class IsNew(_Derived):
+    """Whether it was never used before: `IsNew("device")` is device_is_new.
+
+    Everything is new in a first order.
+    """
+
+    what: str
+    by: str = field(default="customer", kw_only=True)
+    unit = "0 or 1"
+    between: ClassVar[tuple[float, float | None]] = (0, 1)
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        check_value("IsNew", self.what)
+        _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
+
+    @property
+    def entity(self) -> str:  # type: ignore[override] # noqa: D102
+        return self.by
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return f"{'' if self.by == 'customer' else f'by_{self.by}_'}{self.what}_is_new"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        what = spoken(self.what)
+        if self.by == "customer":
+            return f"1 when no remembered order of the customer had this {what}, else 0; 1 for a first order."
+        return (
+            f"1 when none of the orders {_DOES[self.by]} before had this {what}, else 0; 1 for a first order."
+        )
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        whose = "a guest" if self.by == "customer" else f"the order names no {spoken(self.by)}"
+        return f"the order does not say its {spoken(self.what)}, or {whose}"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"IsNew({self.what!r}{'' if self.by == 'customer' else f', by={self.by}'})"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        text = VALUES[self.what](order)
+        if history is None or text is None:
+            return None
+        return int(not history.has_seen(self.what, fingerprint(text))), 1
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that had it."""
+        code = fingerprint(VALUES[self.what](order))
+        return [at for at, has in enumerate(history.where_is(self.what, code, 0, len(history))) if has]
+
+
+# Where from ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Distance(_Derived):
+    """How far this order goes from where the last one went: `Distance()` is km_from_last_address.
+
+    Great circle between the coordinates of the shipping addresses, else of the billing ones, by the
+    haversine formula on a sphere, to the metre.
+    """
+
+    by: str = field(default="customer", kw_only=True)
+    between: ClassVar[tuple[float, float | None]] = (0, 20_016)
+    unit = "km"
+    _what = "km_from_last_address"
+    _says = "Kilometres from the last address known of the orders {} before to this order's."
+
+    def __post_init__(self) -> None:
+        """Check the words."""
+        _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
+
+    @property
+    def entity(self) -> str:  # type: ignore[override] # noqa: D102
+        return self.by
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return f"{'' if self.by == 'customer' else f'by_{self.by}_'}{self._what}"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        return self._says.format(_DOES[self.by])
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        whose = "a guest" if self.by == "customer" else f"the order names no {spoken(self.by)}"
+        return f"no coordinates in this order or in any before, or {whose}"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"{type(self).__name__}({'' if self.by == 'customer' else f'by={self.by}'})"
+
+    def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
+        found = None if history is None else self._km(order, history)
+        return None if found is None else found[0]
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        value = self.value(order, history)
+        return None if value is None else value.as_integer_ratio()
+
+    def _km(self, order: Order, history: History) -> tuple[float, int] | None:
+        """How far, and how long ago."""
+        here, last = place_of(order), history.last_place()
+        if not here or last is None:
+            return None
+        place, at = last
+        return _great_circle(place, here), history.as_of - at
+
+    def looked_at(self, order: Order, history: History) -> list[int]:  # noqa: ARG002
+        """The position, among the orders held, of the last one that says where."""
+        last = history.last_place()
+        times = history.held_times(0, len(history))
+        return [] if last is None else [max(where for where, at in enumerate(times) if at == last[1])]
+
+
+@dataclass(frozen=True)
+class Speed(Distance):
+    """How fast one would have to travel from the last address: `Speed()` is km_per_hour_from_last_address."""
+
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    unit = "km/h"
+    _what = "km_per_hour_from_last_address"
+    _says = "Kilometres from the last address known of the orders {} before, for each hour since."
+
+    def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
+        found = None if history is None else self._km(order, history)
+        return None if found is None else found[0] * _MICROSECONDS_AN_HOUR / found[1]
+
+
+def _great_circle(one: int, another: int) -> float:
+    (lat1, lon1), (lat2, lon2) = coordinates(one), coordinates(another)
+    north, south = radians(lat1), radians(lat2)
+    half = hypot(sin((south - north) / 2), sqrt(cos(north) * cos(south)) * sin(radians(lon2 - lon1) / 2))
+    return round(2 * _EARTH_KM * asin(min(half, 1.0)), 3)
+
+
+# Of other features --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ratio(_Derived):
+    """One quantity over another: `Ratio(amount, to=Mean("amount", over=days(30)))`.
+
+    Computed from both exact fractions and rounded once. Both are of one entity, or of the order itself.
+    """
+
+    quantity: Quantity
+    to: Quantity = field(kw_only=True)
+    between: ClassVar[tuple[float, float | None]] = (0, None)
+    unit = "ratio"
+
+    def __post_init__(self) -> None:
+        """Check what is compared."""
+        for each in (self.quantity, self.to):
+            if not hasattr(each, "exact"):
+                message = f"Ratio compares features such as Mean('amount', over=days(30)), not {each!r}"
+                raise FeatureDefinitionError(message)
+            if each.between[0] < 0:
+                message = f"Ratio compares quantities that are never negative, and {each.name!r} may be"
+                raise FeatureDefinitionError(message)
+        entities = {self.quantity.entity, self.to.entity} - {None}
+        if len(entities) > 1:
+            message = (
+                f"Ratio compares within one history, and {self.quantity.name!r} and {self.to.name!r} look at "
+                f"those of {' and '.join(sorted(map(str, entities)))}; declare two features"
+            )
+            raise FeatureDefinitionError(message)
+
+    @property
+    def entity(self) -> str | None:  # type: ignore[override] # noqa: D102
+        return self.quantity.entity or self.to.entity
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return f"{self.quantity.name}_over_{self.to.name}"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        return f"{self.quantity.name} divided by {self.to.name}."
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return f"{self.to.name} is missing or 0, or {self.quantity.name} is missing"
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"Ratio({self.quantity.declaration}, to={self.to.declaration})"
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        below = self.to.exact(order, history)
+        above = self.quantity.exact(order, history)
+        if above is None or below is None or below[0] == 0:
+            return None
+        return above[0] * below[1], above[1] * below[0]
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        found: set[int] = set()
+        for each in (self.quantity, self.to):
+            if hasattr(each, "looked_at"):
+                found.update(each.looked_at(order, history))
+        return sorted(found)
+
+
+@dataclass(frozen=True)
+class Category(_Derived):
+    """Which of a few texts the order says: `Category("country", ("DE", "FR"))` is country_category.
+
+    The value is the text's position in the vocabulary; a text that is not in it has the position after the
+    last. Models that know categories take it as one, the others through one-hot columns.
+    """
+
+    what: str
+    vocabulary: tuple[str, ...]
+    unit = "category"
+
+    def __post_init__(self) -> None:
+        """Check the field and its vocabulary."""
+        if self.what not in _TEXTS:
+            message = f"Category({self.what!r}): no such text of an order{did_you_mean(self.what, _TEXTS)}"
+            raise FeatureDefinitionError(message)
+        words = self.vocabulary
+        if not isinstance(words, tuple) or not words or len(set(words)) < len(words):
+            message = f"Category({self.what!r}) takes a tuple of different texts, not {words!r}"
+            raise FeatureDefinitionError(message)
+        if not all(isinstance(word, str) and word for word in words):
+            message = f"Category({self.what!r}) takes texts, not {words!r}"
+            raise FeatureDefinitionError(message)
+
+    @cached_property
+    def name(self) -> str:  # noqa: D102
+        return f"{self.what}_category"
+
+    @property
+    def doc(self) -> str:  # noqa: D102
+        return (
+            f"Which {spoken(self.what)} the order says, of {len(self.vocabulary)} known ones and any other."
+        )
+
+    @property
+    def between(self) -> tuple[float, float | None]:  # noqa: D102
+        return 0, len(self.vocabulary)
+
+    @property
+    def missing(self) -> str:  # noqa: D102
+        return f"the order does not say its {spoken(self.what)}"
+
+    @property
+    def categories(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The vocabulary, and at its end what stands for every other text."""
+        return (*self.vocabulary, "other")
+
+    @property
+    def declaration(self) -> str:  # noqa: D102
+        return f"Category({self.what!r}, {self.vocabulary!r})"
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {word: position for position, word in enumerate(self.vocabulary)}
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
+        text = _TEXTS[self.what](order)
+        return None if text is None else (self._position.get(text, len(self.vocabulary)), 1)
+
+
+def _funding(order: Order) -> str | None:
+    return None if order.card is None else order.card.funding
+
+
+_TEXTS: Mapping[str, Callable[[Order], str | None]] = {**VALUES, "card_funding": _funding}
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

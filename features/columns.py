@@ -1,0 +1,136 @@
+"""Columns of small codes: the values that occur, in order of their first use, and one code for each order.
+
+Counting the orders with one value is counting a byte, and the different ones of a slice are a set of bytes.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from features.remembered import UNKNOWN
+
+__all__ = [
+    "WORD",
+    "Column",
+    "both",
+    "code_of",
+    "codes_of",
+    "fits",
+    "lengthened",
+    "neither",
+    "only",
+    "packed",
+    "values_of",
+    "words",
+]
+
+WORD = 8
+"""Bytes of a number."""
+
+Column = int | tuple[bytes, bytes] | None
+"""All unknown; all the same; or the values in order of their first use, and a code for each order."""
+
+_CODES_A_BYTE = 256
+_CODES_A_WORD = 65_536
+_BYTE = [bytes((code,)) for code in range(_CODES_A_BYTE)]
+_NUMBER = struct.Struct("<q")
+
+
+def words(raw: bytes) -> tuple[int, ...]:
+    """The numbers in the bytes."""
+    return struct.unpack(f"<{len(raw) // WORD}q", raw)
+
+
+def code_of(vocabulary: bytes, value: int) -> int:
+    """Where the value stands in the vocabulary; -1 where it does not."""
+    wanted = _NUMBER.pack(value)
+    where = vocabulary.find(wanted)
+    while where > 0 and where % WORD:
+        where = vocabulary.find(wanted, where + 1)
+    return where // WORD
+
+
+def codes_of(column: tuple[bytes, bytes], held: int) -> bytes | memoryview:
+    """The codes of a column, one for each order."""
+    codes = column[1]
+    width = len(codes) // held
+    return codes if width == 1 else memoryview(codes).cast("H" if width == 2 else "I")
+
+
+def values_of(column: Column, held: int) -> list[int]:
+    """The value of each order."""
+    if column is None:
+        return [UNKNOWN] * held
+    if isinstance(column, int):
+        return [column] * held
+    known = words(column[0])
+    return [known[code] for code in codes_of(column, held)]
+
+
+def packed(values: Sequence[int]) -> Column:
+    """The column of these values, the same for the same values."""
+    vocabulary = dict.fromkeys(values)
+    if len(vocabulary) <= 1:
+        return (values[0] or None) if values else None
+    code = {value: position for position, value in enumerate(vocabulary)}
+    codes = _coded(map(code.__getitem__, values), len(vocabulary))
+    return struct.pack(f"<{len(vocabulary)}q", *vocabulary), codes
+
+
+def _coded(codes: Iterable[int], vocabulary: int) -> bytes:
+    if vocabulary <= _CODES_A_BYTE:
+        return bytes(codes)
+    return array("H" if vocabulary <= _CODES_A_WORD else "I", codes).tobytes()
+
+
+def lengthened(column: Column, held: int, value: int) -> Column:
+    """The column with one more order at its end."""
+    if column is None:
+        if value == UNKNOWN:
+            return None
+        if not held:
+            return value
+        return _NUMBER.pack(UNKNOWN) + _NUMBER.pack(value), bytes(held) + b"\1"
+    if isinstance(column, int):
+        if value == column:
+            return column
+        return _NUMBER.pack(column) + _NUMBER.pack(value), bytes(held) + b"\1"
+    vocabulary, codes = column
+    code = code_of(vocabulary, value)
+    if code < 0:
+        code = len(vocabulary) // WORD
+        vocabulary += _NUMBER.pack(value)
+        if code in (_CODES_A_BYTE, _CODES_A_WORD):
+            return vocabulary, _coded([*codes_of(column, held), code], code + 1)
+    if len(codes) == held:
+        return vocabulary, codes + _BYTE[code]
+    return vocabulary, codes + struct.pack("<H" if len(codes) == 2 * held else "<I", code)
+
+
+@lru_cache(maxsize=_CODES_A_BYTE)
+def only(code: int) -> bytes:
+    """What translates this code to 1 and every other to 0."""
+    return bytes(code) + b"\1" + bytes(_CODES_A_BYTE - 1 - code)
+
+
+def fits(column: Column, held: int) -> bool:
+    """Whether this can be the column of so many orders."""
+    if not isinstance(column, tuple):
+        return True
+    vocabulary, codes = column
+    return bool(held) and len(vocabulary) % WORD == 0 and len(codes) in (held, 2 * held, 4 * held)
+
+
+def both(one: bytes, other: bytes) -> bytes:
+    """The 1s that two masks have in common."""
+    together = int.from_bytes(one, "little") & int.from_bytes(other, "little")
+    return together.to_bytes(len(one), "little")
+
+
+def neither(mask: bytes) -> bytes:
+    """A mask's 0s as 1s, and its 1s as 0s."""
+    return mask.translate(_ONLY_ZERO)
+
+
+_ONLY_ZERO = only(0)
