@@ -553,6 +553,8 @@ class Found(NamedTuple):
     end: int
     low: int
     high: int
+    is_cut: bool
+    """Whether a tile lies in the window in part, or orders are missing that no tile holds."""
 
 
 class _Said(NamedTuple):
@@ -603,7 +605,7 @@ class History:
                 end = bisect_left(self._times, until, 0, end)
             since = _NEVER if over is None else until - over
             start = bisect_left(self._times, since, 0, end)
-            found = Found(start, end, 0, 0)
+            found = Found(start, end, 0, 0, is_cut=False)
             if not start and row._folded:
                 found = self._with_tiles(found, since, until)
             self._windows[window] = found
@@ -613,21 +615,27 @@ class History:
 
     def _with_tiles(self, found: Found, since: int, until: int) -> Found:
         tiles = self._row._tiled()
-        if self._row._folded > tiles.counts[-1]:
-            self.is_exact = False  # orders that a row of version 1 dropped are in no tile
         high = bisect_left(tiles.lasts, until)
         low = min(bisect_left(tiles.middles, since), high)
+        # orders that a row of version 1 dropped are in no tile
+        is_cut = self._row._folded > tiles.counts[-1]
         for edge in (since, until):
             where = bisect_left(tiles.lasts, edge)
-            if where < len(tiles.firsts) and tiles.firsts[where] < edge:
-                self.is_exact = False
-        return found._replace(low=low, high=high)
+            is_cut = is_cut or (where < len(tiles.firsts) and tiles.firsts[where] < edge)
+        return Found(found.start, found.end, low, high, is_cut)
+
+    def _of_tiles(self, window: Span) -> Found:
+        """Where the window's orders lie, for a question that tiles answer too."""
+        found = self.within(window)
+        if found.is_cut:
+            self.is_exact = False
+        return found
 
     # Orders -------------------------------------------------------------------------------------
 
     def count(self, window: Span) -> int:
         """How many orders were placed in the window."""
-        start, end, low, high = self.within(window)
+        start, end, low, high, _ = self._of_tiles(window)
         if high:
             counts = self._row._tiled().counts
             return end - start + counts[high] - counts[low]
@@ -658,7 +666,7 @@ class History:
 
         `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
         """
-        start, end, _, _ = self.within(window)
+        start, end, *_ = self.within(window)
         amounts = self._row._amounts_view()[start:end]
         if not self._is_all_in(currency):
             mask = self.where_is(_CURRENCY, currency, start, end)
@@ -667,7 +675,7 @@ class History:
 
     def currencies(self, window: Span) -> list[int]:
         """The currencies of the window's orders, as fingerprints, in a fixed order."""
-        start, end, low, high = self.within(window)
+        start, end, low, high, _ = self._of_tiles(window)
         found = self._different(_CURRENCY, start, end)
         if high > low:
             found |= set(self._row._tiled().currencies[low:high])
@@ -675,7 +683,7 @@ class History:
 
     def spent(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int]:
         """How many of the window's orders are in a currency, and their total in minor units."""
-        start, end, low, high = self.within(window)
+        start, end, low, high, _ = self._of_tiles(window)
         if chosen is None and self._is_all_in(currency):
             totals = self._row._running_totals()
             count, total = end - start, totals[end] - totals[start]
@@ -689,7 +697,7 @@ class History:
 
     def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
         """The sum of the squares of the amounts that `spent` adds up."""
-        start, end, low, high = self.within(window)
+        start, end, low, high, _ = self._of_tiles(window)
         if chosen is None and self._is_all_in(currency):
             running = self._row._running_squares()
             squares = running[end] - running[start]
@@ -701,7 +709,7 @@ class History:
 
     def extremes(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int] | None:
         """The smallest and the largest of the amounts that `spent` adds up; None without one."""
-        _, _, low, high = self.within(window)
+        _, _, low, high, _ = self._of_tiles(window)
         amounts = self.amounts(window, currency, chosen)
         found = [(min(amounts), max(amounts))] if amounts else []
         if high > low and chosen is None:
@@ -711,14 +719,14 @@ class History:
 
     def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
         """The known numbers, of one of NUMBERS, of the window's held orders."""
-        start, end, _, _ = self.within(window)
+        start, end, *_ = self.within(window)
         self._looks_only_at_held(window)
         values = self._slice(COLUMN_OF[what], start, end)
         return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
 
     def distinct(self, what: str, window: Span, chosen: bytes | None = None) -> int:
         """How many known, different texts of one of VALUES the window's orders had."""
-        start, end, _, _ = self.within(window)
+        start, end, *_ = self.within(window)
         column = COLUMN_OF[what]
         if chosen is None:
             found = self._different(column, start, end)
@@ -876,8 +884,8 @@ class History:
 
     def _looks_only_at_held(self, window: Span) -> None:
         found = self._windows[window]
-        if not found.start and self._row._folded:
-            self.is_exact = self.is_exact and found.high <= found.low
+        if found.is_cut or found.high > found.low:
+            self.is_exact = False
 
     def _is_all_in(self, currency: int) -> bool:
         """Whether every order held is in this currency, the usual case."""
