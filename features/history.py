@@ -400,11 +400,11 @@ class Row:
     def _insert_between(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
         held, where = len(self), bisect_right(self._times_view(), at)
         byte = where * WORD
-        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
-        self._orders = self._orders[:byte] + _NUMBER.pack(order) + self._orders[byte:]
         amounts = self._amounts_view().tolist()
         amounts.insert(where, amount)
         self._amounts = _amounts_packed(amounts)
+        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
+        self._orders = self._orders[:byte] + _NUMBER.pack(order) + self._orders[byte:]
         for position, value in enumerate(said):
             column = self._columns[position]
             if column != value and (value or column is not None):

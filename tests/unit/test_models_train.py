@@ -140,9 +140,17 @@ def test_an_order_that_changes_its_customer_leaves_the_first_ones_history() -> N
 
 
 def test_a_row_holds_no_more_orders_than_the_workers() -> None:
-    examples = [(an_order(number), False) for number in range(5)]
-    seen = [each.vector[0] for each in replay(examples, features=COUNT, row_limit=2)]
-    assert seen == [0, 1, 2, 2, 2]
+    new = by_names(["device_is_new"])
+    devices = ["first", *(f"d{number}" for number in range(70)), "first"]
+    examples = [
+        (an_order(number).model_copy(update={"device_id": device}), False)
+        for number, device in enumerate(devices)
+    ]
+
+    def last(row_limit: int) -> float | None:
+        return list(replay(examples, features=new, row_limit=row_limit))[-1].vector[0]
+
+    assert (last(100), last(2)) == (0.0, 1.0)
 
 
 def test_an_unlabelled_order_makes_history_and_teaches_nothing() -> None:
