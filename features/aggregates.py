@@ -537,14 +537,14 @@ class _OfQuantities(_OfHistory):
     def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
         """How many, their total and the total of their squares, scaled alike, and what divides the scale.
 
-        The squares are added up for Std alone.
+        The squares are added up for Std and ZScore alone.
         """
         chosen = None
         if self.where is not None:
             chosen = self._chosen(order, history)
             if chosen is None:
                 return None
-        squared = self._word == "std"
+        squared = self._word in {"std", "zscore"}
         if not self._is_money:
             numbers = history.numbers(self.what, self.span, chosen)
             return len(numbers), sum(numbers), sum([n * n for n in numbers]) if squared else 0, 1
