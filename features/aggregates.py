@@ -51,6 +51,8 @@ _EARTH_KM = 6371.0088
 _ENOUGH_TO_SPREAD = 2
 _MAJOR = "major units of the order's currency"
 """50.00 EUR is 50 and 5,000 JPY is 5000: in minor units a model would take the two for the same."""
+_OTHER_CURRENCIES = " Past orders in another currency than the order's do not count."
+_MOST = {"max": "Most", "min": "Fewest"}
 _EVER = Span(None)
 _ORDERS = "orders"
 _AMOUNT = "amount"
@@ -59,7 +61,7 @@ _DOES = {
     "customer": "the customer placed",
     "device": "placed with this device",
     "card": "paid with this card",
-    "ip": "placed from this ip",
+    "ip": "placed from this IP address",
     "email": "placed under this email",
     "shipping_address": "shipped to this address",
     "merchant": "placed with this merchant",
@@ -269,7 +271,7 @@ class Count(_OfHistory):
 
     @property
     def doc(self) -> str:  # noqa: D102
-        known = "" if self.what == _ORDERS else f", of which {self.what} was known"
+        known = "" if self.what == _ORDERS else f", known to be {self.what}"
         return _sentence(f"{self._orders}{known}.")
 
     @property
@@ -322,7 +324,7 @@ class Share(_OfHistory):
 
     @property
     def doc(self) -> str:  # noqa: D102
-        which = f"of which {self.what} was known" if isinstance(self.what, str) else self.what.doc
+        which = f"known to be {self.what}" if isinstance(self.what, str) else self.what.doc
         return f"Share {which} among the {self._orders}."
 
     @property
@@ -394,11 +396,11 @@ class Distinct(_OfHistory):
 
     @property
     def unit(self) -> str:  # noqa: D102
-        return f"different values of {spoken(self.what)}"
+        return f"different {_plural(self.what)}"
 
     @property
     def doc(self) -> str:  # noqa: D102
-        return f"Different values of {spoken(self.what)} among the {self._orders}."
+        return f"Different {_plural(self.what)} among the {self._orders}."
 
     @property
     def missing(self) -> str:  # noqa: D102
@@ -507,6 +509,8 @@ class _OfQuantities(_OfHistory):
             what = "amount"
         else:
             what = f"amount {self.what}" if self.what in FACTS else spoken(self.what)
+            if self.what in NUMBERS and self._word in _MOST:
+                return f"{_MOST[self._word]} {what} of any of the {self._orders}."
         return f"{self._says.format(what)} of the {self._orders}.{self._money_note}"
 
     @property
@@ -514,7 +518,7 @@ class _OfQuantities(_OfHistory):
         if not self._is_money:
             return ""
         if self.rates is None:
-            return " Past orders in another currency than the order's do not count."
+            return _OTHER_CURRENCIES
         return " Past orders in a currency without a rate do not count."
 
     @property
@@ -739,8 +743,11 @@ class Trend(_OfHistory):
 
     @property
     def doc(self) -> str:  # noqa: D102
-        what = "Orders" if self.what == _ORDERS else "Spending"
-        return f"{what} a day in the {_long(self.over)} before this one over those in {_long(self.against)}."
+        what = "orders" if self.what == _ORDERS else "amount of orders"
+        which = "" if self.where is None else f" {self.where.doc}"
+        note = "" if self.what == _ORDERS else _OTHER_CURRENCIES
+        longer = f"that in the {_long(self.against)} to the same end"
+        return f"Daily {what} {_DOES[self.by]}{which} {self._window}, divided by {longer}.{note}"
 
     @property
     def missing(self) -> str:  # noqa: D102
@@ -822,9 +829,10 @@ class _Since(_OfHistory):
     @property
     def doc(self) -> str:
         if self.what != _ORDERS:
-            return f"Days since {self.what} was {self._which} known of one of the orders {_DOES[self.by]}."
+            said = f"it {self._which} became known that an order {_DOES[self.by]} was {self.what}"
+            return f"Days since {said}."
         which = "" if self.where is None else f" {self.where.doc}"
-        return f"Days from the {self._which} of the orders {_DOES[self.by]} before{which} to this one."
+        return f"Days since the {self._which} order {_DOES[self.by]}{which} before this one."
 
     @property
     def missing(self) -> str:
@@ -963,7 +971,7 @@ class Distance(_Derived):
     between: ClassVar[tuple[float, float | None]] = (0, 20_016)
     unit = "km"
     _what = "km_from_last_address"
-    _says = "Kilometres from the last address known of the orders {} before to this order's."
+    _says = "Kilometres from the last known address of the orders {} before to this order's."
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -1020,7 +1028,7 @@ class Speed(Distance):
     between: ClassVar[tuple[float, float | None]] = (0, None)
     unit = "km/h"
     _what = "km_per_hour_from_last_address"
-    _says = "Kilometres from the last address known of the orders {} before, for each hour since."
+    _says = "Kilometres from the last known address of the orders {} before, per hour since."
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
         found = None if history is None else self._km(order, history)
@@ -1076,7 +1084,8 @@ class Ratio(_Derived):
 
     @property
     def doc(self) -> str:  # noqa: D102
-        return f"{self.quantity.name} divided by {self.to.name}."
+        below = _claim(self.to)
+        return f"{_claim(self.quantity)}, divided by: {below[0].lower()}{below[1:]}."
 
     @property
     def missing(self) -> str:  # noqa: D102
@@ -1172,3 +1181,16 @@ _TEXTS: Mapping[str, Callable[[Order], str | None]] = {**VALUES, "card_funding":
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def _plural(what: str) -> str:
+    """A field's name as words for several."""
+    text = spoken(what)
+    if text.endswith("y"):
+        return f"{text[:-1]}ies"
+    return f"{text}es" if text.endswith("s") else f"{text}s"
+
+
+def _claim(feature: Quantity) -> str:
+    """The first sentence of a feature's doc, without its full stop."""
+    return feature.doc.partition(". ")[0].removesuffix(".")

@@ -232,7 +232,7 @@ class at_least(_OfNumber):  # noqa: N801
 
     @property
     def doc(self) -> str:  # noqa: D102
-        return f"with {self.number} {spoken(self.what)} or more"
+        return f"with at least {self.number} {_counted(self.what, self.number)}"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
         numbers = history.held_numbers(self.what, start, end)
@@ -248,7 +248,7 @@ class below(_OfNumber):  # noqa: N801
 
     @property
     def doc(self) -> str:  # noqa: D102
-        return f"with fewer than {self.number} {spoken(self.what)}"
+        return f"with fewer than {self.number} {_counted(self.what, self.number)}"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
         numbers = history.held_numbers(self.what, start, end)
@@ -321,7 +321,7 @@ class as_large(_Combined):  # noqa: N801
 
     needs = ()
     name = "as_large"
-    doc = "of this one's amount or more, in its currency"
+    doc = "at least as large as this one in its currency"
     declaration = "as_large()"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: D102
@@ -332,7 +332,15 @@ class as_large(_Combined):  # noqa: N801
 
 def spoken(what: str) -> str:
     """A field's name as words."""
-    return what.replace("_", " ")
+    return _SPOKEN.get(what) or what.replace("_", " ")
+
+
+_SPOKEN = {"ip": "IP address", "card_bin": "card BIN"}
+
+
+def _counted(what: str, number: int) -> str:
+    """The name of one of NUMBERS after a number: 1 piece, 2 pieces."""
+    return spoken(what).removesuffix("s") if number == 1 else spoken(what)
 
 
 def check_condition(word: str, where: object) -> None:
