@@ -23,7 +23,7 @@ from features.aggregates import (
     Trend,
     ZScore,
 )
-from features.catalogue import STARTER, by_name, by_names
+from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, amounts_in, by_name, by_names
 from features.conditions import as_large, at_least, below, is_in, near_hour, other, same, was
 from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
 from features.define import Feature, compute, days, feature, features_digest, hours, minutes, weeks, years
@@ -36,11 +36,14 @@ from features.remembered import ENTITIES, NUMBERS, VALUES
 from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
 
 __all__ = [
+    "CATALOGUE",
     "ENTITIES",
     "FACTS",
+    "GROUPS",
     "MOST_REVISIONS",
     "NUMBERS",
     "REJECTION_CODES",
+    "SERVED",
     "STARTER",
     "VALUES",
     "Address",
@@ -84,6 +87,7 @@ __all__ = [
     "Sum",
     "Trend",
     "ZScore",
+    "amounts_in",
     "as_large",
     "at_least",
     "below",

@@ -1,26 +1,62 @@
-"""Every feature the scorer knows, grouped by what it looks at. A new one is one line here."""
+"""Every feature the scorer knows, grouped by what it looks at. A new one is one line here.
 
-from collections.abc import Iterable
+Names, meanings, units, ranges and what a missing value means are derived from the lines, and
+docs/features.md from them. The comments name what is not plain from the words.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import asin, cos, radians, sin, sqrt
+from types import MappingProxyType
+from typing import Final
 
 from features.aggregates import (
+    Category,
     Count,
+    Distance,
     Distinct,
     IsNew,
     Max,
     Mean,
+    Min,
     OrderAmount,
     Ratio,
+    Share,
     SinceFirst,
     SinceLast,
+    Speed,
+    Std,
     Sum,
+    Trend,
+    ZScore,
 )
-from features.define import Feature, days, feature, hours
+from features.conditions import as_large, at_least, near_hour, other, same
+from features.define import Feature, days, feature, hours, minutes
 from features.errors import FeatureDefinitionError, did_you_mean
-from features.events import Order, microseconds
+from features.events import LARGEST_AMOUNT, Order, microseconds
+from features.money import exponent
+from features.rates import Rates
 
-__all__ = ["BASKET", "COMPARED", "CUSTOMER_HISTORY", "STARTER", "by_name", "by_names"]
+__all__ = [
+    "CATALOGUE",
+    "GROUPS",
+    "SERVED",
+    "SERVED_ENTITIES",
+    "STARTER",
+    "amounts_in",
+    "by_name",
+    "by_names",
+    "is_served",
+    "unserved",
+]
 
 _SATURDAY = 5
+_EARTH_KM = 6371.0088
+"""The earth's mean radius, as the International Union of Geodesy and Geophysics gives it."""
+_HALFWAY_ROUND_KM = 20_016
+"""Two places on earth are no further apart."""
+
+
+# The order itself ---------------------------------------------------------------------------------
 
 
 amount = OrderAmount()
@@ -86,47 +122,401 @@ def shipping_country_differs(order: Order) -> float | None:
     return order.shipping.country != order.billing.country
 
 
-BASKET: tuple[Feature, ...] = (
-    amount,
-    hour_of_day,
-    is_weekend,
-    items_count,
-    digital_share,
-    payment_attempts,
-    account_age_days,
-    issuer_country_differs,
-    shipping_country_differs,
-)
-"""What the order says itself."""
+def _differ(one: str | None, another: str | None) -> bool | None:
+    """Whether two texts differ; None where one is unknown."""
+    return None if one is None or another is None else one != another
 
-CUSTOMER_HISTORY: tuple[Feature, ...] = (
-    Count(over=hours(1)),  # orders_count_1h
+
+@feature(unit="0 or 1", between=(0, 1), missing="never")
+def is_guest(order: Order) -> float:
+    """1 when a guest ordered, of whom no history is kept, else 0."""
+    return order.customer_id is None
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="the card's or the billing country is not known")
+def issuer_country_differs_from_billing(order: Order) -> float | None:
+    """1 when the card was issued in another country than the order is billed to, else 0."""
+    if order.card is None or order.billing is None:
+        return None
+    return _differ(order.card.issuer_country, order.billing.country)
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="the card's or the shipping country is not known")
+def issuer_country_differs_from_shipping(order: Order) -> float | None:
+    """1 when the card was issued in another country than the order ships to, else 0."""
+    if order.card is None or order.shipping is None:
+        return None
+    return _differ(order.card.issuer_country, order.shipping.country)
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="the billing or the order's country is not known")
+def billing_country_differs(order: Order) -> float | None:
+    """1 when the order is billed to another country than it was placed in, else 0."""
+    return None if order.billing is None else _differ(order.billing.country, order.country)
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="the shipping or the order's country is not known")
+def shipping_country_differs_from_order(order: Order) -> float | None:
+    """1 when the order ships to another country than it was placed in, else 0."""
+    return None if order.shipping is None else _differ(order.shipping.country, order.country)
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="the shipping or the billing address is not known")
+def shipping_address_differs(order: Order) -> float | None:
+    """1 when the order ships to another address than it is billed to, else 0."""
+    if order.shipping is None or order.billing is None:
+        return None
+    return _differ(order.shipping.hash, order.billing.hash)
+
+
+@feature(
+    unit="kilometres",
+    between=(0, _HALFWAY_ROUND_KM),
+    missing="the place of the shipping or of the billing address is not known",
+)
+def km_from_billing_to_shipping(order: Order) -> float | None:
+    """Kilometres from where the order is billed to where it ships, the shortest way over the earth."""
+    if order.billing is None or order.shipping is None:
+        return None
+    if order.billing.latitude is None or order.billing.longitude is None:
+        return None
+    if order.shipping.latitude is None or order.shipping.longitude is None:
+        return None
+    north, south = radians(order.billing.latitude), radians(order.shipping.latitude)
+    across = radians(order.shipping.longitude) - radians(order.billing.longitude)
+    half = sin((south - north) / 2) ** 2 + cos(north) * cos(south) * sin(across / 2) ** 2
+    return 2 * _EARTH_KM * asin(sqrt(min(1.0, half)))  # rounding may put it above 1
+
+
+@feature(unit="lines", between=(1, None), missing="the order lists no items")
+def lines_count(order: Order) -> float | None:
+    """Lines of the basket."""
+    return len(order.items) or None
+
+
+@feature(unit="pieces", between=(0, None), missing="the order lists no items")
+def gift_cards_count(order: Order) -> float | None:
+    """Gift cards in the basket, quantities counted."""
+    return sum(item.quantity for item in order.items if item.gift_card) if order.items else None
+
+
+@feature(unit="share", between=(0, 1), missing="an item has no price, or all together cost nothing")
+def largest_line_share(order: Order) -> float | None:
+    """The dearest line's share of the basket's value."""
+    worth = [item.unit_price * item.quantity for item in order.items if item.unit_price is not None]
+    if len(worth) < len(order.items) or not sum(worth):
+        return None
+    return max(worth) / sum(worth)
+
+
+@feature(
+    unit="major units of the order's currency",
+    between=(0, LARGEST_AMOUNT),
+    missing="the order lists no items, or one without its price",
+)
+def mean_piece_price(order: Order) -> float | None:
+    """What a piece of the basket costs in the mean."""
+    total = pieces = 0
+    for item in order.items:
+        if item.unit_price is None:
+            return None
+        total += item.unit_price * item.quantity
+        pieces += item.quantity
+    return total / (pieces * 10 ** exponent(order.currency)) if pieces else None
+
+
+@feature(unit="codes", between=(0, None), missing="never")
+def promotions_count(order: Order) -> float:
+    """Promotion codes the order used."""
+    return len(order.promotion_codes)
+
+
+# The groups ---------------------------------------------------------------------------------------
+
+
+_VELOCITY: tuple[Feature, ...] = (
+    Count(over=minutes(10)),  # orders_count_10m
+    Count(over=hours(1)),
     Count(over=days(1)),
     Count(over=days(7)),
     Count(over=days(30)),
-    Sum("amount", over=days(1)),  # amount_sum_1d
-    Mean("amount", over=days(7)),  # amount_mean_7d
-    Mean("amount", over=days(30)),
-    Max("amount", over=days(30)),  # amount_max_30d
+    Count(over=days(365)),
     SinceLast(),  # days_since_last_order
     SinceFirst(),  # days_since_first_order
-    Distinct("device", over=days(30)),  # device_distinct_30d
-    Distinct("card", over=days(30)),
+    Trend("orders", over=days(7), against=days(90)),  # orders_trend_7d_90d
+)
+
+_AMOUNTS: tuple[Feature, ...] = (
+    amount,
+    Sum("amount", over=days(1)),
+    Sum("amount", over=days(30)),
+    Mean("amount", over=days(7)),
+    Mean("amount", over=days(30)),
+    Std("amount", over=days(90)),
+    Max("amount", over=days(30)),
+    ZScore("amount", over=days(90)),  # amount_zscore_90d
+    Ratio(amount, to=Mean("amount", over=days(30))),  # amount_over_amount_mean_30d
+    Ratio(amount, to=Max("amount", over=days(365))),
+    Share(as_large(), over=days(365)),  # how usual so large an order is
+    Trend("amount", over=days(7), against=days(90)),
+)
+
+_NOVELTY: tuple[Feature, ...] = (
     IsNew("device"),  # device_is_new
     IsNew("card"),
     IsNew("shipping_address"),
+    IsNew("billing_address"),
+    IsNew("email"),
+    IsNew("ip"),
+    IsNew("country"),
+    IsNew("shipping_country"),
+    IsNew("category"),
+    IsNew("merchant"),
+    IsNew("payment_method"),
+    IsNew("currency"),
 )
-"""What the customer did before."""
 
-COMPARED: tuple[Feature, ...] = (
-    Ratio(amount, to=Mean("amount", over=days(30))),  # amount_over_amount_mean_30d
+_DISTINCT: tuple[Feature, ...] = (
+    Distinct("card", over=hours(1)),  # card_distinct_1h
+    Distinct("card", over=days(30)),
+    Distinct("device", over=days(30)),
+    Distinct("ip", over=days(1)),
+    Distinct("shipping_address", over=days(30)),
+    Distinct("country", over=days(30)),
+    Distinct("issuer_country", over=days(90)),
+    Distinct("payment_method", over=days(30)),
 )
-"""How the order compares with what the customer did before."""
 
-STARTER: tuple[Feature, ...] = BASKET + CUSTOMER_HISTORY + COMPARED
-"""The features the first models are trained on."""
+_COUNTRIES: tuple[Feature, ...] = (
+    issuer_country_differs,
+    issuer_country_differs_from_billing,
+    issuer_country_differs_from_shipping,
+    shipping_country_differs,
+    shipping_country_differs_from_order,
+    billing_country_differs,
+    Share(same("country"), over=days(90)),  # same_country_share_90d
+)
 
-_BY_NAME = {each.name: each for each in STARTER}
+_PLACES: tuple[Feature, ...] = (
+    shipping_address_differs,
+    km_from_billing_to_shipping,
+    Distance(),  # km_from_last_address
+    Speed(),  # km_per_hour_from_last_address
+    SinceLast(where=same("shipping_address")),  # days_since_last_order_same_shipping_address
+)
+
+_ACCOUNT: tuple[Feature, ...] = (
+    is_guest,
+    account_age_days,
+    Ratio(Count(over=days(1)), to=account_age_days),  # a burst out of a young account
+)
+
+_HABIT: tuple[Feature, ...] = (
+    hour_of_day,
+    is_weekend,
+    Share(near_hour(2), over=days(365)),  # how usual an order at this hour is
+)
+
+_BASKET: tuple[Feature, ...] = (
+    items_count,
+    lines_count,
+    digital_share,
+    gift_cards_count,
+    largest_line_share,
+    mean_piece_price,
+    Ratio(items_count, to=Mean("pieces", over=days(90))),
+    Sum("gift_card_pieces", over=days(30)),
+)
+
+_PAYMENT: tuple[Feature, ...] = (
+    payment_attempts,
+    Max("payment_attempts", over=days(30)),
+    Count("declined", over=hours(1)),  # declined_count_1h
+    Count("declined", over=days(30)),
+    Share("declined", over=days(30)),
+    Count(over=days(1), where=other("card")),  # orders_count_1d_other_card
+    Count(over=days(365), where=same("card")),  # how often this card was used before
+    SinceLast(where=same("card")),
+)
+
+_PROMOTIONS: tuple[Feature, ...] = (
+    promotions_count,
+    IsNew("promotion"),
+    Sum("promotions", over=days(30)),
+    Share(at_least("promotions", 1), over=days(90)),
+)
+
+_RETURNS: tuple[Feature, ...] = (
+    Count("refunded", over=days(180)),  # refunded_count_180d
+    Share("refunded", over=days(180)),
+    Sum("refunded", over=days(180)),
+    SinceLast("refunded"),
+    Count("returned", over=days(180)),
+    Share("returned", over=days(180)),
+    Count("cancelled", over=days(30)),
+    Share("delivered", over=days(180), known_after=days(14)),
+    Count("repaid", over=days(365)),
+)
+
+_FRAUD: tuple[Feature, ...] = (
+    Count("fraud", over=days(365)),  # fraud_count_365d
+    Share("fraud", over=days(365)),
+    SinceLast("fraud"),
+    # of orders old enough that most of their chargebacks have come
+    Count("fraud", over=days(365), known_after=days(45)),
+    Share("fraud", over=days(365), known_after=days(45)),
+)
+
+_CATEGORIES: tuple[Feature, ...] = (
+    # a start, not a list of the world: put in what your own orders say, most frequent first
+    Category("country", ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN")),
+    Category("issuer_country", ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN")),
+    Category("category", ("fashion", "electronics", "home", "beauty", "grocery", "toys", "gift-card")),
+    Category("payment_method", ("card", "paypal", "invoice", "bank_transfer", "direct_debit", "wallet")),
+    Category("email_domain", ("gmail.com", "yahoo.com", "hotmail.com", "outlook.com", "icloud.com")),
+    Category("channel", ("web", "app", "phone", "marketplace")),
+    Category("card_funding", ("credit", "debit", "prepaid")),
+)
+
+_BY_DEVICE: tuple[Feature, ...] = (
+    Count(over=hours(1), by="device"),  # by_device_orders_count_1h
+    SinceFirst(by="device"),
+    Distinct("customer", over=days(30), by="device"),
+    Distinct("card", over=days(30), by="device"),
+    Count("fraud", over=days(90), known_after=days(7), by="device"),
+    Share("fraud", over=days(90), known_after=days(7), by="device"),
+)
+
+_BY_CARD: tuple[Feature, ...] = (
+    Count(over=hours(1), by="card"),
+    Count(over=days(1), by="card"),
+    SinceFirst(by="card"),
+    Distinct("customer", over=days(30), by="card"),
+    Distinct("shipping_address", over=days(30), by="card"),
+    Count("declined", over=days(1), by="card"),
+    Share("fraud", over=days(90), known_after=days(7), by="card"),
+)
+
+_BY_IP: tuple[Feature, ...] = (
+    Count(over=hours(1), by="ip"),
+    Distinct("customer", over=days(1), by="ip"),
+    Distinct("card", over=days(1), by="ip"),
+    Count("fraud", over=days(30), known_after=days(7), by="ip"),
+    Share("fraud", over=days(30), known_after=days(7), by="ip"),
+)
+
+_BY_EMAIL: tuple[Feature, ...] = (
+    SinceFirst(by="email"),
+    Distinct("card", over=days(90), by="email"),
+    Count("fraud", over=days(365), known_after=days(7), by="email"),
+)
+
+_BY_SHIPPING_ADDRESS: tuple[Feature, ...] = (
+    SinceFirst(by="shipping_address"),
+    Distinct("customer", over=days(90), by="shipping_address"),
+    Distinct("card", over=days(90), by="shipping_address"),
+    Share("fraud", over=days(365), known_after=days(7), by="shipping_address"),
+)
+
+_BY_MERCHANT: tuple[Feature, ...] = (
+    Count(over=hours(1), by="merchant"),
+    Trend("orders", over=days(1), against=days(30), by="merchant"),
+    ZScore("amount", over=days(30), by="merchant"),
+    Count("fraud", over=days(7), known_after=days(7), by="merchant"),
+    Share("fraud", over=days(7), known_after=days(7), by="merchant"),
+)
+
+GROUPS: Final[Mapping[str, tuple[Feature, ...]]] = MappingProxyType(
+    {
+        "velocity": _VELOCITY,
+        "amounts": _AMOUNTS,
+        "novelty": _NOVELTY,
+        "distinct": _DISTINCT,
+        "countries": _COUNTRIES,
+        "places": _PLACES,
+        "account": _ACCOUNT,
+        "habit": _HABIT,
+        "basket": _BASKET,
+        "payment": _PAYMENT,
+        "promotions": _PROMOTIONS,
+        "returns": _RETURNS,
+        "fraud": _FRAUD,
+        "categories": _CATEGORIES,
+        "by_device": _BY_DEVICE,
+        "by_card": _BY_CARD,
+        "by_ip": _BY_IP,
+        "by_email": _BY_EMAIL,
+        "by_shipping_address": _BY_SHIPPING_ADDRESS,
+        "by_merchant": _BY_MERCHANT,
+    }
+)
+"""Every feature of the catalogue, by the name of its group; each is in one group only."""
+
+CATALOGUE: Final[tuple[Feature, ...]] = tuple(each for group in GROUPS.values() for each in group)
+"""Every feature, in the order of the groups."""
+
+SERVED_ENTITIES: Final = frozenset({None, "customer"})
+"""Whose features a worker computes; None is the order itself. The others are declared and not served yet."""
+
+SERVED: Final[tuple[Feature, ...]] = tuple(each for each in CATALOGUE if each.entity in SERVED_ENTITIES)
+"""The features a model in service may use."""
+
+_BY_NAME: Final = {each.name: each for each in CATALOGUE}
+
+STARTER: Final[tuple[Feature, ...]] = tuple(
+    _BY_NAME[name]
+    for name in (
+        "amount",
+        "hour_of_day",
+        "is_weekend",
+        "items_count",
+        "digital_share",
+        "payment_attempts",
+        "account_age_days",
+        "issuer_country_differs",
+        "shipping_country_differs",
+        "orders_count_1h",
+        "orders_count_1d",
+        "orders_count_7d",
+        "orders_count_30d",
+        "amount_sum_1d",
+        "amount_mean_7d",
+        "amount_mean_30d",
+        "amount_max_30d",
+        "days_since_last_order",
+        "days_since_first_order",
+        "device_distinct_30d",
+        "card_distinct_30d",
+        "device_is_new",
+        "card_is_new",
+        "shipping_address_is_new",
+        "amount_over_amount_mean_30d",
+    )
+)
+"""The features the first models are trained on; published models depend on these names and their order."""
+
+
+def amounts_in(rates: Rates) -> tuple[Feature, ...]:
+    """The features of amounts with all currencies of a rate table brought to its base: amount_eur and so on.
+
+    For shops that sell in several currencies. They are not part of CATALOGUE, because the table is the
+    shop's own, and its digest is part of what a model learnt from.
+    """
+    own = OrderAmount(rates=rates)
+    return (
+        own,
+        Sum("amount", over=days(1), rates=rates),
+        Sum("amount", over=days(30), rates=rates),
+        Mean("amount", over=days(30), rates=rates),
+        Mean("amount", over=days(365), rates=rates),
+        Std("amount", over=days(90), rates=rates),
+        Min("amount", over=days(90), rates=rates),
+        Max("amount", over=days(30), rates=rates),
+        Max("amount", over=days(365), rates=rates),
+        ZScore("amount", over=days(90), rates=rates),
+        Ratio(own, to=Mean("amount", over=days(30), rates=rates)),
+        Ratio(own, to=Max("amount", over=days(365), rates=rates)),
+    )
 
 
 def by_name(name: str) -> Feature:
@@ -141,3 +531,19 @@ def by_name(name: str) -> Feature:
 def by_names(names: Iterable[str]) -> tuple[Feature, ...]:
     """The features of these names, in their order, as a trained model lists them."""
     return tuple(by_name(name) for name in names)
+
+
+def is_served(feature: Feature) -> bool:
+    """Whether a worker keeps the history that the feature asks."""
+    return feature.entity in SERVED_ENTITIES
+
+
+def unserved(features: Iterable[Feature]) -> str:
+    """Why a model can't be served with these features and what to do; an empty text when it can."""
+    names = [f"{each.name} ({each.entity})" for each in features if not is_served(each)]
+    if not names:
+        return ""
+    return (
+        f"asks for features of entities whose history no worker keeps yet: {', '.join(names)}; "
+        "train without them ('fraudstream features' says which are served)"
+    )
