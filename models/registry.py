@@ -22,7 +22,7 @@ import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from features.catalogue import by_name
+from features.catalogue import by_name, unserved
 from features.define import Feature, features_digest
 from models.decision import Reason
 from models.errors import MalformedModelError, RegistryError
@@ -330,6 +330,10 @@ class Registry:
             found.append(feature)
         if features_digest(found) != manifest.features_digest:
             message = f"{said} was trained on features whose digest differs from the catalogue's; train again"
+            raise RegistryError(message)
+        if why := unserved(found):
+            # so it is neither published, nor promoted, nor opened by a worker
+            message = f"{said} {why}"
             raise RegistryError(message)
         return tuple(found)
 

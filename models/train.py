@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from features.catalogue import STARTER
+from features.catalogue import STARTER, unserved
 from features.define import Feature, compute, features_digest
 from features.events import Order
 from features.history import Row
@@ -128,6 +128,9 @@ def train(
     same model and version. Raises TrainingError where there is nothing to learn, ExportError where the
     flat model would not answer as scikit-learn does.
     """
+    if why := unserved(features):
+        message = f"training '{name}' {why}"
+        raise TrainingError(message)
     # arrays, because a year of orders as tuples would fill the memory
     values, known, placed = array("d"), array("b"), list[datetime]()
     left_out: Counter[str] = Counter()
