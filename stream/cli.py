@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from stream.examples import put_in
+from stream.features_cli import features_app
 
 if TYPE_CHECKING:
     from stream.deadletters import DeadLetter, Filters, Place
@@ -90,6 +91,7 @@ app.add_typer(simulate_app, name="simulate")
 app.add_typer(contracts_app, name="contracts")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
+app.add_typer(features_app, name="features")
 
 _config: Path | None = None
 

@@ -30,6 +30,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream worker --observe",
         ),
         "train": ("fraudstream train past.jsonl", "fraudstream train past.jsonl --name starter --no-promote"),
+        "features": (
+            "fraudstream features",
+            "fraudstream features --group novelty --json",
+            "fraudstream features --markdown > features.md",
+        ),
         "demo": ("fraudstream demo", "fraudstream demo --once"),
         "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
         "simulate live": ("fraudstream simulate live --rate 50",),
@@ -66,8 +71,14 @@ def put_in(app: "Typer", before: str = "") -> None:
     for group in app.registered_groups:
         if group.typer_instance is not None:
             put_in(group.typer_instance, f"{before}{group.name} ")
+            if examples := EXAMPLES.get(f"{before}{group.name}"):  # it does something by itself
+                group.epilog = _shown(examples)
     for command in app.registered_commands:
         name = command.name or (command.callback.__name__ if command.callback else "")
         if examples := EXAMPLES.get(before + name):
-            # an empty line between, or they would run into one
-            command.epilog = "\n\n".join(("To paste:", *examples))
+            command.epilog = _shown(examples)
+
+
+def _shown(examples: tuple[str, ...]) -> str:
+    # an empty line between, or they would run into one
+    return "\n\n".join(("To paste:", *examples))

@@ -5,10 +5,11 @@ from typing import Any
 
 from typer.main import get_command
 
-from features.catalogue import STARTER
+from features.catalogue import CATALOGUE, GROUPS, SERVED
 from features.decode import REJECTION_CODES
 from models.reasons import UNKNOWN, reasons_for
 from stream.examples import EXAMPLES
+from stream.features_cli import markdown
 from stream.metrics import METRICS
 from stream.settings import Settings, describe_settings
 from stream.topics import DAY_MS, TopicPlan, plan
@@ -26,6 +27,7 @@ def pages() -> dict[str, str]:
         "topics.md": _topics(),
         "reason-codes.md": _reason_codes(),
         "metrics.md": _metrics(),
+        "features.md": _features(),
     }
 
 
@@ -61,6 +63,8 @@ def commands(command: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Every command below this one, with its name as it is typed."""
     for name, each in getattr(command, "commands", {}).items():
         if hasattr(each, "commands"):
+            if each.invoke_without_command:
+                yield before + name, each
             yield from commands(each, f"{before}{name} ")
         else:
             yield before + name, each
@@ -152,11 +156,11 @@ def _reason_codes() -> str:
         "",
         "## Why an order looked risky",
         "",
-        "`reasons[].code` of a decision, for models on the starter features; a model's own codes are",
-        f"published with it. With `{UNKNOWN}` after it, a code says that the feature had no value and that",
-        "this counted.",
+        "`reasons[].code` of a decision, for models on the catalogue's [features](features.md); a model's",
+        f"own codes are published with it. With `{UNKNOWN}` after it, a code says that the feature had no",
+        "value and that this counted.",
         "",
-        *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(STARTER)]),
+        *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(CATALOGUE)]),
     )
 
 
@@ -173,6 +177,22 @@ def _metrics() -> str:
         "[operations.md](operations.md).",
         "",
         *_table(("metric", "kind", "labels", "meaning"), rows),
+    )
+
+
+def _features() -> str:
+    return _page(
+        "Features",
+        f"The {len(CATALOGUE)} features of the catalogue, as `fraudstream features` lists them.",
+        f"{len(SERVED)} are served; the others are of entities whose history no worker keeps yet: they are",
+        "declared and tested, and a model that asks for one is refused. How late orders, revisions and",
+        "corrections count, and what is exact and what approximate: [history.md](history.md).",
+        "",
+        "*In the 30 days before this one* is from exactly 30 days before the order on, up to and without its",
+        "own microsecond; *that ended 7 days before this one* moves the window back by 7 days. A missing",
+        "value is unknown, which is not 0.",
+        "",
+        *markdown(GROUPS),
     )
 
 
