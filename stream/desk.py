@@ -35,6 +35,7 @@ from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
 from stream.settings import Topics
 
 __all__ = [
+    "KINDS",
     "MODE",
     "Kept",
     "ScoringDesk",
@@ -51,11 +52,16 @@ MODE: Final = "mode"
 """The header of an order that says `history`: remember it, never decide it. In the header of a decision it
 says `observe`: nobody should act on this."""
 
+KINDS: Final = ("approximate", "guest", "late", "revised", "revised_folded", "test")
+"""What an order may be besides decided, remembered or rejected (docs/history.md); counted as `orders_<kind>`.
+"""
+
 _RECENT: Final = 1_000
 _WHOLE_DECISIONS: Final = 8
 """Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
 
 _KIB: Final = 1024
+_TICK: Final = timedelta(microseconds=1)
 _LARGEST_KEY: Final = 64 * _KIB
 _LARGEST_HEADERS: Final = 128 * _KIB
 _LARGEST_VALUE: Final = 1536 * _KIB
@@ -154,6 +160,9 @@ class _Batch:
             row = self.row(partition, held.customer_id)
             if row.forget(order.order_id, held.placed_at):
                 self._changed_rows[partition, customer_key(held.customer_id)] = row
+                self.effects.counts["orders_revised"] += 1
+            else:
+                self.effects.counts["orders_revised_folded"] += 1
         return arrival
 
     def touch(self, at: tuple[int, bytes], revisions: Revisions) -> None:
@@ -163,6 +172,8 @@ class _Batch:
     def remember(self, partition: int, order: Order | Told) -> None:
         """Count the order in its customer's history."""
         row = self.row(partition, order.key)
+        if len(row) > len(row.as_of(order.placed_at + _TICK)):
+            self.effects.counts["orders_late"] += 1
         row.remember(order)
         self._changed_rows[partition, customer_key(order.key)] = row
 
@@ -365,16 +376,23 @@ class ScoringDesk:
         if seen is None:
             arrival = batch.arrive(at, revisions, order, content)
             seen = arrival.seen
+            if order.test:
+                counts["orders_test"] += 1
+            if order.customer_id is None:
+                counts["orders_guest"] += 1
         pending = None
         if only_history:
             counts["orders_remembered"] += 1
         else:
             row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
+            history = None if row is None else row.as_of(order.placed_at)
             vector = compute(
                 self._scorer.features,
                 cast("Order", order),  # either has the fields that features read
-                {"customer": None if row is None else row.as_of(order.placed_at)},
+                {"customer": history},
             )
+            if history is not None and not history.is_exact:
+                counts["orders_approximate"] += 1
             # asked on arrival: a revision known from history may be decided later, even in the same batch
             superseded = revisions.superseded_by(seen, observing=observing)
             # named at once, so that a resend in this very batch is known for one

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from features.decode import REJECTION_CODES
 from models.policy import Action
-from stream.desk import ScoringDesk, is_history
+from stream.desk import KINDS, ScoringDesk, is_history
 from stream.ports import (
     TP,
     Cluster,
@@ -108,6 +108,12 @@ METRICS: Final = (
     MetricDescription(
         "fraudstream_orders_misplaced_total", "counter", (),
         "Orders on another partition than their key's murmur2: their histories are split.",
+    ),
+    MetricDescription(
+        "fraudstream_orders_of_kind_total", "counter", ("kind",),
+        "Orders that came `late` (the history held one placed later), of a `guest`, a `test`, `revised` (an "
+        "older revision was taken out of a history) or `revised_folded` (it was too old to be taken out), or "
+        "decided on an `approximate` history; docs/history.md.",
     ),
     MetricDescription(
         "fraudstream_other_total", "counter", ("what",),
@@ -483,6 +489,9 @@ class _WorkerCollector(Collector):
         yield _one("fraudstream_decisions_repeated_total", counts.pop("decision_repeated", 0))
         yield _one("fraudstream_orders_remembered_total", counts.pop("orders_remembered", 0))
         yield _one("fraudstream_orders_misplaced_total", counts.pop("orders_misplaced", 0))
+        yield _many(
+            "fraudstream_orders_of_kind_total", {(kind,): counts.pop("orders_" + kind, 0) for kind in KINDS}
+        )
         yield _many(
             "fraudstream_orders_rejected_total",
             {(code,): counts.pop("rejected_" + code, 0) for code in REJECTION_CODES},

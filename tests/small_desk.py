@@ -30,7 +30,7 @@ class CountingScorer:
     def score(self, vectors: Sequence[Sequence[float | None]]) -> list[Scored]:
         return [
             Scored(
-                (vector[0] or 0) / 10,
+                min((vector[0] or 0) / 10, 1.0),
                 ("orders_count_30d",) if vector[0] is None else (),
                 (Reason(code="MANY_ORDERS", text="Many orders", feature="orders_count_30d"),),
             )

@@ -1,13 +1,16 @@
 """The desk: what a batch of orders changes and emits."""
 
+from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
+from features.events import Order
 from features.history import Row
 from models.policy import Action
-from stream.desk import customer_key, kept_of, order_key, partition_of
+from stream.desk import KINDS, customer_key, kept_of, order_key, partition_of
 from stream.ports import Record, Refused
 from tests.small_desk import Shop, decisions, rejects
 from tests.strategies import NOON, an_order, as_json
@@ -279,6 +282,64 @@ def test_an_order_on_a_partition_that_is_not_its_keys_is_counted() -> None:
     effects = shop.arrive(as_json(an_order()))
 
     assert effects.counts["orders_misplaced"] == 1
+
+
+def counted(shop: Shop, *orders: Order) -> dict[str, int]:
+    """How many of each kind the orders were, decided one by one."""
+    counts: Counter[str] = Counter()
+    for order in orders:
+        counts += shop.arrive(as_json(order)).counts
+    return {kind: counts["orders_" + kind] for kind in KINDS if counts["orders_" + kind]}
+
+
+def hours_later(order_id: str, hours: int, **fields: Any) -> Order:
+    return an_order(order_id=order_id, placed_at=NOON + timedelta(hours=hours), **fields)
+
+
+def test_an_order_that_comes_after_one_placed_later_is_counted_as_late() -> None:
+    told = [an_order(), hours_later("o2", 2), hours_later("o3", 1)]
+
+    assert counted(Shop(), *told) == {"late": 1}
+    assert counted(Shop(), *sorted(told, key=lambda order: order.placed_at)) == {}
+
+
+def test_orders_of_the_same_instant_are_not_late() -> None:
+    assert counted(Shop(), an_order(), an_order(order_id="o2")) == {}
+
+
+def test_an_order_of_history_that_comes_late_is_counted_as_late() -> None:
+    shop = Shop()
+    shop.arrive(as_json(hours_later("o2", 2)), headers=(("mode", b"history"),))
+
+    assert shop.arrive(as_json(an_order()), headers=(("mode", b"history"),)).counts["orders_late"] == 1
+
+
+def test_guests_and_test_orders_are_counted_once_however_often_they_are_sent() -> None:
+    guest, test = an_order(customer_id=None), an_order(order_id="o2", test=True)
+
+    assert counted(Shop(), guest, guest, test, test, test) == {"guest": 1, "test": 1}
+
+
+def test_a_revision_is_counted_when_it_takes_another_out_of_a_history() -> None:
+    shop = Shop()
+
+    assert counted(shop, an_order(revision=1), an_order(amount=7)) == {}
+    assert counted(shop, an_order(revision=2, amount=9)) == {"revised": 1}
+
+
+def test_a_revision_of_an_order_too_old_to_be_taken_out_is_told_from_the_others() -> None:
+    shop = Shop()
+    shop.decide(*(hours_later(f"o{number}", number) for number in range(150)))  # 100 are held one by one
+
+    assert counted(shop, hours_later("o0", 0, revision=1)) == {"revised_folded": 1, "late": 1}
+
+
+def test_an_order_decided_on_an_approximate_history_is_counted() -> None:
+    shop = Shop()
+    shop.decide(*(hours_later(f"o{number}", 6 * number) for number in range(130)))
+
+    assert counted(shop, hours_later("next", 6 * 130)) == {"approximate": 1}  # its 30 days cut a tile in two
+    assert counted(Shop(), hours_later("next", 6 * 130)) == {}
 
 
 @pytest.mark.parametrize("batches", [1, 3])
