@@ -19,7 +19,8 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from features.decode import Rejection, decode_order, identity_in
+from features.decode import Rejection
+from stream.decoder import Decoder, decoder_of
 from stream.desk import partition_of
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster
@@ -117,7 +118,7 @@ class Found(NamedTuple):
 
     def refused_now(self, settings: Settings) -> str | None:
         """Why it would be rejected if it arrived now; None where it could be decided."""
-        return _refused_now(settings, self.key, self.value)
+        return _refused_now(settings, decoder_of(settings), self.key, self.value)
 
     def as_json(self, settings: Settings) -> dict[str, Any]:
         """The same, for machines; bytes in base64, and as text where they are text."""
@@ -238,9 +239,10 @@ def _plain(raw: bytes | None) -> str:
 
 def order_in(settings: Settings, value: bytes) -> bytes:
     """The key of a corrected order. Raises DeadLetterError, saying why, when it would be rejected too."""
-    named = identity_in(value)
+    decoder = decoder_of(settings)
+    named = decoder.identity(value)
     key = (named.customer_id or named.order_id or "").encode()
-    refused = _refused_now(settings, key, value)
+    refused = _refused_now(settings, decoder, key, value)
     if refused is not None:
         raise DeadLetterError(f"the corrected order would be rejected too: {refused}")
     return key
@@ -531,10 +533,10 @@ def _ahead(settings: Settings) -> timedelta:
     return timedelta(seconds=settings.ahead_by_at_most_s)
 
 
-def _refused_now(settings: Settings, key: bytes | None, value: bytes | None) -> str | None:
+def _refused_now(settings: Settings, decoder: Decoder, key: bytes | None, value: bytes | None) -> str | None:
     """Why the order would be rejected if it arrived now; None where it could be decided."""
     now_ms = int(time.time() * 1000)
-    read = decode_order(value, key=key, arrived_at=now_ms, ahead_by_at_most=_ahead(settings))
+    read = decoder.order(value, key=key, arrived_at=now_ms, ahead_by_at_most=_ahead(settings))
     return f"{read.code}: {read.detail}" if isinstance(read, Rejection) else None
 
 
