@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import isinf, isnan
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -25,7 +25,15 @@ from features.events import (
     microseconds,
 )
 
-__all__ = ["REJECTION_CODES", "Identity", "Rejection", "decode_order", "identity_in", "read_order"]
+__all__ = [
+    "REJECTION_CODES",
+    "Identity",
+    "Rejection",
+    "decode_order",
+    "identity_in",
+    "identity_of",
+    "read_order",
+]
 
 REJECTION_CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -144,8 +152,11 @@ def identity_in(value: bytes | None) -> Identity:
         content = _content(value)
     except ValueError:
         return Identity()
-    if not isinstance(content, dict):
-        return Identity()
+    return identity_of(content) if isinstance(content, dict) else Identity()
+
+
+def identity_of(content: Mapping[str, Any]) -> Identity:
+    """Which order the fields speak of, sound or not."""
     revision = content.get("revision", 0)
     is_one = type(revision) is int and 0 <= revision <= LARGEST_REVISION
     return Identity(

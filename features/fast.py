@@ -27,7 +27,7 @@ from features.events import (
 )
 from features.money import CURRENCIES
 
-__all__ = ["Told", "read_order"]
+__all__ = ["Told", "read_usual"]
 
 _Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 _Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -115,7 +115,7 @@ class Told(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return digest.digest()
 
 
-def read_order(
+def read_usual(
     value: bytes | None, *, key: bytes | None, arrived_at: int | None, ahead_by_at_most: timedelta
 ) -> Told | None:
     """What the order in a record's value says; None where `decode_order` has to look at it.

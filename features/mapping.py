@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from features.decode import Rejection, decode_order
+from features.decode import Identity, Rejection, decode_order, identity_of
 from features.events import Address, Card, Item, Order, OrderEvent, Outcome
 from features.money import CURRENCIES
 
@@ -39,6 +39,7 @@ __all__ = [
     "RowMapping",
     "Taken",
     "at_path",
+    "row_in",
     "said_by",
 ]
 
@@ -439,18 +440,18 @@ class RowMapper:
             raise self._refused(error, mapped) from error
         return mapped
 
-    def identity(self, row: Row) -> tuple[str | None, str | None]:
-        """The order and the customer a row speaks of, where they can be read although the row can't."""
-        found: dict[str, str] = {}
+    def identity(self, row: Row) -> Identity:
+        """Which order a row speaks of, where that can be read although the row can't."""
+        found: dict[str, Any] = {}
         for name, get in self._plain:
-            if name in {"order_id", "customer_id"}:
+            if name in Identity._fields:
                 try:
                     value = get(row)
                 except RowFault:
-                    continue
-                if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable():
-                    found[name] = value
-        return found.get("order_id"), found.get("customer_id")
+                    found[name] = None
+                else:
+                    found |= {} if value is None else {name: value}
+        return identity_of(found)
 
     # ------------------------------------------------------------------ building what reads a field
 
@@ -663,6 +664,19 @@ class RowMapper:
                 said = self._said.get(name, "")
                 return RowFault("bad_utf8", name, said, "text in the file's encoding", "other bytes", todo)
         return RowFault("bad_utf8", "row", "", "text in the file's encoding", "other bytes")
+
+
+def row_in(value: bytes, columns: Sequence[str]) -> Row:
+    """What stands at these paths of an object in JSON. Raises RowFault."""
+    todo = "send one object"
+    try:
+        content = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        came = f"{error.msg} at character {error.pos:,} of {len(value):,} bytes"
+        raise RowFault("not_json", "value", "", "JSON", came, todo) from None
+    if not isinstance(content, dict):
+        raise RowFault("not_an_object", "value", "", "a JSON object", _kind_of(content), todo)
+    return [at_path(content, name) for name in columns]
 
 
 def at_path(content: Any, path: str) -> Any:

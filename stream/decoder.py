@@ -4,16 +4,13 @@ The place for another format (Avro or Protobuf with a schema registry) is a clas
 chosen in `decoder_of`.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Protocol
-
-import orjson
+from typing import Protocol
 
 from features.decode import Identity, Rejection, decode_order, identity_in
 from features.events import LARGEST_RECORD, Order
-from features.fast import Told, read_order
-from features.mapping import MappingError, RowFault, RowMapping, at_path
+from features.fast import Told, read_usual
+from features.mapping import MappingError, RowFault, RowMapping, row_in
 from stream.mapping import MappingFileError, load_mapping
 from stream.settings import Settings
 
@@ -39,7 +36,7 @@ class _ContractDecoder:
         self, value: bytes | None, *, key: bytes | None, arrived_at: int | None, ahead_by_at_most: timedelta
     ) -> Order | Told | Rejection:
         """The order, read the fast way where that is sure to say the same."""
-        return read_order(
+        return read_usual(
             value, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most
         ) or decode_order(value, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most)
 
@@ -68,39 +65,25 @@ class MappedDecoder:
 
     def order(
         self, value: bytes | None, *, key: bytes | None, arrived_at: int | None, ahead_by_at_most: timedelta
-    ) -> Order | Rejection:
+    ) -> Order | Told | Rejection:
         """The order in a record's value, or why there is none."""
-        if value is None or len(value) > LARGEST_RECORD:
-            # said in the words of the contract, which only looks at the size
-            return decode_order(value, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most)
-        row = self._row(value)
-        if isinstance(row, Rejection):
-            return row
-        try:
-            mapped = self._mapper.build(row)
-        except RowFault as fault:
-            return Rejection(fault.code, str(fault), *self._mapper.identity(row))
-        return decode_order(mapped.value, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most)
+        ours = value
+        # what is missing or too large is said in the words of the contract, which only looks at the size
+        if value is not None and len(value) <= LARGEST_RECORD:
+            try:
+                ours = self._mapper.build(row_in(value, self._columns)).value
+            except RowFault as fault:
+                return Rejection(fault.code, str(fault), *self.identity(value))
+        return CONTRACT.order(ours, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most)
 
     def identity(self, value: bytes | None) -> Identity:
         """Which order the value speaks of."""
         if value is None or len(value) > LARGEST_RECORD:
             return Identity()
-        row = self._row(value)
-        return Identity() if isinstance(row, Rejection) else Identity(*self._mapper.identity(row), 0)
-
-    def _row(self, value: bytes) -> Sequence[Any] | Rejection:
         try:
-            content = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            detail = (
-                f"value: expected JSON, got {len(value):,} bytes that are not ({error.msg}); send one object"
-            )
-            return Rejection("not_json", detail, None, None)
-        if not isinstance(content, dict):
-            detail = "$: expected an object, got something else; send one order a record"
-            return Rejection("not_an_object", detail, None, None)
-        return [at_path(content, name) for name in self._columns]
+            return self._mapper.identity(row_in(value, self._columns))
+        except RowFault:
+            return Identity()
 
 
 def decoder_of(settings: Settings) -> Decoder:

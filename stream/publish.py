@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
-import orjson
 from confluent_kafka import (
     OFFSET_INVALID,
     Consumer,
@@ -35,7 +34,7 @@ from confluent_kafka import (
 from pydantic import BaseModel, ValidationError
 
 from features.events import LARGEST_RECORD, OrderEvent, Outcome
-from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, at_path, said_by
+from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, row_in, said_by
 from stream.errors import Refusal
 from stream.kafka import Watchdog, check_group_metadata, group_metadata
 from stream.mapping import bound_to
@@ -239,23 +238,11 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
         if mapper is None:
             yield _checked(number, found, largest, plan.kind)  # type: ignore[arg-type]
             continue
-        row: Any = found
-        if columns is None:
-            try:
-                content = orjson.loads(found)  # type: ignore[arg-type]
-            except orjson.JSONDecodeError as error:
-                reason = f"expected JSON, got {error.msg} at character {error.pos:,}; send one object a line"
-                yield RefusedLine(number, reason, "not_json", raw=_shown(found), word=word)
-                continue
-            if not isinstance(content, dict):
-                reason = "expected a JSON object, got something else; send one object a line"
-                yield RefusedLine(number, reason, "not_an_object", raw=_shown(found), word=word)
-                continue
-            row = [at_path(content, name) for name in names]
-        if mapper.leaves_out(row):
-            yield Left(number)
-            continue
         try:
+            row: Any = row_in(found, names) if columns is None else found  # type: ignore[arg-type]
+            if mapper.leaves_out(row):
+                yield Left(number)
+                continue
             mapped = mapper.take(row)
         except RowFault as fault:
             raw = _shown(found) if columns is None else dict(zip(columns, found, strict=False))

@@ -27,7 +27,7 @@ from features.catalogue import STARTER
 from features.decode import decode_order
 from features.define import compute
 from features.events import Order
-from features.fast import Told, read_order
+from features.fast import Told, read_usual
 from features.history import Row
 from features.revisions import Revision, Revisions
 from models.decision import Source, decision_id, encode, scored_decision
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return microseconds_each(work, customers, passes)
 
     def read(number: int) -> Told:
-        told = read_order(values[number], key=keys[number], arrived_at=arrived_at, ahead_by_at_most=ahead)
+        told = read_usual(values[number], key=keys[number], arrived_at=arrived_at, ahead_by_at_most=ahead)
         assert told is not None, "an order of the bench was left to the slow way"
         return told
 

@@ -221,7 +221,7 @@ def fail(value, **_):
     except KeyError as error:
         raise ValueError(f"can't read {value!r}") from error
 
-stream.decoder.read_order = fail
+stream.decoder.read_usual = fail
 sys.argv[1:] = ["worker"]
 from stream.cli import main
 main()

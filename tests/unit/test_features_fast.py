@@ -15,7 +15,7 @@ from features.catalogue import STARTER
 from features.decode import Rejection, decode_order
 from features.define import compute
 from features.events import Address, Card, Item, Order, microseconds
-from features.fast import Told, read_order
+from features.fast import Told, read_usual
 from features.history import Row
 from tests.strategies import NOON, an_order, as_json, orders
 
@@ -28,7 +28,7 @@ def both(
 ) -> tuple[Told | None, Order | Rejection]:
     """The same record read both ways."""
     return (
-        read_order(value, key=key, arrived_at=arrived_at, ahead_by_at_most=AHEAD),
+        read_usual(value, key=key, arrived_at=arrived_at, ahead_by_at_most=AHEAD),
         decode_order(value, key=key, arrived_at=arrived_at, ahead_by_at_most=AHEAD),
     )
 

@@ -49,7 +49,8 @@ def test_a_shops_own_json_decodes_to_what_publishing_it_would_have_sent() -> Non
 
     order = decoded(SENT)
 
-    assert order == decode_order(sent.value, key=b"c1", arrived_at=None, ahead_by_at_most=AHEAD)
+    by_the_contract = decode_order(sent.value, key=b"c1", arrived_at=None, ahead_by_at_most=AHEAD)
+    assert order.content_digest == by_the_contract.content_digest  # type: ignore[union-attr]
     assert (order.order_id, order.amount, order.items[0].sku) == ("17", 1250, "a")
 
 
@@ -83,6 +84,19 @@ def test_an_order_that_stops_the_worker_can_still_be_named() -> None:
 
     assert decoder.identity(json.dumps(SENT).encode()) == Identity("17", "c1", 0)
     assert decoder.identity(b"{") == decoder.identity(None) == Identity()
+
+
+def test_what_can_not_be_mapped_is_reviewed_under_its_own_revision() -> None:
+    fields = {**MAPPING.fields, "revision": "order.version"}
+    decoder = MappedDecoder(MAPPING.model_copy(update={"fields": fields}))
+
+    for version, revision in ((3, 3), (None, 0), ("third", None)):
+        bad = SENT | {"order": {"number": 17, "version": version, "total": "lots"}}
+        value = json.dumps(bad).encode()
+        why = decoder.order(value, key=b"c1", arrived_at=None, ahead_by_at_most=AHEAD)
+        assert isinstance(why, Rejection)
+        assert decoder.identity(value) == Identity("17", "c1", revision)
+        assert (why.order_id, why.revision) == ("17", revision)
 
 
 def test_a_mapping_that_only_files_can_have_is_refused_at_the_start(tmp_path: Path) -> None:
