@@ -8,7 +8,7 @@ that can't be turned is told by a `RowFault` that names field and column, and ne
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
@@ -145,8 +145,10 @@ class Taken(_Declared):
             raise ValueError(
                 f"format '{self.format}' is none of {', '.join(_FORMATS)} and no pattern such as %Y-%m-%d"
             )
-        if self.template is not None:
-            _parts(self.template)
+        if self.format is not None and "%" in self.format:
+            _pattern(self.format)
+        if self.template is not None and not self.columns:
+            raise ValueError(f"template '{self.template}' names no column; write {{column}}, or use value")
         return self
 
     @property
@@ -250,6 +252,8 @@ class RowMapping(_Declared):
         if contract is not Order and (self.items is not None or self.attributes):
             raise ValueError(f"kind '{self.kind}' has neither items nor attributes; leave them out")
         taken = self.taken
+        if self.source.sort is not None and self.source.sort not in taken:
+            raise ValueError(f"[source] sort: no field '{self.source.sort}' is mapped to sort by")
         for name, field in contract.model_fields.items():
             if field.is_required() and name not in taken:
                 raise ValueError(f"[fields] has no '{name}', which every {contract.__name__} needs")
@@ -331,6 +335,16 @@ class Joined:
 
     columns: Sequence[str]
     rows: Mapping[str, Sequence[Row]]
+
+    @classmethod
+    def by(cls, key: str, columns: Sequence[str], rows: Iterable[Row]) -> Self:
+        """The rows by what this column says; those of which it says nothing belong to no other row."""
+        at = columns.index(key)
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            if (value := row[at]) is not None and value == value:  # noqa: PLR0124 (NaN)
+                found.setdefault(_plain_text(value), []).append(row)
+        return cls(columns, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,7 +503,10 @@ class RowMapper:
                 text += literal
                 if index is None:
                     continue
-                value = _plain_text(row[index])
+                value = row[index]
+                if value is None or value != value:  # noqa: PLR0124 (NaN)
+                    return None
+                value = _plain_text(value) if isinstance(value, bool) else _text(value).strip()
                 if value in missing:
                     return None
                 text += format(value, spec) if spec else value
@@ -510,14 +527,14 @@ class RowMapper:
             return lambda _: constant
 
         def get(row: Row) -> Any:
-            value = raw(row)
-            if value is None:
-                if default is None:
-                    return None
-                value = default
-            elif stands_for is not None:
-                value = stands_for.get(_plain_text(value), value)
             try:
+                value = raw(row)
+                if value is None:
+                    if default is None:
+                        return None
+                    value = default
+                elif stands_for is not None:
+                    value = stands_for.get(_plain_text(value), value)
                 return convert(value)
             except _Wrong as wrong:
                 raise RowFault(wrong.code, field, column, wrong.expected, wrong.came, wrong.todo) from None
@@ -535,14 +552,14 @@ class RowMapper:
         major, comma, rounds = each.unit == "major", each.decimal == ",", each.round
 
         def get(row: Row, currency: str | None) -> Any:
-            value = raw(row)
-            if value is None:
-                if default is None:
-                    return None
-                value = default
-            elif stands_for is not None:
-                value = stands_for.get(_plain_text(value), value)
             try:
+                value = raw(row)
+                if value is None:
+                    if default is None:
+                        return None
+                    value = default
+                elif stands_for is not None:
+                    value = stands_for.get(_plain_text(value), value)
                 return _minor_units(value, currency, major=major, comma=comma, rounds=rounds)
             except _Wrong as wrong:
                 # which currency it lacks is told where the currency comes from
@@ -580,9 +597,16 @@ class RowMapper:
                 raise MappingError("[items] join needs a file; a worker reads items from a list in the order")
             index, rows = self._column(items.join.on, at), joined.rows
             line = self._line(items.fields, {name: place for place, name in enumerate(joined.columns)})
-            return lambda row, currency: [
-                line(each, currency) for each in rows.get(_plain_text(row[index]), ())
-            ]
+            missing = self._missing
+
+            def joining(row: Row, currency: str | None) -> list[dict[str, Any]]:
+                value = row[index]
+                key = None if value is None or value != value else _plain_text(value)  # noqa: PLR0124 (NaN)
+                if key is None or key in missing:
+                    return []
+                return [line(each, currency) for each in rows.get(key, ())]
+
+            return joining
         if items.up_to is not None:
             lines = []
             for n in range(1, items.up_to + 1):
@@ -758,6 +782,16 @@ def _base(contract: type[BaseModel], name: str) -> str:
             return {datetime: "moment", bool: "boolean", float: "number", int: "integer"}.get(kind, "text")
 
 
+def _pattern(written: str) -> None:
+    """Refuse a pattern that no text can be written in."""
+    try:
+        datetime.strptime("", written)  # noqa: DTZ007 (nothing is read)
+    except ValueError as error:
+        said = str(error)
+        if "time data" not in said:
+            raise ValueError(f"format '{written}': {said.partition(' in format')[0]}") from None
+
+
 _SPEC = re.compile(r"([^{}]?[<>^])?0?\d{0,3}")
 
 
@@ -767,7 +801,9 @@ def _parts(template: str) -> list[tuple[str, str, str]]:
         parts = [(literal, name or "", spec or "") for literal, name, spec, _ in Formatter().parse(template)]
     except ValueError as error:
         raise ValueError(f"template '{template}' can't be read: {error}; write {{column}}") from None
-    for _, _, spec in parts:
+    for _, name, spec in parts:
+        if spec and not name:
+            raise ValueError(f"template '{template}': ':{spec}' pads no column; write {{column:{spec}}}")
         if not _SPEC.fullmatch(spec):
             raise ValueError(f"template '{template}': ':{spec}' is no padding such as ':0>6'")
     return parts

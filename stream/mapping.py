@@ -1,6 +1,7 @@
 """Mapping files: read, checked, bound to a file's columns, and applied by a worker to a shop's own JSON."""
 
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,6 @@ def _joined(mapping: RowMapping, source: Source, beside: Path) -> Joined | None:
     join = None if mapping.items is None else mapping.items.join
     if join is None:
         return None
-    rows: dict[str, list[Any]] = {}
     with _other(mapping, join, source, beside) as other:
         if other.columns is None:
             raise MappingFileError(f"[items] join reads tables, and {other.file} is JSON; use items.list")
@@ -73,17 +73,20 @@ def _joined(mapping: RowMapping, source: Source, beside: Path) -> Joined | None:
             raise MappingFileError(
                 f"[items] join: {other.file} has no column '{join.key}'; it has: {', '.join(other.columns)}"
             )
-        at = other.columns.index(join.key)
-        for number, line, found in other.rows():
-            if isinstance(found, Unreadable):
-                where = f"row {number:,} (line {line:,})"
-                raise MappingFileError(f"[items] join: {other.file}, {where}: {found.reason}")
-            value = found[at]
-            rows.setdefault(value.strip() if isinstance(value, str) else str(value), []).append(found)
-        return Joined(other.columns, rows)
+        return Joined.by(join.key, other.columns, _whole(other))
+
+
+def _whole(other: Source) -> Iterator[Sequence[Any]]:
+    for number, line, found in other.rows():
+        if isinstance(found, Unreadable):
+            where = f"row {number:,} (line {line:,})"
+            raise MappingFileError(f"[items] join: {other.file}, {where}: {found.reason}")
+        yield found
 
 
 def _other(mapping: RowMapping, join: Join, source: Source, beside: Path) -> Source:
     file = source.path if join.file is None else str(beside / join.file)
-    reading = mapping.source.model_copy(update={"member": join.member, "header": True, "columns": None})
+    reading = mapping.source.model_copy(
+        update={"format": None, "member": join.member, "header": True, "columns": None}
+    )
     return Source(file, reading)

@@ -181,7 +181,8 @@ def test_items_come_from_a_list_from_numbered_columns_or_from_another_table() ->
     row |= {"sku3": "", "price3": "", "n3": ""}
     assert mapped(row, items={"up_to": 3, "fields": numbered})["items"] == wanted
 
-    joined = Joined(["order", "sku", "price", "n"], {"o1": [["o1", "a", "1", "2"], ["o1", "b", "2.50", ""]]})
+    lines_of_all = [["o1", "a", "1", "2"], ["o2", "z", "9", "9"], ["o1", "b", "2.50", ""]]
+    joined = Joined.by("order", ["order", "sku", "price", "n"], lines_of_all)
     declared = RowMapping.model_validate(
         {"fields": FIELDS, "items": {"join": {"on": "id", "key": "order"}, "fields": fields}}
     )
@@ -267,6 +268,13 @@ def test_a_time_without_a_zone_is_refused_and_not_guessed() -> None:
         ({"fields": FIELDS | {"placed_at": {"column": "t", "zone": "Berlin"}}}, "zone 'Berlin' is not known"),
         ({"fields": FIELDS | {"placed_at": {"column": "t", "format": "epoch"}}}, "format 'epoch' is none of"),
         ({"fields": FIELDS | {"channel": {"template": "{a!r:>1000}"}}}, "is no padding"),
+        ({"fields": FIELDS | {"channel": {"template": "shop-{}"}}}, "names no column"),
+        ({"fields": FIELDS | {"channel": {"template": "shop"}}}, "names no column"),
+        (
+            {"fields": FIELDS | {"placed_at": {"column": "t", "format": "%d.%m.%Q"}}},
+            "format '%d.%m.%Q': 'Q' is a bad directive",
+        ),
+        ({"fields": FIELDS, "source": {"sort": "known_at"}}, "[source] sort: no field 'known_at' is mapped"),
         ({"fields": FIELDS | {"channel": {}}}, "needs one of column, template, value and sum"),
         ({"kind": "outcomes", "fields": {}, "attributes": ["a"]}, "neither items nor attributes"),
         ({"kind": "order", "fields": FIELDS}, "kind: "),
@@ -350,3 +358,37 @@ def test_a_path_finds_what_is_nested_and_what_is_named_with_a_dot() -> None:
     assert at_path(content, "x.y") == 2
     assert at_path(content, "a.b.7.c") is None
     assert at_path([content], "a") is None
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan"), "NA"])
+def test_an_id_made_of_a_column_that_is_unknown_is_unknown_and_nobodys(unknown: Any) -> None:
+    fields = {"customer_id": {"template": "shop-{customer}"}}
+
+    assert "customer_id" not in mapped({"customer": unknown}, fields=fields, missing=["NA"])
+
+
+@pytest.mark.parametrize("wrong", [1e20, ["c1"], {"id": "c1"}])
+def test_an_id_is_made_of_what_an_id_may_be_read_from(wrong: Any) -> None:
+    why = fault({"customer": wrong}, fields={"customer_id": {"template": "shop-{customer}"}})
+
+    assert (why.code, why.field, why.column) == ("wrong_type", "customer_id", "customer")
+
+
+def test_items_are_found_by_what_their_key_says_however_it_is_typed() -> None:
+    lines = [[5.0, "a"], [5, "b"], ["5 ", "c"], [None, "d"], [float("nan"), "e"], ["", "f"]]
+    joined = Joined.by("order", ["order", "sku"], lines)
+    declared = RowMapping.model_validate(
+        {
+            "missing": ["NA"],
+            "fields": FIELDS,
+            "items": {"join": {"on": "nr", "key": "order"}, "fields": {"sku": "sku"}},
+        }
+    )
+    mapper = declared.bind([*ROW, "nr"], joined=joined)
+
+    def skus(nr: Any) -> list[str]:
+        content = json.loads(mapper.take([*ROW.values(), nr]).value)
+        return [item["sku"] for item in content["items"]]
+
+    assert skus("5") == skus(5) == skus(5.0) == ["a", "b", "c"]
+    assert skus(None) == skus(float("nan")) == skus("NA") == []
