@@ -74,6 +74,7 @@ _SILENT.propagate = False
 _SPAN_S: Final = 0.5
 """How long a transaction stays open: until it ends, no later order of any shop is seen."""
 _PACED_SPAN_S: Final = 0.2
+_EVERY_ROW: Final = 2**63
 MOST_SORTED: Final = 5_000_000
 """Rows that are sorted in memory, at most."""
 
@@ -163,6 +164,8 @@ class Plan:
     columns: tuple[str, ...] = ()
     """The columns that are read of JSON."""
     sort: str | None = None
+    other_file: Path | None = None
+    """The table of the items, where it is a file of its own."""
 
     def topic(self, settings: Settings) -> str:
         """Where the rows go."""
@@ -196,8 +199,9 @@ def planned(
     mapper = bound_to(mapping, source, said=said, beside=beside, salt=salt)
     told = [mapping.digest, hashlib.blake2b(salt).hexdigest()]
     join = None if mapping.items is None else mapping.items.join
-    if join is not None and join.file is not None:
-        with Source(str(beside / join.file), Reading(member=join.member)) as other:
+    other_file = None if join is None or join.file is None else beside / join.file
+    if join is not None and other_file is not None:
+        with Source(str(other_file), Reading(member=join.member)) as other:
             told.append(other.digest())
     return replace(
         plan,
@@ -206,6 +210,7 @@ def planned(
         digest=" ".join(told),
         columns=mapping.columns,
         sort=mapping.source.sort,
+        other_file=other_file,
     )
 
 
@@ -278,10 +283,8 @@ def _checked(number: int, line: bytes, largest: int, kind: Kind) -> Ready | Refu
     try:
         keys = _keys_of(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec's own words name the field and what came, never its value
-        said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
-        code = "not_json" if not isinstance(error, msgspec.ValidationError) else "missing_field"
-        return RefusedLine(number, f"{said}; the line needs an order in JSON", code, raw=_shown(line))
+        code, said = _unread(error)
+        return RefusedLine(number, f"{said}; {_needed(kind)}", code, raw=_shown(line))
     customer = keys.customer_id
     for name, given in (("order_id", keys.order_id), ("customer_id", customer)):
         if given is not None and not _is_id(given):
@@ -298,9 +301,30 @@ def _checked(number: int, line: bytes, largest: int, kind: Kind) -> Ready | Refu
         try:
             contract.model_validate_json(line)
         except ValidationError as error:
-            reason = f"{said_by(error)}; the line needs one of the {kind} in JSON (docs/contracts)"
+            reason = f"{said_by(error)}; {_needed(kind)}"
             return RefusedLine(number, reason, "bad_value", raw=_shown(line))
     return Ready(number, key, line)
+
+
+def _unread(error: Exception) -> tuple[str, str]:
+    """The cause, as a worker would name it, and its words."""
+    match error:
+        case RecursionError():
+            return "too_deep", "expected JSON that is not nested deeply, got deeper"
+        case UnicodeDecodeError():
+            return "bad_utf8", f"expected UTF-8, got another byte in the text of {len(error.object):,} bytes"
+        case msgspec.ValidationError():
+            # msgspec's own words name the field and what came, never its value
+            said = str(error)
+            if said.startswith("Object missing"):
+                return "missing_field", said
+            return ("wrong_type" if " - at `$." in said else "not_an_object"), said
+        case _:
+            return "not_json", str(error)
+
+
+def _needed(kind: Kind) -> str:
+    return f"the line needs one of the {kind} in JSON (docs/contracts)"
 
 
 def _is_id(given: str) -> bool:
@@ -321,12 +345,16 @@ def _too_large(largest: int, size: int) -> str:
 
 
 def _sorted(rows: Iterable[_Fed], by: str) -> Iterator[_Fed]:
-    """What is not sent first, in the file's order; then the rows by their time, ties in the file's order."""
+    """What is not sent first, in the file's order; then the rows by their time, ties in the file's order.
+
+    Nothing comes before the whole file was read, so that who has seen one row to send has seen all refusals.
+    """
     timed = msgspec.json.Decoder(msgspec.defstruct("Timed", [(by, datetime)])).decode
     kept: list[tuple[datetime, int, Ready]] = []
+    not_sent: list[_Fed] = []
     for each in rows:
         if not isinstance(each, Ready):
-            yield each
+            not_sent.append(each)
             continue
         if len(kept) == MOST_SORTED:
             raise SourceError(
@@ -335,6 +363,7 @@ def _sorted(rows: Iterable[_Fed], by: str) -> Iterator[_Fed]:
             )
         kept.append((getattr(timed(each.value), by), each.row, each))
     kept.sort(key=lambda entry: entry[:2])
+    yield from not_sent
     for _, _, ready in kept:
         yield ready
 
@@ -390,8 +419,9 @@ def publish_file(
 ) -> Published:
     """Send each row of a file once, going on where an earlier run over the same file was ended.
 
-    `refused` is told of each row that was not sent, `went_on` first of how many rows earlier runs have
-    done, `progress` a few times a second. From a pipe nothing can be continued; it is sent plainly.
+    `refused` is told of each row that was not sent, `went_on` first of the number up to which rows were
+    done by earlier runs, `progress` a few times a second. From a pipe nothing can be continued; it is sent
+    plainly.
     Raises PublishError, SourceError, TopicError.
     """
     topic = plan.topic(settings)
@@ -405,10 +435,11 @@ def publish_file(
     producing = _Transactional(settings, place, largest, plan)
     try:
         before = Counter() if from_start else place.done()
-        went_on(before["rows"])
+        # sorted, all refusals come before the first row that is sent, whatever their numbers
+        went_on(_EVERY_ROW if plan.sort is not None and before["rows"] else before["rows"])
         producing.settled = before["rows"]
         published = Published(before=before)
-        if before["complete"] and (plan.limit is None or plan.sort is not None):
+        if before["complete"]:
             published.is_repeat = True
             return published
         fed = ready_rows(source, plan, largest=largest, skip=before["rows"])
@@ -588,7 +619,7 @@ class _Place:
             raise PublishError(str(error)) from error
         finally:
             consumer.close()
-        if found.error is not None or found.offset == OFFSET_INVALID:
+        if found.offset == OFFSET_INVALID:
             return Counter()
         try:
             said = Counter({name: int(n) for name, n in json.loads(found.metadata or "{}").items()})
@@ -598,21 +629,23 @@ class _Place:
         return said
 
     def _asked(self, consumer: Consumer) -> TopicPartition:
+        within_s = self.settings.call_s / 2
         deadline = time.monotonic() + self.settings.call_s
         while True:
             try:
-                return consumer.committed([TopicPartition(self.topic, 0)], timeout=self.settings.call_s / 2)[
-                    0
-                ]
+                (found,) = consumer.committed([TopicPartition(self.topic, 0)], timeout=within_s)
+                error = found.error  # taken for "nowhere", it would send everything twice
             except KafkaException as failure:
                 error = failure.args[0]
-                # a broker that has just started has yet to find out who keeps this group
-                if error.code() not in _NOT_YET or time.monotonic() > deadline:
-                    raise PublishError(
-                        f"can't ask how far '{self.group}' came: {error.str()}; see that the broker runs "
-                        "and that this user may read the group's offsets"
-                    ) from failure
-                time.sleep(0.2)
+            if error is None:
+                return found
+            # a broker that has just started has yet to find out who keeps this group
+            if error.code() not in _NOT_YET or time.monotonic() > deadline:
+                raise PublishError(
+                    f"can't ask how far '{self.group}' came: {error.str()}; see that the broker runs "
+                    "and that this user may read the group's offsets"
+                )
+            time.sleep(0.2)
 
     def reached(self, done: Mapping[str, int], *, complete: bool) -> list[TopicPartition]:
         """The offset that says so."""

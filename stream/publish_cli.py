@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, TextIO
@@ -66,15 +67,18 @@ class Rejects:
             self._out: TextIO = file.open("w", encoding="utf-8", buffering=1)
             self._out.writelines(kept)
         except OSError as error:
-            raise PublishError(
-                f"can't write {file}: {error.strerror}; name another file for the refused rows"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> PublishError:
+        return PublishError(
+            f"can't write {self._file}: {error.strerror}; name another file for the refused rows"
+        )
 
     def _of_earlier_rows(self, after: int) -> list[str]:
         if not self._file.exists():
             return []
         kept = []
-        for line in self._file.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self._file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 if line.endswith("\n") and int(json.loads(line)["row"]) <= after:
                     kept.append(line)
@@ -84,13 +88,17 @@ class Rejects:
 
     def write(self, refused: RefusedLine) -> None:
         """Keep one."""
-        self._out.write(json.dumps(_as_json(refused), default=str) + "\n")
+        try:
+            self._out.write(json.dumps(_as_json(refused), default=str) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._out.close()
+        with suppress(OSError):  # what could not be written was said when it was
+            self._out.close()
 
 
 def run_publish(settings: Settings, asked: Asked) -> int:
@@ -105,8 +113,7 @@ def run_publish(settings: Settings, asked: Asked) -> int:
 
 
 def _published(settings: Settings, asked: Asked) -> int:
-    with Source(asked.file, _reading(asked)) as source, ExitStack() as closing:
-        plan = _plan(settings, source, asked)
+    with _opened(settings, asked) as (source, plan), ExitStack() as closing:
         rejects: Rejects | None = None
         told = 0
         view = closing.enter_context(_view(source, _WORDS[plan.kind]))
@@ -116,7 +123,7 @@ def _published(settings: Settings, asked: Asked) -> int:
         def went_on(after: int) -> None:
             nonlocal rejects
             if asked.rejects is not None:
-                rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked), after=after))
+                rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked, plan), after=after))
 
         def refused(row: RefusedLine) -> None:
             nonlocal told
@@ -140,12 +147,11 @@ def dry_run(settings: Settings, asked: Asked) -> int:
     """Show the first rows as they would be sent and every refusal; nothing is sent, no broker is asked."""
     published = Published()
     first: list[Ready] = []
-    with Source(asked.file, _reading(asked)) as source, ExitStack() as closing:
-        plan = _plan(settings, source, asked)
+    with _opened(settings, asked) as (source, plan), ExitStack() as closing:
         topic = plan.topic(settings)
         rejects: Rejects | None = None
         if asked.rejects is not None:
-            rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked), after=0))
+            rejects = closing.enter_context(Rejects(_not_read(asked.rejects, asked, plan), after=0))
         for each in ready_rows(source, plan):
             if isinstance(each, Ready):
                 published.sent += 1
@@ -180,14 +186,10 @@ def guess(asked: Asked) -> None:
         typer.echo(proposed(source, kind=asked.kind or "orders"), nl=False)
 
 
-def _reading(asked: Asked) -> Any:
-    return None if asked.mapping is None else load_mapping(asked.mapping).source
-
-
-def _not_read(rejects: Path, asked: Asked) -> Path:
+def _not_read(rejects: Path, asked: Asked, plan: Plan) -> Path:
     """The file for the refused rows, refused itself where writing it would wipe what we read."""
     wiped = f"--rejects {rejects} is a file we read and would be overwritten; name another"
-    for read in (asked.file, asked.mapping):
+    for read in (asked.file, asked.mapping, plan.other_file):
         try:
             # stdin too: a shell may have opened the very file
             being_read = os.fstat(0) if read == "-" else None if read is None else Path(read).stat()
@@ -199,23 +201,29 @@ def _not_read(rejects: Path, asked: Asked) -> Path:
     return rejects
 
 
-def _plan(settings: Settings, source: Source, asked: Asked) -> Plan:
+@contextmanager
+def _opened(settings: Settings, asked: Asked) -> Iterator[tuple[Source, Plan]]:
+    """The file and what becomes of it; a mapping is read once, because it may come from a pipe."""
     mapping = None if asked.mapping is None else load_mapping(asked.mapping)
     if mapping is not None and asked.kind not in {None, mapping.kind}:
         raise PublishError(
             f"{asked.mapping} is a mapping of {mapping.kind} and --kind says {asked.kind}; leave --kind out"
         )
-    return planned(
-        settings,
-        source,
-        mapping,
-        said=str(asked.mapping),
-        beside=Path() if asked.mapping is None else asked.mapping.parent,
-        kind=asked.kind or "orders",
-        history=asked.history,
-        rate=asked.rate,
-        limit=asked.limit,
-    )
+    with Source(asked.file, None if mapping is None else mapping.source) as source:
+        yield (
+            source,
+            planned(
+                settings,
+                source,
+                mapping,
+                said=str(asked.mapping),
+                beside=Path() if asked.mapping is None else asked.mapping.parent,
+                kind=asked.kind or "orders",
+                history=asked.history,
+                rate=asked.rate,
+                limit=asked.limit,
+            ),
+        )
 
 
 def _show(ready: Ready, topic: str, *, as_json: bool) -> None:

@@ -142,6 +142,8 @@ def test_a_published_file_is_sent_again_only_when_asked_and_as_history_it_is_ano
     rest = publish_whole(settings, file)
     assert (rest.sent, rest.before["sent"]) == (6, 4)
     assert publish_whole(settings, file).is_repeat
+    assert publish_whole(settings, file, limit=4).is_repeat
+    assert publish_whole(settings, file).is_repeat
     assert publish_whole(settings, file, from_start=True).sent == 10
     assert publish_whole(settings, file, history=True).sent == 10
     file.write_bytes(lines_of(11))  # another content is another file
@@ -172,6 +174,39 @@ def test_every_refused_row_is_counted_once_over_all_runs_and_kept_whole(
     kept = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(each["row"], each["raw"]) for each in kept] == [(4, "no json"), (10, '{"order_id":"a\\u0000"}')]
     assert sum(order_ids(settings, 8).values()) == 8
+
+
+def test_refusals_of_sorted_rows_are_kept_when_the_publisher_was_ended_and_goes_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    topics.create(settings)
+    mapping, file, rejects = tmp_path / "m.toml", tmp_path / "orders.csv", tmp_path / "rejects"
+    mapping.write_text(
+        """
+        source = { sort = "placed_at" }
+        [fields]
+        order_id = "id"
+        placed_at = { column = "at", format = "epoch_s" }
+        amount = { column = "amount", unit = "major" }
+        currency = { value = "EUR" }
+        """
+    )
+    lines = [f"o{n},{1_714_566_600 - n},{'lots' if n == 900 else n}" for n in range(1, 1_001)]
+    file.write_text("\n".join(["id,at,amount", *lines]))
+    command = [sys.executable, "-m", "stream.cli", "publish", str(file), "--map", str(mapping)]
+    command += ["--rejects", str(rejects)]
+    env = {**os.environ, **environment(settings)}
+    stopped = subprocess.Popen([*command, "--rate", "100"], env=env, stderr=subprocess.DEVNULL)
+    assert order_ids(settings, 20)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.wait(30)
+
+    subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+
+    (kept,) = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert (kept["row"], kept["raw"]["id"]) == (900, "o900")
+    found = order_ids(settings, 999)
+    assert (len(found), max(found.values())) == (999, 1)
 
 
 def test_a_row_too_large_for_its_topic_is_refused_and_the_rest_arrives(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 
 from features.events import Id
 from features.mapping import Kind
+from stream import publish as publish_module
 from stream.cli import app
 from stream.guess import guessing_source, proposed
 from stream.mapping import bound_to, load_mapping, mapping_of
-from stream.publish import Left, Plan, Ready, _is_id, planned, ready_rows
+from stream.publish import Left, Plan, Ready, RefusedLine, _is_id, planned, ready_rows
 from stream.settings import Settings
 from stream.sources import Source
 from tests.own_data import FILES, ROWS, data_file, mapping_file
@@ -347,3 +349,59 @@ def test_a_guess_reads_nested_json_with_its_items(tmp_path: Path) -> None:
     assert first["items"] == [{"sku": "s0", "unit_price": 1999, "quantity": 1}]
     assert first["email_domain"] == "shop.example"
     assert "a0@shop.example" not in json.dumps(first)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b'{"order_id": 5}', "wrong_type"),
+        (b'{"customer_id": "c1"}', "missing_field"),
+        (b"[1]", "not_an_object"),
+        (b"{", "not_json"),
+        (b'{"order_id": "\xff"}', "bad_utf8"),
+        (b'{"order_id": "o1", "x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", "too_deep"),
+    ],
+)
+def test_a_line_is_refused_under_the_cause_a_worker_would_name(line: bytes, code: str) -> None:
+    (refused,) = publish_module._of_lines([line], 2**20)
+
+    assert isinstance(refused, RefusedLine)
+    assert refused.code == code
+    assert "docs/contracts" in refused.reason
+
+
+def test_a_mapping_can_come_from_a_pipe(shop: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, MAPPING.encode())
+    os.close(writing)
+
+    code, out, _ = publish(shop / "orders.csv", "--map", f"/dev/fd/{reading}", "--dry-run")
+    os.close(reading)
+
+    assert code == 1
+    assert "of 4 rows 2 would be orders" in out[-1]
+
+
+def test_refused_rows_never_take_the_place_of_the_items(shop: Path) -> None:
+    (shop / "lines.csv").write_text("order,sku\no1,a\n")
+    join = '[items]\njoin = { file = "lines.csv", on = "id", key = "order" }\n[items.fields]\nsku = "sku"\n'
+    (shop / "mapping.toml").write_text(MAPPING + join)
+
+    code, _, err = publish(
+        shop / "orders.csv", "--map", shop / "mapping.toml", "--rejects", shop / "lines.csv", "--dry-run"
+    )
+
+    assert code == 1
+    assert "is a file we read and would be overwritten" in err
+    assert (shop / "lines.csv").read_text() == "order,sku\no1,a\n"
+
+
+def test_refused_rows_that_can_not_be_kept_end_it_in_one_line(shop: Path) -> None:
+    code, _, err = publish(
+        shop / "orders.csv", "--map", shop / "mapping.toml", "--rejects", "/dev/full", "--dry-run"
+    )
+
+    assert code == 1
+    assert err.splitlines() == [
+        "fraudstream: can't write /dev/full: No space left on device; name another file for the refused rows"
+    ]
