@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, NamedTuple, Self, TypeAlias, cast
@@ -22,17 +22,23 @@ from features.events import LARGEST_RECORD
 from features.mapping import Reading
 from stream.errors import Refusal
 
-__all__ = ["LONGEST_LINE", "Row", "Source", "SourceError", "Unreadable"]
+__all__ = ["LONGEST_LINE", "EncodingError", "Row", "Source", "SourceError", "Unreadable"]
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """A line beyond this is refused without being held: 16 times what an order may have."""
 
 _LONGEST_FIELD: Final = LARGEST_RECORD
 _PARQUET: Final = b"PAR1"
+_SAMPLE: Final = 4096
+"""Bytes that are looked at to tell text from what is none."""
 
 
 class SourceError(Refusal):
     """A file can't be read as what it is said to be; the message names it and says what to do."""
+
+
+class EncodingError(SourceError):
+    """A file's text is in another encoding than it is said to be; the message says where to name it."""
 
 
 class Unreadable(NamedTuple):
@@ -64,7 +70,8 @@ class Source:
         self._parquet: Any = None
         self.columns: tuple[str, ...] | None = None
         try:
-            self._open(stdin)
+            with self._refusing("get it again"):
+                self._open(stdin)
         except BaseException:
             self._closing.close()
             raise
@@ -113,16 +120,25 @@ class Source:
 
     def rows(self) -> Iterator[Row]:
         """Each row once, in the file's order. Raises SourceError where the file is cut short or damaged."""
-        try:
+        with self._refusing("the rows before that were read"):
             if self._parquet is not None:
                 yield from self._of_parquet()
             elif self.columns is None:
                 yield from self._of_json()
             else:
                 yield from self._of_csv()
+
+    @contextmanager
+    def _refusing(self, then: str) -> Iterator[None]:
+        """What reading can raise, as a SourceError; `then` says what is left to do or was done."""
+        try:
+            yield
         except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-            raise SourceError(
-                f"{self.file} is cut short or damaged ({error}); the rows before that were read"
+            raise SourceError(f"{self.file} is cut short or damaged ({error}); {then}") from error
+        except UnicodeError as error:
+            raise EncodingError(
+                f"{self.file} is not {self.reading.encoding}, or is cut short; {then}; "
+                "name the text's encoding under [source]"
             ) from error
         except OSError as error:
             raise self._error(error) from error
@@ -130,15 +146,8 @@ class Source:
     # ------------------------------------------------------------------ opening
 
     def _open(self, stdin: IO[bytes] | None) -> None:
-        try:
-            raw = self._raw(stdin)
-            content = self._unpacked(raw)
-            start = content.peek(4)[:4]
-        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-            raise SourceError(f"{self.file} is cut short or damaged ({error}); get it again") from error
-        except OSError as error:
-            raise self._error(error) from error
-        self._content = content
+        self._content = content = self._unpacked(self._raw(stdin))
+        start = content.peek(4)[:4]
         kind = self.reading.format
         if start == _PARQUET or kind == "parquet":
             self._open_parquet(start)
@@ -159,7 +168,20 @@ class Source:
                     f"{self.file} is one JSON list and not one object a line; convert it: jq -c '.[]' FILE"
                 )
             return
-        self._open_csv()
+        if self._is_binary(content.peek(_SAMPLE)[:_SAMPLE]):
+            raise self._no_text(start)
+        self._open_csv(start)
+
+    def _is_binary(self, sample: bytes) -> bool:
+        """Whether more of it are control characters than any text has."""
+        text = sample.decode(self.reading.encoding, errors="replace")
+        return 20 * sum(map(_is_control, text)) > len(text)
+
+    def _no_text(self, start: bytes) -> SourceError:
+        return SourceError(
+            f"{self.file} is neither text nor Parquet, gzip or zip: it begins with the bytes "
+            f"{start.hex(' ')}; get it again, or name the text's encoding under [source]"
+        )
 
     def _raw(self, stdin: IO[bytes] | None) -> io.BufferedReader:
         if self._path is None:
@@ -175,7 +197,7 @@ class Source:
         if start.startswith(b"\x1f\x8b"):
             unzipped = self._closing.enter_context(gzip.GzipFile(fileobj=raw, mode="rb"))
             return io.BufferedReader(cast("io.RawIOBase", unzipped), 256 * 1024)
-        if start == b"PK\x03\x04":
+        if start in {b"PK\x03\x04", b"PK\x05\x06"}:
             return self._member(raw)
         if self.reading.member is not None:
             raise SourceError(f"{self.file} is no zip, so it has no member '{self.reading.member}'")
@@ -189,6 +211,8 @@ class Source:
         archive = self._closing.enter_context(zipfile.ZipFile(raw))
         names = [each.filename for each in archive.infolist() if not each.is_dir()]
         wanted = self.reading.member
+        if not names:
+            raise SourceError(f"{self.file} is a zip without files; get it again")
         if wanted is None:
             if len(names) != 1:
                 raise SourceError(
@@ -197,9 +221,7 @@ class Source:
                 )
             wanted = names[0]
         if wanted not in names:
-            raise SourceError(
-                f"{self.file} has no member '{wanted}'; it has: {', '.join(names[:10]) or 'nothing'}"
-            )
+            raise SourceError(f"{self.file} has no member '{wanted}'; it has: {', '.join(names[:10])}")
         try:
             member = self._closing.enter_context(archive.open(wanted))
         except RuntimeError as error:  # encrypted
@@ -226,7 +248,7 @@ class Source:
         self._done = 0
         self._position = lambda: self._done
 
-    def _open_csv(self) -> None:
+    def _open_csv(self, start: bytes) -> None:
         csv.field_size_limit(_LONGEST_FIELD)
         self._lines = _Lines(self._content, self.reading.encoding, self.file)
         reading = self.reading
@@ -238,6 +260,13 @@ class Source:
             reason = "" if first is None else f" ({first[1]})"
             raise SourceError(f"{self.file} has no line that names the columns{reason}; say header = false")
         names = [name.strip() for name in first[1]]
+        if any(map(_is_control, "".join(names))):
+            raise self._no_text(start)
+        if any(_is_undecoded(name) for name in names):
+            raise EncodingError(
+                f"{self.file}: the line that names the columns is not {reading.encoding}; "
+                "name its encoding under [source], such as latin-1"
+            )
         if reading.columns is not None:
             if len(reading.columns) != len(names):
                 raise SourceError(
@@ -285,8 +314,14 @@ class Source:
         number = 0
         try:
             for batch in self._parquet.iter_batches(batch_size=8192):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                for values in zip(*map(_listed, batch.columns), strict=True):
                     number += 1
+                    if any(value is _BEYOND for value in values):
+                        named = zip(self.columns or (), values, strict=True)
+                        where = ", ".join(f"'{name}'" for name, value in named if value is _BEYOND)
+                        reason = f"column {where}: expected a time of the years 1 to 9999, got another"
+                        yield number, 0, Unreadable("bad_value", f"{reason}; correct the row", "")
+                        continue
                     yield number, 0, values
                 self._done = number
         except pa.ArrowException as error:
@@ -375,6 +410,38 @@ class _Lines:
         self._next -= len(others)
         self._taken = [first]
         return first.rstrip("\r\n")
+
+
+_BEYOND: Final = object()
+"""Stands for a value that Python's types can't hold."""
+
+
+def _listed(column: Any) -> list[Any]:
+    """A Parquet column's values; times are cut to the microsecond, as our contract cuts them."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [_held(value) for value in column]
+
+
+def _held(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return _BEYOND
+
+
+def _is_control(letter: str) -> bool:
+    return (letter < " " and letter not in "\t\n\r\f\v") or letter == "\x7f"
+
+
+def _is_undecoded(text: str) -> bool:
+    """Whether bytes of it were outside the encoding."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _buffered(stream: IO[bytes]) -> io.BufferedReader:

@@ -2,7 +2,10 @@
 
 import gzip
 import io
+import random
+import re
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +163,58 @@ def test_a_file_without_a_header_takes_its_names_from_the_mapping(tmp_path: Path
     with Source(str(named(tmp_path, CSV)), Reading(columns=("x", "y"))) as source:
         assert source.columns == ("x", "y")
         assert len(list(source.rows())) == 2
+
+
+@pytest.mark.parametrize("name", ["orders.parquet", "orders.gz", "orders.csv"])
+@pytest.mark.parametrize("size", [40, 5_000])
+def test_bytes_that_are_no_text_are_refused_whatever_they_are_called(
+    tmp_path: Path, name: str, size: int
+) -> None:
+    file = named(tmp_path, random.Random(size).randbytes(size), name)
+
+    assert re.search(
+        r"orders\.\w+ is neither text nor Parquet, gzip or zip: it begins with the bytes [0-9a-f ]+; "
+        r"get it again, or name the text's encoding under \[source\]",
+        refusal(file),
+    )
+
+
+def test_column_names_outside_the_encoding_are_refused_with_the_setting(tmp_path: Path) -> None:
+    file = named(tmp_path, "id,straße\n1,2\n".encode("latin-1"))
+
+    assert "the line that names the columns is not utf-8" in refusal(file)
+    assert rows(file, encoding="latin-1") == [["1", "2"]]
+
+
+def test_a_text_cut_within_a_character_says_so_after_the_rows_before(tmp_path: Path) -> None:
+    file = named(tmp_path, "id,amount\n1,2\n".encode("utf-16") + b"\x00")
+    seen: list[Any] = []
+
+    with (
+        Source(str(file), Reading(encoding="utf-16")) as source,
+        pytest.raises(SourceError, match="is not utf-16"),
+    ):
+        seen.extend(found for _, _, found in source.rows())
+    assert seen == [["1", "2"]]
+
+
+def test_a_moment_that_python_can_not_hold_spoils_its_row_alone(tmp_path: Path) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    moments = pa.array([1_714_566_600_123_456, 9 * 10**18], pa.timestamp("us"))
+    finer = pa.array([1_714_566_600_123_456_789, 0], pa.timestamp("ns"))
+    file = tmp_path / "orders"
+    pq.write_table(pa.table({"id": ["a", "b"], "at": moments, "ns": finer}), file)
+
+    good, bad = rows(file)
+
+    assert good[0] == "a"
+    assert good[1] == good[2] == datetime(2024, 5, 1, 12, 30, 0, 123456)  # noqa: DTZ001
+    assert isinstance(bad, Unreadable)
+    assert "at" in bad.reason
+
+
+@pytest.mark.parametrize("content", [b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(40)])
+def test_a_zip_without_files_is_refused(tmp_path: Path, content: bytes) -> None:
+    assert re.search(r"is a zip without files|is cut short or damaged", refusal(named(tmp_path, content)))
