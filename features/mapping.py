@@ -39,6 +39,7 @@ __all__ = [
     "RowMapping",
     "Taken",
     "at_path",
+    "decimal_text",
     "row_in",
     "said_by",
 ]
@@ -866,7 +867,7 @@ def _integer(value: Any) -> int:
     raise _Wrong("wrong_type", "a whole number", _shape(value))
 
 
-def _decimal_text(text: str, *, comma: bool) -> str | None:
+def decimal_text(text: str, *, comma: bool) -> str | None:
     """A number as Decimal reads it; None for a text that is no number."""
     if not comma and _NUMBER.fullmatch(text):
         return text
@@ -884,7 +885,7 @@ def _decimal_text(text: str, *, comma: bool) -> str | None:
 
 def _number(value: Any, *, comma: bool = False) -> float:
     if type(value) is str:
-        text = _decimal_text(value, comma=comma)
+        text = decimal_text(value, comma=comma)
         if text is not None:
             return float(text)
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
@@ -941,7 +942,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
 
 def _minor_units(value: Any, currency: str | None, *, major: bool, comma: bool, rounds: bool) -> int:
     if type(value) is str:
-        text = _decimal_text(value, comma=comma)
+        text = decimal_text(value, comma=comma)
         if text is None:
             todo = 'say decimal = "," if a comma stands before the decimals' if "," in value else ""
             raise _Wrong("bad_amount", "an amount such as 12.50", _shape(value), todo)

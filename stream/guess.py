@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import orjson
 
-from features.mapping import Kind, Reading, RowMapping
+from features.mapping import Kind, Reading, RowMapping, decimal_text
 from features.money import CURRENCIES
-from stream.sources import Source, SourceError, Unreadable
+from stream.sources import EncodingError, Source, SourceError, Unreadable, is_undecoded
 
 __all__ = ["guessing_source", "proposed"]
 
@@ -38,25 +39,57 @@ _PATTERNS: Final = (
 )  # fmt: skip
 _NO_AMOUNT: Final = 'amount = { value = 0, unit = "minor" }'
 _LABEL = {"fraud", "isfraud", "label", "labels", "class", "chargeback", "fraudulent", "target_label"}
-_PERSON = {"name", "firstname", "lastname", "surname", "street", "address", "birth", "birthday", "dob", "ssn"}
+_PERSON = {
+    "name", "firstname", "lastname", "surname", "street", "address", "birth", "birthday", "dob", "ssn",
+    "email", "mail", "phone", "mobile", "iban",
+}  # fmt: skip
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_WESTERN: Final = "cp1252"
+"""What a text is that is not UTF-8, most likely."""
+_DEEPEST: Final = 16
 _TIME = {"time", "date", "datetime", "timestamp", "at", "ts", "when", "day"}
-_ID = {"id", "no", "nr", "number", "key", "uuid", "ref", "reference"}
+_ID = {"id", "no", "nr", "num", "number", "key", "uuid", "ref", "reference"}
 
 
 def proposed(source: Source, *, kind: Kind = "orders") -> str:
     """A mapping in TOML for the rows of the source, with the reasons as comments; it loads as it stands."""
-    return "\n".join(_Proposal(source, kind).lines()) + "\n"
+    lines = _Proposal(source, kind).lines()
+    # what is quoted of the file may hold anything, and must not end the comment it stands in
+    said = [
+        "".join(c if c.isprintable() else "?" for c in line) if line[:1] == "#" else line for line in lines
+    ]
+    return "\n".join(said) + "\n"
 
 
 def guessing_source(file: str) -> Source:
     """The file as it is looked at: of a zip with several members the one that holds orders."""
     if file != "-" and zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            members = [each.filename for each in archive.infolist() if each.file_size]
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = [each.filename for each in archive.infolist() if each.file_size]
+        except zipfile.BadZipFile:
+            members = []  # opening it says what is wrong
         tables = [name for name in members if name.lower().endswith((".csv", ".tsv", ".txt", ".jsonl"))]
         if len(members) > 1 and tables:
             return Source(file, Reading(member=_with_orders(file, tables)))
-    return _headed(file, Reading())
+    return _headed(file, _written(file))
+
+
+def _written(file: str) -> Reading:
+    """In which encoding the text is; a pipe can't be looked at twice and is taken as it should be."""
+    reading = Reading()
+    if file == "-":
+        return reading
+    try:
+        with Source(file, reading) as source:
+            if source.columns is None or source.is_parquet:
+                return reading
+            rows = (found for _, _, found in islice(source.rows(), _LOOKED_AT))
+            if not any(is_undecoded(cell) for row in rows for cell in row if isinstance(cell, str)):
+                return reading
+    except EncodingError:
+        pass
+    return reading.model_copy(update={"encoding": _WESTERN})
 
 
 def _headed(file: str, reading: Reading) -> Source:
@@ -103,7 +136,10 @@ class _Column:
 
     @cached_property
     def texts(self) -> list[str]:
-        return [value if isinstance(value, str) else str(value) for value in self.values]
+        return [
+            value if isinstance(value, str) else "" if isinstance(value, list | dict) else str(value)
+            for value in self.values
+        ]
 
     @cached_property
     def distinct(self) -> int:
@@ -120,8 +156,36 @@ class _Column:
         return self.share(re.compile(pattern).fullmatch) >= _MOSTLY
 
     @cached_property
+    def uses_comma(self) -> bool:
+        """Whether more of its texts are numbers with a decimal comma than with a point."""
+        return self.share(partial(decimal_text, comma=True)) > self.share(partial(decimal_text, comma=False))
+
+    @cached_property
+    def numbers(self) -> list[str]:
+        """Its values as numbers are written; empty texts for those that are none."""
+        return [decimal_text(text, comma=self.uses_comma) or "" for text in self.texts]
+
+    @cached_property
     def is_number(self) -> bool:
-        return self.matches(r"[-+]?\d[\d.,' ]*([eE][-+]?\d+)?") and not self.matches(r"\d{1,3}(\.\d{1,3}){3}")
+        return sum(map(bool, self.numbers)) >= _MOSTLY * max(1, len(self.numbers)) and not self.matches(
+            r"\d{1,3}(\.\d{1,3}){3}"
+        )
+
+    @cached_property
+    def is_email(self) -> bool:
+        return self.matches(_EMAIL.pattern)
+
+    @cached_property
+    def is_card_number(self) -> bool:
+        return self.share(_could_be_a_card) >= _MOSTLY
+
+    @cached_property
+    def names_person(self) -> bool:
+        """Whether its values may be a person's own; a few values or small numbers are nobody's."""
+        if self.is_card_number or any("@" in text and _EMAIL.search(text) for text in self.texts):
+            return True
+        is_named = bool(self.tokens & _PERSON) or (bool(self.tokens) and self.tokens <= {"first", "last"})
+        return is_named and self.distinct > 2 and not (self.is_number and not self.share(_LONG.search))
 
     @cached_property
     def is_whole(self) -> bool:
@@ -139,7 +203,7 @@ class _Column:
                 return pattern
         if self.is_whole and self.tokens & (_TIME | {"epoch", "unix", "created"}):
             for name, low in (("epoch_s", 10**9), ("epoch_ms", 10**12)):
-                if all(low * 0.8 < float(text) < low * 2.5 for text in self.texts):
+                if self.share(lambda text: text.isdecimal() and low * 0.8 < int(text) < low * 2.5) >= _MOSTLY:  # noqa: B023
                     return name
         return None
 
@@ -149,6 +213,17 @@ class _Column:
         missing = self.rows - len(self.values)
         lacks = f", {missing / self.rows:.0%} missing" if missing and self.rows else ""
         return f"{self.distinct:,} values in {self.rows:,} rows{lacks}"
+
+
+_LONG = re.compile(r"\d{7}")
+
+
+def _could_be_a_card(text: str) -> bool:
+    """Whether it is a number of 13 to 19 digits whose last one checks the others (Luhn)."""
+    if not (re.fullmatch(r"[0-9]{13,19}", text) and text.strip("0")):
+        return False
+    doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in text[-2::-2])
+    return (doubled + sum(map(int, text[::-2]))) % 10 == 0
 
 
 def _reads(text: str, pattern: str) -> bool:
@@ -186,6 +261,7 @@ def _looked_at(source: Source) -> list[_Column]:
             len(rows),
         )
         for name, values in table.items()
+        if name  # the row numbers that some programs write have none
     ]
 
 
@@ -193,10 +269,10 @@ def _is_missing(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and value in _MISSING)  # noqa: PLR0124 (NaN)
 
 
-def _flat(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, dict):
+def _flat(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict) and depth < _DEEPEST:
         for name, value in content.items():
-            yield from _flat(value, f"{path}.{name}" if path else str(name))
+            yield from _flat(value, f"{path}.{name}" if path else str(name), depth + 1)
     elif path:
         yield path, content
 
@@ -270,6 +346,11 @@ class _Proposal:
         reading = self._source.reading
         if reading.member is not None:
             self._reading.append(f"member = {_quoted(reading.member)}")
+        if reading.encoding != "utf-8":
+            self._reading += [
+                "# it is not UTF-8; this is what most texts in Western Europe are then",
+                f"encoding = {_quoted(reading.encoding)}",
+            ]
         if reading.delimiter != ",":
             self._reading.append(f"delimiter = {_quoted(reading.delimiter)}")
         if not reading.header:
@@ -301,15 +382,17 @@ class _Proposal:
     def _ids(self) -> None:
         order = self._named(
             "order id", "transaction id", "tx id", "event id", "basket id", "purchase id", "invoice", "order",
-            fits=lambda each: each.is_unique and not each.time_format,
+            fits=lambda each: each.is_unique and not each.time_format and not each.names_person,
         )  # fmt: skip
         customer = self._named(
             "customer id", "user id", "account id", "client id", "buyer id", "member id", "entity id",
             "customer", "user", "account", "client", "buyer", "card id", "payer", "source",
-            fits=lambda each: _is_identifying(each) and each is not order,
+            fits=lambda each: _is_identifying(each) and each is not order and not each.names_person,
         )  # fmt: skip
-        order = order or self._named("id", fits=lambda each: each.is_unique and each is not customer)
-        order = order or self._named("uuid", "number", "key", fits=lambda each: each.is_unique)
+        order = order or self._named(
+            "id", "uuid", "number", "num", "key",
+            fits=lambda each: each.is_unique and each is not customer and not each.names_person,
+        )  # fmt: skip
         if order is None and not self._source.reading.header:
             order = next((each for each in self._columns if each.is_unique and each.is_whole), None)
         if customer is None and not self._source.reading.header:
@@ -322,14 +405,24 @@ class _Proposal:
                 None,
             )
         if order is None:
-            unique = [each for each in self._columns if each.is_unique]
-            chosen = unique[0] if unique else self._columns[0]
-            why = "unique" if unique else "NOT unique: an order id must be; make one of several columns"
-            template = _quoted("order-{" + chosen.name + "}")
-            self._add("order_id", f"{{ template = {template} }}", f"no column is named so; this is {why}")
+            chosen = min(self._columns, key=lambda each: (each.names_person, not each.is_unique))
+            why = (
+                "unique"
+                if chosen.is_unique
+                else "NOT unique: an order id must be; make one of several columns"
+            )
+            how = _hidden(chosen) if chosen.names_person else _quoted(chosen.name)
+            self._add("order_id", how, f"no column is named so; this is {why}")
         else:
             self._add("order_id", _quoted(self._take(order).name), f"an id, {order.said}")
         if customer is None:
+            customer = next((e for e in self._left.values() if e.is_email), None) or next(
+                (e for e in self._left.values() if e.is_card_number), None
+            )
+            if customer is not None:
+                why = "no column is named so; the hash of an address or a card stands for the customer"
+                self._add("customer_id", _hidden(customer), why)
+                return
             self._fields.append("# customer_id: no column found; without it every order is a guest's")
         else:
             self._add("customer_id", _quoted(self._take(customer).name), f"an id, {customer.said}")
@@ -466,8 +559,8 @@ class _Proposal:
             None,
         )
         amount = self._named(
-            "amount", "total", "order price", "price", "purchase value", "value", "sum", "revenue", "payment",
-            fits=lambda each: each.is_number and not each.tokens & {"currency", "id"},
+            "amount", "amt", "total", "order price", "price", "purchase value", "value", "sum", "revenue",
+            "payment", fits=lambda each: each.is_number and not each.tokens & {"currency", "id"},
         )  # fmt: skip
         constant = None
         if currency is None:
@@ -488,12 +581,9 @@ class _Proposal:
                 )
             return
         self._take(amount)
-        comma = amount.share(re.compile(r".*,\d{1,2}").fullmatch) > 0.5
-        texts = [text.replace(",", ".") if comma else text for text in amount.texts]
+        comma, texts = amount.uses_comma, amount.numbers
         has_decimals = any("." in text and text.partition(".")[2].strip("0") for text in texts)
-        middle = sorted(float(re.sub(r"[^0-9.eE+-]", "", text)) for text in texts[:2000])[
-            len(texts[:2000]) // 2
-        ]
+        middle = median(float(text) for text in texts if text)
         is_minor = bool(amount.tokens & {"cents", "minor", "pence"}) or (not has_decimals and middle >= 1000)
         unit = "minor" if is_minor else "major"
         why = f"amounts, {'with' if has_decimals else 'without'} decimals, {amount.said}; {unit} unit"
@@ -525,7 +615,7 @@ class _Proposal:
             how = f"{{ column = {_quoted(column.name)}, {options} }}" if options else _quoted(column.name)
             self._add(name, how, f"{why or 'by its name'}, {self._take(column).said}")
 
-        email = next((e for e in self._left.values() if e.matches(r"[^@\s]+@[^@\s]+\.[^@\s]+")), None)
+        email = next((e for e in self._left.values() if e.is_email), None)
         if email is not None:
             field(
                 "email_hash", email, 'hash = "email"', "e-mail addresses: only their hash leaves this machine"
@@ -547,7 +637,14 @@ class _Proposal:
             self._named("merchant", "store", "terminal", "seller", "target", fits=_is_identifying),
         )
         field("card.bin", self._named("bin", fits=lambda e: e.matches(r"\d{4,8}")))
-        pan = next((e for e in self._left.values() if "card" in e.tokens and e.matches(r"\d{13,19}")), None)
+        pan = next(
+            (
+                e
+                for e in self._left.values()
+                if e.is_card_number or ("card" in e.tokens and e.matches(r"\d{13,19}"))
+            ),
+            None,
+        )
         field("card.fingerprint", pan, 'hash = "text"', "card numbers: only their hash leaves this machine")
         if pan is None:
             field("card.fingerprint", self._named("card id", "card hash", "card fingerprint"))
@@ -615,7 +712,7 @@ class _Proposal:
     def _own(self) -> None:
         """What is left: the shop's own columns, but for those of persons and those that say nothing."""
         for each in self._left.values():
-            if each.tokens & _PERSON and not each.is_number:
+            if each.names_person:
                 self._note(each, "may name a person; take it under a hash or leave it")
             elif not each.values:
                 self._note(each, "always missing")
@@ -670,7 +767,7 @@ def _is_country(column: _Column) -> bool:
 def _is_unsorted(column: _Column) -> bool:
     values = column.values if column.time_format == "iso" else []
     if column.time_format in {"epoch_s", "epoch_ms"}:
-        values = [float(text) for text in column.texts]
+        values = [int(text) for text in column.texts if text.isdecimal()]
     elif column.time_format and "%" in column.time_format:
         values = [datetime.strptime(text, column.time_format) for text in column.texts]  # noqa: DTZ007
     return any(one > other for one, other in pairwise(values))
@@ -696,7 +793,12 @@ def _type_of(column: _Column) -> str | None:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _hidden(column: _Column) -> str:
+    """The column by its hash."""
+    return f'{{ column = {_quoted(column.name)}, hash = "{"email" if column.is_email else "text"}" }}'
 
 
 def _key(name: str) -> str:

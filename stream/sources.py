@@ -22,7 +22,7 @@ from features.events import LARGEST_RECORD
 from features.mapping import Reading
 from stream.errors import Refusal
 
-__all__ = ["LONGEST_LINE", "EncodingError", "Row", "Source", "SourceError", "Unreadable"]
+__all__ = ["LONGEST_LINE", "EncodingError", "Row", "Source", "SourceError", "Unreadable", "is_undecoded"]
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """A line beyond this is refused without being held: 16 times what an order may have."""
@@ -262,7 +262,7 @@ class Source:
         names = [name.strip() for name in first[1]]
         if any(map(_is_control, "".join(names))):
             raise self._no_text(start)
-        if any(_is_undecoded(name) for name in names):
+        if any(is_undecoded(name) for name in names):
             raise EncodingError(
                 f"{self.file}: the line that names the columns is not {reading.encoding}; "
                 "name its encoding under [source], such as latin-1"
@@ -439,9 +439,9 @@ def _is_control(letter: str) -> bool:
     return (letter < " " and letter not in "\t\n\r\f\v") or letter == "\x7f"
 
 
-def _is_undecoded(text: str) -> bool:
+def is_undecoded(text: str) -> bool:
     """Whether bytes of it were outside the encoding."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _buffered(stream: IO[bytes]) -> io.BufferedReader:

@@ -1,8 +1,10 @@
 """`fraudstream publish` without a broker: the dry run, the guess, and what is refused."""
 
 import gzip
+import io
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
 from features.events import Id
-from features.mapping import Kind
+from features.mapping import Kind, RowMapping
 from stream import publish as publish_module
 from stream.cli import app
 from stream.guess import guessing_source, proposed
@@ -405,3 +407,121 @@ def test_refused_rows_that_can_not_be_kept_end_it_in_one_line(shop: Path) -> Non
     assert err.splitlines() == [
         "fraudstream: can't write /dev/full: No space left on device; name another file for the refused rows"
     ]
+
+
+def guessed_of(file: Path, content: str | bytes) -> RowMapping:
+    """The proposal for this content; that it loads is part of what is promised."""
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = publish(file, "--guess")
+    assert (code, err) == (0, "")
+    return mapping_of("\n".join(out), said="the guess")
+
+
+@pytest.mark.parametrize(
+    ("amount", "decimal"), [("{n}.234,50", ","), ("{n},234.50", "."), ("{n},50", ","), ("$ {n}.50", ".")]
+)
+def test_a_guess_reads_amounts_as_people_write_them(tmp_path: Path, amount: str, decimal: str) -> None:
+    rows = "".join(
+        f"o{n};c{n % 30};2024-05-01 10:{n % 60:02};{'free' if n == 7 else amount.format(n=n % 9 + 1)}\n"
+        for n in range(200)
+    )
+    mapping = guessed_of(tmp_path / "f.csv", "order_id;customer_id;placed;amount\n" + rows)
+
+    taken = mapping.taken["amount"]
+    assert (taken.column, taken.decimal, taken.unit) == ("amount", decimal, "major")
+
+
+def test_a_guess_is_not_thrown_by_a_few_words_among_the_times(tmp_path: Path) -> None:
+    rows = "".join(
+        f"o{n},c{n % 30},{'unknown' if n % 50 == 0 else 1_714_566_600 + n},5.50\n" for n in range(200)
+    )
+    mapping = guessed_of(tmp_path / "f.csv", "order_id,customer_id,created,amount\n" + rows)
+
+    assert mapping.taken["placed_at"].format == "epoch_s"
+
+
+def test_no_person_is_in_what_a_guess_would_send(tmp_path: Path) -> None:
+    head = "customer_name,customer_email,billing_email,first,last,cc_num,gsm phone,order_date,amount\n"
+    rows = "".join(
+        f"Ann{n} Smith,ann{n}@x.example,bo{n}@y.example,Ann{n},Smith{n},{card(n)},+49 30 55{n:04},"
+        f"2024-05-01 10:00,{n}.50\n"
+        for n in range(200)
+    )
+    file = tmp_path / "f.csv"
+    (tmp_path / "m.toml").write_text("")
+    mapping = guessed_of(file, head + rows)
+    out = publish(file, "--guess")[1]
+    (tmp_path / "m.toml").write_text("\n".join(out))
+    code, sent, _ = publish(file, "--map", tmp_path / "m.toml", "--dry-run", "--json")
+
+    assert code == 0
+    assert not [word for word in ("Ann3", "ann3", "Smith", "bo3", card(3), "550003") if word in "".join(sent)]
+    assert (mapping.taken["customer_id"].column, mapping.taken["customer_id"].hash) == (
+        "customer_email", "email",
+    )  # fmt: skip
+    assert mapping.taken["card.fingerprint"].hash == "text"
+    first, second = (json.loads(line)["value"]["order_id"] for line in sent[:2])
+    assert first != second
+
+
+def card(n: int) -> str:
+    """A number of sixteen digits that a card might have."""
+    digits = f"40128888{n:07}"
+    odd = sum(sum(divmod(2 * int(each), 10)) for each in digits[::2]) + sum(map(int, digits[1::2]))
+    return digits + str(-odd % 10)
+
+
+def test_a_guess_takes_the_unnamed_column_of_row_numbers_for_none(tmp_path: Path) -> None:
+    rows = "".join(f"{n},o{n},c{n % 30},2024-05-01 10:00,{n}.50,{n}\n" for n in range(200))
+    mapping = guessed_of(tmp_path / "f.csv", ",order_id,customer_id,order_date,amount,basket{}\n" + rows)
+
+    assert "" not in mapping.columns
+    assert mapping.attributes["basket{}"].column == "basket{}"
+
+
+def test_what_a_guess_quotes_of_the_file_stays_in_its_comment(tmp_path: Path) -> None:
+    codes = {3: '"E\nx = ["', 4: '"\x1b[2J\x7f"'}
+    rows = "".join(
+        f"o{n},c{n % 30},2024-05-01 10:00,{n}.50,{codes.get(n, 'EUR')},{codes.get(n % 5, 'paid')}\n"
+        for n in range(200)
+    )
+    file = tmp_path / "a\nb.csv"
+    head = "order_id,customer_id,order_date,amount,currency,status\n"
+    guessed_of(file, head + rows)
+
+    for kind in ("orders", "events"):
+        code, out, _ = publish(file, "--guess", "--kind", kind)
+        assert code == 0
+        assert mapping_of("\n".join(out), said="the guess").kind == kind
+        assert "\x1b" not in "".join(out)
+
+
+def test_a_guess_names_the_encoding_of_a_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    rows = "".join(f"o{n},c{n % 30},2024-05-01 10:00,{n}.50,Süd {n % 40}\n" for n in range(200))
+    for head in ("order_id,customer_id,order_date,amount,region\n", "order_id,kunde,datum,amount,straße\n"):
+        mapping = guessed_of(tmp_path / "f.csv", (head + rows).encode("cp1252"))
+        assert mapping.source.encoding == "cp1252"
+        assert not [name for name in mapping.columns if not name.isprintable()]
+
+
+def test_a_guess_looks_only_as_deep_as_orders_are(tmp_path: Path) -> None:
+    deep = b'{"order_id":"o1","a":' * 900 + b"[" * 99 + b"]" * 99 + b"}" * 900
+
+    assert "order_id" in guessed_of(tmp_path / "f", deep).columns
+
+
+def test_a_guess_from_what_can_not_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.csv", "id\n1\n")
+        archive.writestr("b.csv", "id\n1\n")
+    broken = packed.getvalue().replace(b"PK\x01\x02", b"PK\x01\x00")
+    file = tmp_path / "f"
+    for content, said in (
+        (broken, "is cut short or damaged"),
+        (b'{\n "order_id": "o1"\n}\n', "has no rows to guess from"),
+    ):
+        file.write_bytes(content)
+        code, _, err = publish(file, "--guess")
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert said in err
