@@ -121,7 +121,7 @@ class Taken(_Declared):
     """Replace it by the SHA-256 of its lower-case text (email, text) or of its digits (phone)."""
     part: Literal["domain"] | None = None
     """Of an e-mail address: only what follows the @."""
-    split: str | None = None
+    split: Annotated[str, Field(min_length=1)] | None = None
     """Of a list in one text: what stands between."""
     type: Literal["text", "integer", "number", "boolean", "ipv4"] | None = None
     """Of an attribute: what it is; `ipv4` makes an address of a number."""
@@ -222,7 +222,7 @@ class Reading(_Declared):
             raise ValueError("header = false needs columns, the names in their order")
         try:
             "".encode(self.encoding)
-        except LookupError:
+        except (LookupError, ValueError):
             raise ValueError(f"encoding '{self.encoding}' is not known; use utf-8 or latin-1") from None
         return self
 
@@ -744,6 +744,8 @@ def said_by(error: ValidationError, model: type[BaseModel] | None = None) -> str
         known = (model or RowMapping).model_fields if len(first["loc"]) == 1 else _all_options()
         return f"'{where}' is not known{_did_you_mean(name, known)}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    for theirs, ours in (("valid tuple", "list"), ("valid dictionary", "table"), ("valid string", "text")):
+        message = message.replace(theirs, ours)
     return f"{where}: {message}" if where else message
 
 
@@ -784,7 +786,9 @@ def _base(contract: type[BaseModel], name: str) -> str:
 
 
 def _pattern(written: str) -> None:
-    """Refuse a pattern that no text can be written in."""
+    """Refuse a pattern that no text can be written in, or that passes over what a text says."""
+    if "%Z" in written.replace("%%", ""):
+        raise ValueError(f"format '{written}': %Z names a zone and no offset; use %z, or zone")
     try:
         datetime.strptime("", written)  # noqa: DTZ007 (nothing is read)
     except ValueError as error:
@@ -946,6 +950,9 @@ def _minor_units(value: Any, currency: str | None, *, major: bool, comma: bool, 
         if text is None:
             todo = 'say decimal = "," if a comma stands before the decimals' if "," in value else ""
             raise _Wrong("bad_amount", "an amount such as 12.50", _shape(value), todo)
+        if currency is not None and (sign := _contradicting(value, currency)):
+            todo = f"say with currency what {sign} stands for"
+            raise _Wrong("bad_amount", f"an amount of {currency}", f"one in {sign}", todo)
         amount = Decimal(text)
     elif isinstance(value, int) and not isinstance(value, bool):
         amount = Decimal(value)
@@ -984,6 +991,17 @@ def _sum_of(items: Sequence[Mapping[str, Any]]) -> int:
         came = "an item without a price" if items else "no items"
         raise RowFault("missing_field", "amount", "", "items with a unit_price to sum up", came)
     return sum(int(item["unit_price"]) * int(item.get("quantity", 1)) for item in items)
+
+
+_SIGN_OF: Final = {"EUR": "€", "GBP": "£", "JPY": "¥", "CNY": "¥", "USD": "$"}
+
+
+def _contradicting(amount: str, currency: str) -> str:
+    """The sign an amount is written with, when another currency's; many have dollars and pounds."""
+    sign = amount[0] if amount[0] in "$€£¥" else amount[-1]
+    if sign in "$£":
+        return sign if _SIGN_OF.get(currency, sign) != sign else ""
+    return sign if sign in "€¥" and _SIGN_OF.get(currency) != sign else ""
 
 
 _MAP_IT: Final = 'say with map what it stands for, as {"NIS" = "ILS"}'

@@ -7,6 +7,7 @@ a model that sees it has seen the answer; what names a person is hashed or left 
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _PERSON = {
     "email", "mail", "phone", "mobile", "iban",
 }  # fmt: skip
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_SIGNS_MEAN: Final = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
+_SIGNS: Final = frozenset(_SIGNS_MEAN)
 _WESTERN: Final = "cp1252"
 """What a text is that is not UTF-8, most likely."""
 _DEEPEST: Final = 16
@@ -412,6 +415,8 @@ class _Proposal:
                 else "NOT unique: an order id must be; make one of several columns"
             )
             how = _hidden(chosen) if chosen.names_person else _quoted(chosen.name)
+            if not (chosen.is_number or chosen.names_person):  # those say something else beside
+                self._take(chosen)
             self._add("order_id", how, f"no column is named so; this is {why}")
         else:
             self._add("order_id", _quoted(self._take(order).name), f"an id, {order.said}")
@@ -564,8 +569,9 @@ class _Proposal:
         )  # fmt: skip
         constant = None
         if currency is None:
-            constant = "EUR"
-            self._add("currency", '{ value = "EUR" }', "NO COLUMN HAS CURRENCIES: say which it is")
+            signs = Counter(sign for text in (amount.texts if amount else ()) for sign in _SIGNS & {*text})
+            constant = _SIGNS_MEAN[signs.most_common(1)[0][0]] if signs else "EUR"
+            self._add("currency", f'{{ value = "{constant}" }}', "NO COLUMN HAS CURRENCIES: say which it is")
         else:
             unknown = sorted(set(self._take(currency).texts) - set(CURRENCIES))
             why = f"currencies of ISO 4217, {currency.said}"

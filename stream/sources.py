@@ -138,7 +138,7 @@ class Source:
         except UnicodeError as error:
             raise EncodingError(
                 f"{self.file} is not {self.reading.encoding}, or is cut short; {then}; "
-                "name the text's encoding under [source]"
+                "if it is whole, name its encoding under [source]"
             ) from error
         except OSError as error:
             raise self._error(error) from error
@@ -255,7 +255,7 @@ class Source:
         if not reading.header:
             self.columns = self._unique(reading.columns or ())
             return
-        first = next(self._csv_rows(), None)
+        first = next((row for row in self._csv_rows() if row[1]), None)
         if first is None or isinstance(first[1], str):
             reason = "" if first is None else f" ({first[1]})"
             raise SourceError(f"{self.file} has no line that names the columns{reason}; say header = false")

@@ -429,6 +429,7 @@ def test_a_guess_reads_amounts_as_people_write_them(tmp_path: Path, amount: str,
 
     taken = mapping.taken["amount"]
     assert (taken.column, taken.decimal, taken.unit) == ("amount", decimal, "major")
+    assert mapping.taken["currency"].value == ("USD" if "$" in amount else "EUR")
 
 
 def test_a_guess_is_not_thrown_by_a_few_words_among_the_times(tmp_path: Path) -> None:

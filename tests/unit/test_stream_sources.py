@@ -215,6 +215,12 @@ def test_a_moment_that_python_can_not_hold_spoils_its_row_alone(tmp_path: Path) 
     assert "at" in bad.reason
 
 
+def test_empty_lines_before_the_names_of_the_columns_are_passed_over(tmp_path: Path) -> None:
+    with Source(str(named(tmp_path, b"\n\n" + CSV))) as source:
+        assert source.columns == ("id", "amount")
+        assert [(line, found) for _, line, found in source.rows()] == [(4, ["1", "10"]), (5, ["2", "20"])]
+
+
 @pytest.mark.parametrize("content", [b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(40)])
 def test_a_zip_without_files_is_refused(tmp_path: Path, content: bytes) -> None:
     assert re.search(r"is a zip without files|is cut short or damaged", refusal(named(tmp_path, content)))
