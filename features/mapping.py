@@ -685,10 +685,16 @@ class RowMapper:
             try:
                 orjson.dumps(value, option=orjson.OPT_UTC_Z)
             except (TypeError, ValueError):
-                todo = "name the file's encoding in [source], or correct the row"
-                said = self._said.get(name, "")
-                return RowFault("bad_utf8", name, said, "text in the file's encoding", "other bytes", todo)
-        return RowFault("bad_utf8", "row", "", "text in the file's encoding", "other bytes")
+                return RowFault("bad_utf8", name, self._said.get(name, ""), *_IN_ENCODING)
+        return RowFault("bad_utf8", "row", "", *_IN_ENCODING)
+
+
+_IN_ENCODING: Final = (
+    "text in the file's encoding",
+    "other bytes",
+    "name the file's encoding in [source], or correct the row",
+)
+"""What was expected, what came, and what to do."""
 
 
 def row_in(value: bytes, columns: Sequence[str]) -> Row:
@@ -1121,7 +1127,10 @@ def _hashing(kind: str, salt: bytes) -> Callable[[Any], str]:
             raise _Wrong("bad_value", "an e-mail address", "a text without @")
         if not text:
             raise _Wrong("bad_value", "a phone number", "a text without digits")
-        said = text.encode(errors="surrogateescape")
+        try:
+            said = text.encode()
+        except UnicodeEncodeError:
+            raise _Wrong("bad_utf8", *_IN_ENCODING) from None
         return hmac.new(salt, said, "sha256").hexdigest() if salt else hashlib.sha256(said).hexdigest()
 
     return hashed

@@ -183,9 +183,14 @@ class _Column:
         return self.share(_could_be_a_card) >= _MOSTLY
 
     @cached_property
+    def is_private(self) -> bool:
+        """Whether it holds what must not be sent as it stands, whatever its name."""
+        return self.is_card_number or any("@" in text and _EMAIL.search(text) for text in self.texts)
+
+    @cached_property
     def names_person(self) -> bool:
         """Whether its values may be a person's own; a few values or small numbers are nobody's."""
-        if self.is_card_number or any("@" in text and _EMAIL.search(text) for text in self.texts):
+        if self.is_private:
             return True
         is_named = bool(self.tokens & _PERSON) or (bool(self.tokens) and self.tokens <= {"first", "last"})
         return is_named and self.distinct > 2 and not (self.is_number and not self.share(_LONG.search))
@@ -341,7 +346,8 @@ class _Proposal:
         for phrase in words:
             wanted = set(phrase.split())
             for each in self._left.values():
-                if (wanted <= each.tokens or phrase.replace(" ", "") in each.tokens) and fits(each):
+                is_named = wanted <= each.tokens or phrase.replace(" ", "") in each.tokens
+                if is_named and not each.is_private and fits(each):
                     return each
         return None
 
@@ -597,15 +603,16 @@ class _Proposal:
             why += " is a guess"
         most = max((len(text.partition(".")[2].rstrip("0")) for text in texts), default=0)
         finest = (
-            2
-            if constant or currency is None
+            CURRENCIES[constant or "EUR"]
+            if currency is None
             else min(CURRENCIES.get(each, 2) for each in set(currency.texts))
         )
         rounds = unit == "major" and (most > finest)
         if rounds and currency is not None:
-            by_row = zip(currency.texts, texts, strict=False)
-            rounds = any(
-                len(text.partition(".")[2].rstrip("0")) > CURRENCIES.get(code, 9) for code, text in by_row
+            # where one of them is missing they are not in step; a refusal then says what to do
+            rounds = len(texts) == currency.rows == len(currency.texts) and any(
+                len(text.partition(".")[2].rstrip("0")) > CURRENCIES.get(code, 9)
+                for code, text in zip(currency.texts, texts, strict=True)
             )
         options = (
             f', unit = "{unit}"' + (', decimal = ","' if comma else "") + (", round = true" if rounds else "")

@@ -15,7 +15,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -250,14 +250,12 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
                 continue
             mapped = mapper.take(row)
         except RowFault as fault:
-            raw = _shown(found) if columns is None else dict(zip(columns, found, strict=False))
-            yield RefusedLine(
-                number, _at(str(fault), number, line), fault.code, fault.field, fault.column, raw, word
-            )
+            reason, raw = _at(str(fault), number, line), _as_read(found, columns)
+            yield RefusedLine(number, reason, fault.code, fault.field, fault.column, raw, word)
             continue
         if len(mapped.value) + len(mapped.key) > limit:
             reason = _too_large(largest, len(mapped.value))
-            yield RefusedLine(number, reason, "too_large", raw=_shown(mapped.value[:1000]), word=word)
+            yield RefusedLine(number, reason, "too_large", raw=_as_read(found, columns), word=word)
             continue
         yield Ready(number, mapped.key, mapped.value)
 
@@ -265,6 +263,10 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
 def _at(reason: str, number: int, line: int) -> str:
     """Where the lines of the text are counted otherwise than its rows, both are told."""
     return f"(line {line:,} of the text) {reason}" if line not in {0, number} else reason
+
+
+def _as_read(found: Any, columns: Sequence[str] | None) -> Any:
+    return _shown(found) if columns is None else dict(zip(columns, found, strict=False))
 
 
 def _shown(found: Any) -> str:

@@ -68,7 +68,7 @@ def test_a_rate_is_kept(settings: Settings) -> None:
     began = time.monotonic()
     publish(settings, lines, rate=100)
 
-    assert 0.45 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.45
 
 
 def test_publishing_without_topics_names_the_command_that_makes_them(settings: Settings) -> None:

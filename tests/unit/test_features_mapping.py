@@ -170,6 +170,13 @@ def test_personal_fields_enter_as_hashes_however_they_are_written() -> None:
     assert salted["email_hash"] == hmac.new(b"secret", b"ann@shop.example", "sha256").hexdigest()
 
 
+def test_no_hash_is_made_of_bytes_outside_the_encoding() -> None:
+    why = fault({"mail": "caf\udce9@x.example"}, fields={"email_hash": {"column": "mail", "hash": "email"}})
+
+    assert (why.code, why.field, why.column) == ("bad_utf8", "email_hash", "mail")
+    assert "name the file's encoding" in str(why)
+
+
 def test_items_come_from_a_list_from_numbered_columns_or_from_another_table() -> None:
     fields = {"sku": "sku", "unit_price": {"column": "price", "unit": "major"}, "quantity": "n"}
     wanted = [{"sku": "a", "unit_price": 100, "quantity": 2}, {"sku": "b", "unit_price": 250}]

@@ -201,6 +201,19 @@ def test_orders_are_not_taken_for_outcomes(tmp_path: Path) -> None:
     assert "docs/contracts" in "".join(out)
 
 
+def test_a_row_whose_order_is_too_large_is_kept_as_it_was_read(shop: Path) -> None:
+    (shop / "mapping.toml").write_text(MAPPING + 'promotion_codes = { column = "codes", split = "|" }\n')
+    codes = "|".join(["é" * 250] * 40)
+    head = "id,customer,time,amount,codes"
+    (shop / "orders.csv").write_text(f"{head}\no1,c1,2024-05-01 10:00:00,12.50,{codes}\n")
+    plan_of_rows = load_mapping(shop / "mapping.toml")
+    with Source(str(shop / "orders.csv")) as source:
+        (refused,) = ready_rows(source, planned(Settings(), source, plan_of_rows), largest=20_000)
+
+    assert isinstance(refused, RefusedLine)
+    assert (refused.code, refused.raw["codes"]) == ("too_large", codes)
+
+
 def test_a_hash_salt_changes_the_hashes_and_stays_secret(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shop / "mapping.toml").write_text(MAPPING + 'email_hash = { column = "customer", hash = "text" }\n')
     command = (shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--json")
@@ -442,7 +455,7 @@ def test_a_guess_is_not_thrown_by_a_few_words_among_the_times(tmp_path: Path) ->
 
 
 def test_no_person_is_in_what_a_guess_would_send(tmp_path: Path) -> None:
-    head = "customer_name,customer_email,billing_email,first,last,cc_num,gsm phone,order_date,amount\n"
+    head = "customer_name,customer_email,seller_email,first,last,cc_num,gsm phone,order_date,amount\n"
     rows = "".join(
         f"Ann{n} Smith,ann{n}@x.example,bo{n}@y.example,Ann{n},Smith{n},{card(n)},+49 30 55{n:04},"
         f"2024-05-01 10:00,{n}.50\n"
