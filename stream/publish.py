@@ -41,7 +41,7 @@ from stream.mapping import bound_to
 from stream.ports import Assignment, Refused
 from stream.settings import Settings
 from stream.sources import Source, SourceError, Unreadable
-from stream.topics import MIB, largest_record
+from stream.topics import AROUND_AN_EVENT, largest_record
 
 __all__ = [
     "HISTORY",
@@ -214,10 +214,13 @@ def planned(
     )
 
 
-def ready_rows(source: Source, plan: Plan, *, largest: int = MIB, skip: int = 0) -> Iterator[_Fed]:
+def ready_rows(
+    source: Source, plan: Plan, *, largest: int = LARGEST_RECORD + AROUND_AN_EVENT, skip: int = 0
+) -> Iterator[_Fed]:
     """Each row of the source as it will be sent, or why it is not. Raises SourceError.
 
-    `largest` is what the topic takes; the first `skip` rows are passed over.
+    `largest` is what the topic takes with the key and what is around it; the first `skip` rows are passed
+    over.
     """
     if plan.mapper is None and source.columns is not None:
         raise SourceError(
@@ -235,7 +238,6 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
     mapper, columns = plan.mapper, source.columns
     names = plan.columns
     word = "line" if columns is None else "row"
-    limit = largest - _AROUND
     for number, line, found in rows:
         if type(found) is Unreadable:
             yield RefusedLine(number, _at(found.reason, number, line), found.code, raw=found.raw, word=word)
@@ -253,9 +255,8 @@ def _made_ready(source: Source, plan: Plan, largest: int, skip: int) -> Iterator
             reason, raw = _at(str(fault), number, line), _as_read(found, columns)
             yield RefusedLine(number, reason, fault.code, fault.field, fault.column, raw, word)
             continue
-        if len(mapped.value) + len(mapped.key) > limit:
-            reason = _too_large(largest, len(mapped.value))
-            yield RefusedLine(number, reason, "too_large", raw=_as_read(found, columns), word=word)
+        if (too_large := _too_large(mapped.key, mapped.value, largest)) is not None:
+            yield RefusedLine(number, too_large, "too_large", raw=_as_read(found, columns), word=word)
             continue
         yield Ready(number, mapped.key, mapped.value)
 
@@ -296,9 +297,8 @@ def _checked(number: int, line: bytes, largest: int, kind: Kind) -> Ready | Refu
             )
             return RefusedLine(number, reason, "bad_value", name, raw=_shown(line))
     key = keys.order_id if customer is None else customer
-    if len(line) > LARGEST_RECORD or len(line) + len(key) + _AROUND > largest:
-        most = min(LARGEST_RECORD, largest)
-        return RefusedLine(number, _too_large(most, len(line)), "too_large", raw=_shown(line))
+    if (too_large := _too_large(key, line, largest)) is not None:
+        return RefusedLine(number, too_large, "too_large", raw=_shown(line))
     if (contract := _CONTRACTS.get(kind)) is not None:
         try:
             contract.model_validate_json(line)
@@ -342,8 +342,16 @@ def _what_is_wrong(given: str) -> str:
     return f"{len(given):,} characters" if len(given) > _ID_LENGTH else "one with a control character"
 
 
-def _too_large(largest: int, size: int) -> str:
-    return f"the order has {size:,} bytes and is larger than the {largest:,} bytes that are taken; shorten it"
+def _too_large(key: str, value: bytes, largest: int) -> str | None:
+    """Why neither the topic nor, behind it, a worker would take it; None where both do."""
+    size = len(value)
+    # a letter has four bytes at most: only where that may matter they are counted
+    if size + 4 * len(key) + _AROUND <= min(largest, LARGEST_RECORD):
+        return None
+    most = min(LARGEST_RECORD, largest - _AROUND - len(key.encode()))
+    if size <= most:
+        return None
+    return f"the row has {size:,} bytes and is larger than the {most:,} bytes that are taken; shorten it"
 
 
 def _sorted(rows: Iterable[_Fed], by: str) -> Iterator[_Fed]:

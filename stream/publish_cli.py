@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, TextIO
 
@@ -247,7 +248,16 @@ def _as_json(refused: RefusedLine, *, whole: bool = True) -> dict[str, Any]:
         "column": refused.column,
         "reason": refused.reason,
     }
-    return shown | {"raw": refused.raw} if whole else shown
+    return shown | {"raw": _as_words(refused.raw)} if whole else shown
+
+
+def _as_words(value: Any) -> Any:
+    """A row as it was read, with words for the numbers that JSON has none for."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(name): _as_words(inner) for name, inner in value.items()}
+    return [_as_words(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _counts(published: Published) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def largest_record(settings: Settings, topic: str) -> int:
     try:
         found = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource].result()
     except KafkaException:
-        return MIB  # may produce but not describe: what `create` would have given it
+        return LARGEST_RECORD + AROUND_AN_EVENT  # may produce but not describe: what `create` gives an input
     return int(found[_LARGEST].value)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -539,3 +540,44 @@ def test_a_guess_from_what_can_not_be_read_is_refused_in_one_line(tmp_path: Path
         code, _, err = publish(file, "--guess")
         assert (code, len(err.splitlines())) == (1, 1)
         assert said in err
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_what_a_topic_takes_is_counted_in_bytes_and_with_the_key(shop: Path, mapped: bool) -> None:
+    key, codes = "\N{SLICE OF PIZZA}" * 128, "x" * 200
+    fields = MAPPING + 'promotion_codes = { column = "codes", split = "|" }\n'
+    (shop / "m.toml").write_text(fields)
+    (shop / "rows.csv").write_text(f"id,customer,time,amount,codes\no1,{key},2024-05-01 10:00:00,1,{codes}\n")
+    mapping = load_mapping(shop / "m.toml")
+    with Source(str(shop / "rows.csv")) as source:
+        (ready,) = ready_rows(source, planned(Settings(), source, mapping))
+    assert isinstance(ready, Ready)
+    (shop / "rows.jsonl").write_bytes(ready.value)
+    file, mapping_of_rows = ("rows.csv", mapping) if mapped else ("rows.jsonl", None)
+    room = len(ready.value) + len(key.encode()) + 256
+
+    for largest, kind in ((room, Ready), (room - 1, RefusedLine)):
+        with Source(str(shop / file)) as source:
+            plan = planned(Settings(), source, mapping_of_rows)
+            (found,) = ready_rows(source, plan, largest=largest)
+        assert type(found) is kind
+
+
+def test_a_dry_run_takes_the_largest_order_that_a_worker_takes(tmp_path: Path) -> None:
+    for size, code in ((1024 * 1024, 0), (1024 * 1024 + 1, 1)):
+        order = b'{"order_id":"o1","note":""}'
+        (tmp_path / "orders").write_bytes(order[:-2] + b"x" * (size - len(order)) + order[-2:])
+        assert publish(tmp_path / "orders", "--dry-run")[0] == code
+
+
+def test_refused_rows_are_json_whatever_a_number_was(tmp_path: Path) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415
+    import pyarrow.parquet as pq  # type: ignore[import-untyped] # noqa: PLC0415
+
+    columns = {"id": ["o1"], "customer": ["c1"], "time": ["never"], "amount": [float("nan")]}
+    pq.write_table(pa.table(columns), tmp_path / "orders")
+    (tmp_path / "m.toml").write_text(MAPPING)
+
+    publish(tmp_path / "orders", "--map", tmp_path / "m.toml", "--dry-run", "--rejects", tmp_path / "rejects")
+
+    assert orjson.loads((tmp_path / "rejects").read_bytes())["raw"]["amount"] == "nan"
