@@ -70,7 +70,7 @@ def guessing_source(file: str) -> Source:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = [each.filename for each in archive.infolist() if each.file_size]
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, NotImplementedError):
             members = []  # opening it says what is wrong
         tables = [name for name in members if name.lower().endswith((".csv", ".tsv", ".txt", ".jsonl"))]
         if len(members) > 1 and tables:

@@ -133,7 +133,7 @@ class Source:
         """What reading can raise, as a SourceError; `then` says what is left to do or was done."""
         try:
             yield
-        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError) as error:
             raise SourceError(f"{self.file} is cut short or damaged ({error}); {then}") from error
         except UnicodeError as error:
             raise EncodingError(
@@ -324,7 +324,7 @@ class Source:
                         continue
                     yield number, 0, values
                 self._done = number
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise SourceError(
                 f"{self.file} is damaged after row {number:,} ({_first_line(error)}); get it again"
             ) from error
@@ -417,11 +417,14 @@ _BEYOND: Final = object()
 
 
 def _listed(column: Any) -> list[Any]:
-    """A Parquet column's values; times are cut to the microsecond, as our contract cuts them."""
+    """A Parquet column's values; times are cut to the microsecond, as our contract cuts them.
+
+    Times of a zone come in UTC: the zone's name says nothing of when they were, and may be known to nobody.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    if pa.types.is_timestamp(column.type) and (column.type.unit == "ns" or column.type.tz):
+        column = column.cast(pa.timestamp("us", column.type.tz and "UTC"), safe=False)
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):

@@ -5,7 +5,7 @@ import io
 import random
 import re
 import zipfile
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,40 @@ def test_a_moment_that_python_can_not_hold_spoils_its_row_alone(tmp_path: Path) 
     assert good[1] == good[2] == datetime(2024, 5, 1, 12, 30, 0, 123456)  # noqa: DTZ001
     assert isinstance(bad, Unreadable)
     assert "at" in bad.reason
+
+
+def test_a_damaged_page_of_parquet_is_told_in_one_line(tmp_path: Path) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    file = tmp_path / "orders"
+    pq.write_table(pa.table({"id": [str(n) for n in range(1_000)]}), file)
+    whole = file.read_bytes()
+
+    assert "is damaged after row 0" in refusal(named(tmp_path, whole[:4] + b"\xff" * 40 + whole[44:], "bad"))
+
+
+def test_times_of_a_parquet_zone_are_the_moments_they_were(tmp_path: Path) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    moments = [
+        pa.array([1_714_566_600], pa.timestamp("s", zone)) for zone in ("Europe/Berlin", "Nowhere/Town")
+    ]
+    file = tmp_path / "orders"
+    pq.write_table(pa.table(moments, ["berlin", "nowhere"]), file)
+
+    assert rows(file) == [(datetime(2024, 5, 1, 12, 30, tzinfo=UTC),) * 2]
+
+
+def test_a_zip_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("orders.csv", CSV)
+    content = bytearray(packed.getvalue())
+    content[content.rindex(b"PK\x01\x02") + 6] = 196  # the version it needs
+
+    assert "zip file version 19.6" in refusal(named(tmp_path, bytes(content)))
 
 
 def test_empty_lines_before_the_names_of_the_columns_are_passed_over(tmp_path: Path) -> None:
