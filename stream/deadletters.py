@@ -15,18 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
-from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
-
 from features.decode import Rejection
 from stream.decoder import Decoder, decoder_of
 from stream.desk import partition_of
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster
-from stream.lag import asked, ends, partitions_of, starts
-from stream.ports import Aborted, Fenced, Headers, NotStable, OutcomeUnknown, Produce, Record
+from stream.ports import TP, Aborted, Fenced, Headers, NotStable, OutcomeUnknown, Produce, Record
 from stream.settings import Settings
+from stream.topics import partitions_of
 
 __all__ = [
     "DeadLetter",
@@ -373,11 +369,9 @@ class _Shelf:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.topics.rejected
-        self._admin = AdminClient(settings.confluent(log_level=0))
         # Asked first: the cluster below would tell a missing broker in librdkafka's own words.
-        self._partitions = partitions_of(settings, self._admin, self._topic)
+        self._counts = partitions_of(settings, self._topic)
         self.cluster = KafkaCluster(settings)
-        self._counts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -390,22 +384,23 @@ class _Shelf:
 
         Else what an open transaction holds back is not waited for.
         """
-        tps = [(self._topic, partition) for partition in range(self._partitions)]
-        begin = starts(self._admin, tps)
+        tps = [(self._topic, partition) for partition in range(self._counts[self._topic])]
+        begin: dict[TP, int | None] = {}
         if filters.since is not None:
-            begin |= self._since(tps, filters.since)
-        end = ends(self._admin, tps, stable=not whole)
-        found = [
-            letter for tp in tps for letter in self._scan(tp[1], begin[tp], end[tp]) if filters.match(letter)
-        ]
+            begin |= self.cluster.since(tps, int(filters.since.timestamp() * 1000))
+        found = []
+        for tp in tps:
+            low, end = self.cluster.bounds(tp, stable=not whole)
+            first = begin.get(tp, low)
+            if first is not None:
+                found += [letter for letter in self._scan(tp[1], first, end) if filters.match(letter)]
         return sorted(found, key=lambda letter: (letter.rejected_at, letter.place))
 
     def find(self, place: Place, *, whole: bool = False) -> DeadLetter:
         """The dead letter at this place, or that came from there."""
         own = place.topic == self._topic
-        if place.partition < self._partitions:
-            tp = (self._topic, place.partition)
-            begin, end = starts(self._admin, [tp])[tp], ends(self._admin, [tp], stable=not whole)[tp]
+        if place.partition < self._counts[self._topic]:
+            begin, end = self.cluster.bounds((self._topic, place.partition), stable=not whole)
             for letter in self._scan(place.partition, max(begin, place.offset) if own else begin, end):
                 if place in {letter.place, letter.source}:
                     return letter
@@ -434,7 +429,8 @@ class _Shelf:
         if not found.letter.is_cut:
             return found
         tp = (source.topic, source.partition)
-        if starts(self._admin, [tp])[tp] <= source.offset < ends(self._admin, [tp], stable=True)[tp]:
+        low, end = self.cluster.bounds(tp, stable=True)
+        if low <= source.offset < end:
             for chunk in self.cluster.read(tp, source.offset, source.offset + 1):
                 return Found(found.letter, chunk[0].key, chunk[0].value, chunk[0].headers)
         raise DeadLetterError(
@@ -451,7 +447,7 @@ class _Shelf:
                 "set FRAUDSTREAM_TOPICS__ORDERS as it was then"
             )
         if topic not in self._counts:
-            self._counts[topic] = partitions_of(self._settings, self._admin, topic)
+            self._counts |= partitions_of(self._settings, topic)
         count = self._counts[topic]
         # a record without a key belongs nowhere else than where it was
         return topic, (
@@ -487,20 +483,6 @@ class _Shelf:
                 letters[offset] = replace(letters[offset], redriven=True)
         elif "reason" in headers:
             letters[record.offset] = _letter(record)
-
-    def _since(self, tps: Sequence[tuple[str, int]], instant: datetime) -> dict[tuple[str, int], int]:
-        spec = OffsetSpec.for_timestamp(int(instant.timestamp() * 1000))
-        futures = self._admin.list_offsets(
-            {TopicPartition(*tp): spec for tp in tps},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=5.0,
-        )
-        found = {
-            (tp.topic, tp.partition): int(asked(f"{tp.topic}/{tp.partition}", future).offset)
-            for tp, future in futures.items()
-        }
-        last = ends(self._admin, tps)
-        return {tp: offset if offset >= 0 else last[tp] for tp, offset in found.items()}
 
 
 def _letter(record: Record) -> DeadLetter:

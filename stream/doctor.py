@@ -17,6 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -34,8 +35,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, ResourceType
 
 from stream.errors import Refusal
-from stream.lag import committed_offsets, ends, held_by_transactions, members_of, starts
-from stream.ports import TP
+from stream.kafka import KafkaCluster, Member, once_it_answers
+from stream.lag import held_by_transactions
+from stream.ports import TP, Committed
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
 
@@ -97,25 +99,25 @@ def examine(
 
     No check is begun after `within_s`; each waits for at most a few seconds.
     """
-    look = _Look(settings, clock, environment)
-    deadline = time.monotonic() + within_s
-    for name, check in _NEAR.items():
-        yield from _examined(look, name, check)
-    answers = True
-    for name, check in _REACH.items():
-        if not answers:
-            yield Finding(name, "skipped", "needs a broker that answers")
-            continue
-        for finding in _examined(look, name, check):
-            answers &= finding.state != "fail"
-            yield finding
-    for name, check in _FAR.items():
-        if not answers:
-            yield Finding(name, "skipped", "needs a broker that answers")
-        elif time.monotonic() > deadline:
-            yield Finding(name, "skipped", f"the {within_s:.0f} s for all checks are over")
-        else:
+    with closing(_Look(settings, clock, environment)) as look:
+        deadline = time.monotonic() + within_s
+        for name, check in _NEAR.items():
             yield from _examined(look, name, check)
+        answers = True
+        for name, check in _REACH.items():
+            if not answers:
+                yield Finding(name, "skipped", "needs a broker that answers")
+                continue
+            for finding in _examined(look, name, check):
+                answers &= finding.state != "fail"
+                yield finding
+        for name, check in _FAR.items():
+            if not answers:
+                yield Finding(name, "skipped", "needs a broker that answers")
+            elif time.monotonic() > deadline:
+                yield Finding(name, "skipped", f"the {within_s:.0f} s for all checks are over")
+            else:
+                yield from _examined(look, name, check)
 
 
 def _examined(look: "_Look", name: str, check: "Check") -> Iterator[Finding]:
@@ -164,6 +166,15 @@ class _Look:
         return AdminClient(self.settings.confluent(log_level=0) | {"error_cb": self.errors.append})
 
     @cached_property
+    def cluster(self) -> KafkaCluster:
+        return KafkaCluster(self.settings, quiet=True)
+
+    def close(self) -> None:
+        """Let go of the cluster, if it was asked anything."""
+        if "cluster" in self.__dict__:
+            self.cluster.close()
+
+    @cached_property
     def addresses(self) -> list[tuple[str, int]]:
         return [_address(each) for each in self.settings.broker.split(",")]
 
@@ -194,10 +205,20 @@ class _Look:
         return self.tps(*self.settings.inputs)
 
     @cached_property
-    def members(self) -> list[tuple[str, str]]:
-        """The living workers: name and host."""
-        members = members_of(self.settings, self.admin).values()
-        return sorted((member.client_id, member.host.lstrip("/")) for member in members)
+    def members(self) -> list[Member]:
+        """The living workers."""
+        return sorted(once_it_answers(self.cluster.roll_call).values())
+
+    @cached_property
+    def committed(self) -> Mapping[TP, Committed | None]:
+        """The group's offsets of the inputs."""
+        if not self.inputs:
+            return {}
+        return once_it_answers(self.cluster.committed, self.inputs, stable=False)
+
+    def bounds(self, tps: Iterable[TP], *, stable: bool = False) -> dict[TP, tuple[int, int]]:
+        """The first offset of each partition and the one after its last."""
+        return {tp: once_it_answers(self.cluster.bounds, tp, stable=stable) for tp in tps}
 
     def config(self, kind: ResourceType, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """The settings of topics or brokers."""
@@ -212,9 +233,8 @@ class _Look:
 
     def last_records(self, tps: Iterable[TP], count: int) -> list[Message]:
         """About the last `count` committed records of each partition."""
-        every = list(tps)
-        begin, end = starts(self.admin, every), ends(self.admin, every, stable=True)
-        left = {tp for tp in every if begin[tp] < end[tp]}
+        bounds = self.bounds(tps, stable=True)
+        left = {tp for tp, (low, end) in bounds.items() if low < end}
         if not left:
             return []
         consumer = Consumer(
@@ -229,7 +249,7 @@ class _Look:
         )
         found = []
         try:
-            consumer.assign([TopicPartition(*tp, max(begin[tp], end[tp] - count)) for tp in left])
+            consumer.assign([TopicPartition(*tp, max(bounds[tp][0], bounds[tp][1] - count)) for tp in left])
             deadline = time.monotonic() + _READ_S
             while left and time.monotonic() < deadline:
                 for message in consumer.consume(1000, 0.05):
@@ -728,10 +748,9 @@ def _workers(look: _Look) -> Iterator[Said]:
             "stop those that are too many",
         )
     if not look.members:
-        committed = committed_offsets(settings, look.inputs)
-        highs, lows = ends(look.admin, look.inputs), starts(look.admin, look.inputs)
         waiting = sum(
-            max(0, highs[tp] - (lows[tp] if (c := committed[tp]) is None else c.offset)) for tp in look.inputs
+            max(0, high - (low if (c := look.committed[tp]) is None else c.offset))
+            for tp, (low, high) in look.bounds(look.inputs).items()
         )
         if waiting:
             yield _warn(
@@ -748,10 +767,10 @@ def _own_addresses() -> set[str]:
 
 def _offsets(look: _Look) -> Iterator[Said]:
     settings = look.settings
-    committed = committed_offsets(settings, look.inputs)
-    highs, lows = ends(look.admin, look.inputs), starts(look.admin, look.inputs)
+    committed = look.committed
+    bounds = look.bounds(look.inputs)
     rows = look.tps(settings.topics.changelog)
-    begun = {tp[1] for tp, high in ends(look.admin, rows).items() if high > 0}
+    begun = {tp[1] for tp, (_, high) in look.bounds(rows).items() if high > 0}
     expired = [tp for tp in look.inputs if committed[tp] is None and tp[1] in begun]
     if expired:
         yield _fail(
@@ -760,14 +779,14 @@ def _offsets(look: _Look) -> Iterator[Said]:
             "stop every worker and run 'fraudstream topics repair-offsets', which puts them back",
         )
     offsets = {tp: c.offset for tp in look.inputs if (c := committed[tp]) is not None}
-    if beyond := [tp for tp, offset in offsets.items() if offset > highs[tp]]:
+    if beyond := [tp for tp, offset in offsets.items() if offset > bounds[tp][1]]:
         yield _fail(
             f"{_named(beyond)} end before the group's offsets: the topic was made anew or cut short",
             "bring its records back, or begin again with another group and changelog (FRAUDSTREAM_GROUP, "
             "FRAUDSTREAM_TOPICS__CHANGELOG)",
         )
-    if lost := [tp for tp, offset in offsets.items() if offset < lows[tp]]:
-        count = sum(lows[tp] - offsets[tp] for tp in lost)
+    if lost := [tp for tp, offset in offsets.items() if offset < bounds[tp][0]]:
+        count = sum(bounds[tp][0] - offsets[tp] for tp in lost)
         yield _fail(
             f"{count:,} records of {_named(lost)} were deleted before they were decided",
             "set retention.ms=-1 on the topic, and let the shop send those orders again",
@@ -781,8 +800,8 @@ def _named(tps: Iterable[TP]) -> str:
 def _open_transactions(look: _Look) -> Iterator[Said]:
     names = look.settings.topics
     tps = look.tps(*look.settings.inputs, names.decisions, names.rejected, names.changelog)
-    highs = ends(look.admin, tps)
-    stables = ends(look.admin, tps, stable=True)
+    highs = {tp: high for tp, (_, high) in look.bounds(tps).items()}
+    stables = {tp: end for tp, (_, end) in look.bounds(tps, stable=True).items()}
     held = held_by_transactions(look.settings, tps, highs, stables, clock=look.clock)
     for each in held:
         if each.open_s is not None and each.open_s > _HANGING_S:

@@ -10,10 +10,11 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as TookTooLong
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
@@ -24,6 +25,7 @@ from aiokafka.errors import (
 )
 from aiokafka.errors import KafkaError as AIOKafkaError
 from confluent_kafka import (
+    OFFSET_END,
     OFFSET_INVALID,
     Consumer,
     KafkaError,
@@ -53,7 +55,16 @@ from stream.ports import (
 )
 from stream.settings import Settings
 
-__all__ = ["KafkaCluster", "RealClock", "Watchdog", "check_group_metadata", "group_metadata", "record_of"]
+__all__ = [
+    "KafkaCluster",
+    "Member",
+    "RealClock",
+    "Watchdog",
+    "check_group_metadata",
+    "group_metadata",
+    "once_it_answers",
+    "record_of",
+]
 
 log = logging.getLogger("fraudstream.kafka")
 
@@ -69,6 +80,11 @@ has to leave again through orders-rejected, where the broker counts compressed b
 
 _ANSWER_S = 5.0
 _STABLE_S = 0.5
+_PATIENCE_S: Final = 15.0
+_ASKED_AGAIN_S: Final = 0.2
+
+_Answer = TypeVar("_Answer")
+_Asked = ParamSpec("_Asked")
 
 _REPLACED = frozenset(
     {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
@@ -215,10 +231,38 @@ def _headers(message: Message) -> Headers:
         return ()
 
 
-class KafkaCluster:
-    """The cluster as the transaction core sees it."""
+class Member(NamedTuple):
+    """A living member of the group."""
 
-    def __init__(self, settings: Settings) -> None:
+    name: str
+    """Its client id: a worker's name."""
+    host: str
+    """The address it has for the broker."""
+
+
+def once_it_answers(
+    ask: Callable[_Asked, _Answer], *arguments: _Asked.args, **options: _Asked.kwargs
+) -> _Answer:
+    """What the cluster answers, asked again for a while: a coordinator may just be made, or be moving.
+
+    For a person's questions; the writer asks again by itself. Raises Unreachable, which says what to do.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask(*arguments, **options)
+        except Unreachable as error:
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{error}; ask 'fraudstream doctor' what is wrong") from error
+            time.sleep(_ASKED_AGAIN_S)
+
+
+class KafkaCluster:
+    """The cluster as the transaction core sees it, and as those who look at it from outside do."""
+
+    def __init__(self, settings: Settings, *, quiet: bool = False) -> None:
+        """`quiet` keeps librdkafka from telling stderr what the caller is told by an exception."""
+        log_level = 0 if quiet else 3
         self._settings = settings
         self._watchdog = Watchdog(settings.call_s)
         common: dict[str, Any] = {
@@ -228,10 +272,10 @@ class KafkaCluster:
             "auto_offset_reset": "earliest",
             "fetch_wait_max_ms": 10,
             "retry_backoff_ms": 5,
-            "log_level": 3,
+            "log_level": log_level,
         }
         try:
-            self._admin = AdminClient(settings.confluent(log_level=3))
+            self._admin = AdminClient(settings.confluent(log_level=log_level))
             self._uncommitted = Consumer(settings.confluent(**common, isolation_level="read_uncommitted"))
             self._committed = Consumer(settings.confluent(**common, isolation_level="read_committed"))
         except KafkaException as failure:
@@ -255,7 +299,7 @@ class KafkaCluster:
 
     def committed(self, inputs: Sequence[TP], *, stable: bool) -> Mapping[TP, Committed | None]:
         """The group's committed offsets."""
-        consumer = self._committed if stable else self._uncommitted
+        consumer = self._reader(stable=stable)
         asked = [TopicPartition(topic, partition) for topic, partition in inputs]
         try:
             with self._watchdog("reading committed offsets"):
@@ -279,35 +323,64 @@ class KafkaCluster:
 
     def members(self) -> Mapping[str, str]:
         """The living members of the group: member id -> client id."""
+        return {member_id: member.name for member_id, member in self.roll_call().items()}
+
+    def roll_call(self) -> Mapping[str, Member]:
+        """The living members of the group by member id, with where they are; none when nobody ever joined."""
         with self._watchdog("describing the group"):
             return self._roll_call()
 
     def low(self, tp: TP) -> int:
         """The first offset the partition still has."""
-        return self._bounds(tp)[0]
+        return self.bounds(tp)[0]
 
     def high(self, tp: TP) -> int:
         """The high watermark, open transactions included."""
-        return self._bounds(tp)[1]
+        return self.bounds(tp)[1]
 
-    def _bounds(self, tp: TP) -> tuple[int, int]:
+    def bounds(self, tp: TP, *, stable: bool = False) -> tuple[int, int]:
+        """The first offset the partition still has and the one after its last record.
+
+        `stable`: the latter is where the first open transaction begins, if there is one.
+        """
         try:
-            return self._watermarks(tp)
+            return self._watermarks(tp, stable=stable)
         except KafkaException as failure:
             if failure.args[0].code() not in _LED_ANEW:
                 raise _unanswered(f"{tp[0]}/{tp[1]}", failure.args[0]) from failure
         # the client would go on asking under the old epoch until its metadata grow old, for minutes
         try:
             with self._watchdog("asking who leads"):
-                self._uncommitted.list_topics(tp[0], timeout=_ANSWER_S)
-            return self._watermarks(tp)
+                self._reader(stable=stable).list_topics(tp[0], timeout=_ANSWER_S)
+            return self._watermarks(tp, stable=stable)
         except KafkaException as failure:
             raise _unanswered(f"{tp[0]}/{tp[1]}", failure.args[0]) from failure
 
-    def _watermarks(self, tp: TP) -> tuple[int, int]:
-        # asked of the reader of uncommitted records: the other's upper bound is the last stable offset
+    def _watermarks(self, tp: TP, *, stable: bool) -> tuple[int, int]:
         with self._watchdog("asking for a partition's bounds"):
-            return self._uncommitted.get_watermark_offsets(TopicPartition(*tp), timeout=_ANSWER_S)
+            return self._reader(stable=stable).get_watermark_offsets(TopicPartition(*tp), timeout=_ANSWER_S)
+
+    def _reader(self, *, stable: bool) -> Consumer:
+        # the upper bound that a reader of committed records is told is the last stable offset
+        return self._committed if stable else self._uncommitted
+
+    def since(self, tps: Sequence[TP], timestamp_ms: int) -> Mapping[TP, int | None]:
+        """The first offset of each partition whose record has this timestamp or a later one; None if none."""
+        if not tps:
+            return {}
+        asked = [TopicPartition(topic, partition, timestamp_ms) for topic, partition in tps]
+        try:
+            with self._watchdog("asking for offsets by time"):
+                answers = self._uncommitted.offsets_for_times(asked, timeout=_ANSWER_S)
+        except KafkaException as failure:
+            raise _unanswered("offsets by time", failure.args[0]) from failure
+        for answer in answers:
+            if answer.error is not None:
+                raise _unanswered(f"{answer.topic}/{answer.partition}", answer.error)
+        return {
+            (answer.topic, answer.partition): None if answer.offset == OFFSET_END else answer.offset
+            for answer in answers
+        }
 
     def log_id(self, topic: str) -> str:
         """The topic's id."""
@@ -372,8 +445,8 @@ class _RollCall:
         self._thread = threading.Thread(target=self._loop.run_forever, name="roll-call", daemon=True)
         self._thread.start()
 
-    def __call__(self) -> Mapping[str, str]:
-        """The members: member id -> client id. Raises Unreachable, or Refused where asking is in vain."""
+    def __call__(self) -> Mapping[str, Member]:
+        """The members by member id. Raises Unreachable, or Refused where asking is in vain."""
         asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
         try:
             return asked.result(2 * _ANSWER_S)
@@ -386,17 +459,19 @@ class _RollCall:
             raise Unreachable(f"{self._what}: {error}") from error
 
     def close(self) -> None:
-        """Let go of the connections."""
-        asyncio.run_coroutine_threadsafe(self._let_go(), self._loop).result(2 * _ANSWER_S)
+        """Let go of the connections; one that can't be let go of in time is left to the process's end."""
+        with suppress(TookTooLong, AIOKafkaError, OSError):
+            asyncio.run_coroutine_threadsafe(self._let_go(), self._loop).result(_ANSWER_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(_ANSWER_S)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     @property
     def _what(self) -> str:
         return f"group '{self._settings.group}'"
 
-    async def _ask(self) -> Mapping[str, str]:
+    async def _ask(self) -> Mapping[str, Member]:
         try:
             if self._client is None:
                 self._client = AIOKafkaAdminClient(
@@ -412,7 +487,7 @@ class _RollCall:
             # the next question begins with the bootstrap servers again
             await self._let_go()
             raise
-        return {member_id: client_id for member_id, client_id, *_ in members}
+        return {member_id: Member(name, host.lstrip("/")) for member_id, name, host, *_ in members}
 
     async def _let_go(self) -> None:
         client, self._client = self._client, None
@@ -561,14 +636,14 @@ class _Producer:
             raise _translated(what, failure) from failure
 
 
-class _Answer(Protocol):
+class _Future(Protocol):
     """A future of the admin client."""
 
     def result(self, timeout: float | None = None) -> Any:
         """What came, within so many seconds."""
 
 
-def _result(what: str, answer: _Answer) -> Any:
+def _result(what: str, answer: _Future) -> Any:
     """What the admin client was told. Raises Unreachable, or Refused where asking again is in vain."""
     try:
         return answer.result(timeout=2 * _ANSWER_S)

@@ -5,45 +5,22 @@ Read from outside, with and without a worker running: nothing is joined, committ
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from confluent_kafka import (
-    OFFSET_INVALID,
-    Consumer,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._group import MemberDescription
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from rich.markup import escape
 from rich.table import Table
 
-from stream.ports import TP, Committed, Unreachable
+from stream.kafka import KafkaCluster, once_it_answers
+from stream.ports import TP
 from stream.settings import Settings
-from stream.topics import TopicError
+from stream.topics import partitions_of
 from stream.writer import Owner
 
-__all__ = [
-    "Held",
-    "PartitionLag",
-    "asked",
-    "committed_offsets",
-    "ends",
-    "first_times",
-    "held_by_transactions",
-    "members_of",
-    "partitions_of",
-    "read_lag",
-    "shown",
-    "starts",
-]
+__all__ = ["Held", "PartitionLag", "held_by_transactions", "read_lag", "shown"]
 
-_ANSWER_S = 15.0
 _FIRST_RECORDS_S = 3.0
 
 
@@ -91,22 +68,23 @@ def read_lag(settings: Settings) -> list[PartitionLag]:
     """The lag of every partition of every input, by topic and partition.
 
     Ages are this machine's clock against the broker's. Raises TopicError when a topic is missing or no
-    broker answers, Unreachable when the cluster does not answer in time.
+    broker answers, Unreachable or Refused when the cluster does not tell.
     """
-    admin = AdminClient(settings.confluent(log_level=0))
     tps = [
         (topic, partition)
-        for topic in settings.inputs
-        for partition in range(partitions_of(settings, admin, topic))
+        for topic, count in partitions_of(settings, *settings.inputs).items()
+        for partition in range(count)
     ]
-    committed = committed_offsets(settings, tps)
-    living = members_of(settings, admin)
-    highs, stables = ends(admin, tps), ends(admin, tps, stable=True)
-    lows = starts(admin, tps)
+    with closing(KafkaCluster(settings, quiet=True)) as cluster:
+        committed = once_it_answers(cluster.committed, tps, stable=False)
+        living = once_it_answers(cluster.roll_call)
+        bounds = {tp: once_it_answers(cluster.bounds, tp) for tp in tps}
+        stables = {tp: once_it_answers(cluster.bounds, tp, stable=True)[1] for tp in tps}
+    lows, highs = ({tp: each[end] for tp, each in bounds.items()} for end in (0, 1))
     positions = {
         tp: lows[tp] if (offset := committed[tp]) is None else max(offset.offset, lows[tp]) for tp in tps
     }
-    oldest = first_times(settings, {tp: positions[tp] for tp in tps if positions[tp] < stables[tp]})
+    oldest = _first_times(settings, {tp: positions[tp] for tp in tps if positions[tp] < stables[tp]})
     held_back = {
         (held.topic, held.partition): held for held in held_by_transactions(settings, tps, highs, stables)
     }
@@ -188,7 +166,7 @@ def held_by_transactions(
     `stables` must have been read after `highs`: a transaction that ended in between holds nothing.
     """
     behind = {tp: stables[tp] for tp in tps if stables[tp] < highs[tp]}
-    began = first_times(settings, behind, committed=False)
+    began = _first_times(settings, behind, committed=False)
     now = clock()
     return [
         Held(
@@ -201,103 +179,7 @@ def held_by_transactions(
     ]
 
 
-def partitions_of(settings: Settings, admin: AdminClient, topic: str) -> int:
-    """How many partitions a topic has. Raises TopicError when it does not exist or no broker answers."""
-    try:
-        # All are asked for: asking for one by its name would make it, where brokers make topics themselves.
-        known = admin.list_topics(timeout=_ANSWER_S).topics
-    except KafkaException as failure:
-        raise TopicError(
-            f"no broker answers at {settings.broker} ({failure.args[0].str()}); start one with "
-            "'fraudstream broker start', set FRAUDSTREAM_BROKER, or ask 'fraudstream doctor'"
-        ) from failure
-    if topic not in known:
-        raise TopicError(
-            f"topic '{topic}' does not exist on {settings.broker}; run 'fraudstream topics create'"
-        )
-    return len(known[topic].partitions)
-
-
-def committed_offsets(settings: Settings, tps: Iterable[TP]) -> dict[TP, Committed | None]:
-    """The group's committed offsets with what their owners left; None where there is none."""
-    every = list(tps)
-    if not every:
-        return {}
-    # Not through the admin client: librdkafka's own ends the process (SIGSEGV in rd_kafka_cgrp_op) when the
-    # group's coordinator is just moving or being made.
-    consumer = Consumer(settings.confluent(group_id=settings.group, enable_auto_commit=False, log_level=0))
-    try:
-        answers = _once_coordinated(
-            lambda: consumer.committed([TopicPartition(*tp) for tp in every], _ANSWER_S)
-        )
-    except KafkaException as failure:
-        raise Unreachable(
-            f"offsets of group '{settings.group}': {failure.args[0].str()}; ask 'fraudstream doctor'"
-        ) from failure
-    finally:
-        consumer.close()
-    found: dict[TP, Committed | None] = dict.fromkeys(every)
-    for answer in answers:
-        if answer.error is not None:
-            raise Unreachable(f"offsets of group '{settings.group}': {answer.error.str()}; try again")
-        if answer.offset != OFFSET_INVALID:
-            found[answer.topic, answer.partition] = Committed(answer.offset, answer.metadata or "")
-    return found
-
-
-_NOT_YET = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    }
-)
-"""A group's coordinator is being made or moved: what a broker says for a moment after it started."""
-
-
-def _once_coordinated(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
-    deadline = time.monotonic() + _ANSWER_S
-    while True:
-        try:
-            return ask()
-        except KafkaException as failure:
-            if failure.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-def members_of(settings: Settings, admin: AdminClient) -> dict[str, MemberDescription]:
-    """The living members of the group, by member id; none when nobody ever joined."""
-    future = admin.describe_consumer_groups([settings.group], request_timeout=_ANSWER_S)[settings.group]
-    try:
-        return {each.member_id: each for each in asked(f"group '{settings.group}'", future).members}
-    except _NoSuchGroup:
-        return {}
-
-
-def starts(admin: AdminClient, tps: Iterable[TP]) -> dict[TP, int]:
-    """The first offset each partition still has."""
-    return _offsets(admin, tps, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
-
-
-def ends(admin: AdminClient, tps: Iterable[TP], *, stable: bool = False) -> dict[TP, int]:
-    """The offset after each partition's last record; `stable`: where an open transaction begins."""
-    level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
-    return _offsets(admin, tps, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
-
-
-def _offsets(admin: AdminClient, tps: Iterable[TP], spec: OffsetSpec, level: IsolationLevel) -> dict[TP, int]:
-    request = {TopicPartition(*tp): spec for tp in tps}
-    if not request:
-        return {}
-    futures = admin.list_offsets(request, isolation_level=level, request_timeout=_ANSWER_S)
-    return {
-        (tp.topic, tp.partition): int(asked(f"{tp.topic}/{tp.partition}", future).offset)
-        for tp, future in futures.items()
-    }
-
-
-def first_times(
+def _first_times(
     settings: Settings, positions: Mapping[TP, int], *, committed: bool = True
 ) -> dict[TP, float | None]:
     """When the first record at or after each position was appended, in seconds since 1970.
@@ -338,20 +220,3 @@ def first_times(
     finally:
         consumer.close()
     return found
-
-
-class _NoSuchGroup(Exception):
-    """Nobody ever joined the group."""
-
-
-def asked(what: str, answer: "Future[Any]") -> Any:
-    """What the cluster answered about `what`. Raises Unreachable, which says what to do."""
-    try:
-        return answer.result(timeout=2 * _ANSWER_S)
-    except KafkaException as failure:
-        error: KafkaError = failure.args[0]
-        if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
-            raise _NoSuchGroup from failure
-        raise Unreachable(f"{what}: {error.str()}; ask 'fraudstream doctor' what is wrong") from failure
-    except TimeoutError as late:
-        raise Unreachable(f"{what}: no answer within {2 * _ANSWER_S:.0f} s; try again") from late

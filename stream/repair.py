@@ -5,7 +5,7 @@ import time
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from stream.kafka import KafkaCluster
+from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
@@ -14,7 +14,6 @@ from stream.writer import POSITION_KEY, decode_position
 __all__ = ["repair_offsets"]
 
 _STABLE_WITHIN_S = 60.0
-_ANSWER_WITHIN_S = 20.0
 
 
 def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
@@ -29,7 +28,7 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     describe(settings)  # asked once where nobody answers: a consumer would ask, and log, again and again
     cluster = KafkaCluster(settings)
     try:
-        living = _living(cluster)
+        living = len(once_it_answers(cluster.members))
         if living:
             raise Refused(
                 f"group '{settings.group}' has {living} running workers; stop them all, then repair"
@@ -65,18 +64,6 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
             if each.error is not None:
                 raise Refused(_not_committed(settings, each.error))
     return offsets
-
-
-def _living(cluster: KafkaCluster) -> int:
-    """How many workers run; asked again for a while, because a coordinator may just be moving."""
-    deadline = time.monotonic() + _ANSWER_WITHIN_S
-    while True:
-        try:
-            return len(cluster.members())
-        except Unreachable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 def _not_committed(settings: Settings, error: KafkaError) -> str:

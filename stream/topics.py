@@ -14,7 +14,16 @@ from features.events import LARGEST_RECORD
 from stream.errors import Refusal
 from stream.settings import Settings
 
-__all__ = ["TopicError", "TopicPlan", "TopicState", "create", "describe", "largest_record", "plan"]
+__all__ = [
+    "TopicError",
+    "TopicPlan",
+    "TopicState",
+    "create",
+    "describe",
+    "largest_record",
+    "partitions_of",
+    "plan",
+]
 
 MIB = 1024 * 1024
 AROUND_AN_EVENT = MIB // 16
@@ -260,14 +269,26 @@ def _with_room_for_rejects(
     ]
 
 
+def partitions_of(settings: Settings, *topics: str) -> dict[str, int]:
+    """How many partitions each topic has. Raises TopicError when one does not exist or no broker answers."""
+    return _partitions_of(settings, _admin(settings), topics)
+
+
+def _partitions_of(settings: Settings, admin: AdminClient, topics: Sequence[str]) -> dict[str, int]:
+    # All are asked for: asking for one by its name would make it, where brokers make topics themselves.
+    known = _metadata(settings, admin).topics
+    for topic in topics:
+        if topic not in known:
+            raise TopicError(
+                f"topic '{topic}' does not exist on {settings.broker}; run 'fraudstream topics create'"
+            )
+    return {topic: len(known[topic].partitions) for topic in topics}
+
+
 def largest_record(settings: Settings, topic: str) -> int:
     """How many bytes a record of this topic may have. Raises TopicError when the topic does not exist."""
     admin = _admin(settings)
-    # All are asked for: asking for one by its name would make it, where brokers make topics themselves.
-    if topic not in _metadata(settings, admin).topics:
-        raise TopicError(
-            f"topic '{topic}' does not exist on {settings.broker}; run 'fraudstream topics create'"
-        )
+    _partitions_of(settings, admin, [topic])
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         found = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource].result()
@@ -292,5 +313,5 @@ def _metadata(settings: Settings, admin: AdminClient) -> ClusterMetadata:
     except KafkaException as error:
         raise TopicError(
             f"no broker answers at {settings.broker} ({error.args[0].str()}); "
-            "start one with 'fraudstream broker start', or set FRAUDSTREAM_BROKER"
+            "start one with 'fraudstream broker start', set FRAUDSTREAM_BROKER, or ask 'fraudstream doctor'"
         ) from error
