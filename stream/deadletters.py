@@ -288,9 +288,11 @@ class _Redrive:
         self._shelf = shelf
         self._producer = producer
         self._told = told
-        self._pending: list[Found] = []
+        self._pending: list[tuple[Found, tuple[str, int]]] = []
+        """What goes with the next transaction, each with the topic and partition it goes to."""
         self._size = 0
         self._sent = 0
+        self._left: list[tuple[Place, str]] = []
 
     def run(
         self,
@@ -308,34 +310,43 @@ class _Redrive:
         before = [letter for letter in letters if letter.redriven]
         for letter in before:
             self._told(letter, "was sent again before")
-        left = []
-        for kept in shelf.received([letter for letter in letters if not letter.redriven]):
-            try:
-                found = shelf.whole(kept) if corrected is None else kept._replace(value=corrected, key=key)
-            except DeadLetterError as error:
-                left.append((kept.letter.place, str(error)))
-                self._told(kept.letter, f"can't be sent: {error}")
-            else:
-                self._add(found)
+        wanted = {letter.place: letter for letter in letters if not letter.redriven}
+        for kept in shelf.received(
+            [letter for letter in wanted.values() if corrected is not None or not letter.is_cut]
+        ):
+            letter = wanted.pop(kept.letter.place)
+            self._offer(letter, kept if corrected is None else kept._replace(value=corrected, key=key))
+        for letter in wanted.values():  # those that were cut, and any that retention took a moment ago
+            self._offer(letter, None if corrected is None else Found(letter, key, corrected, ()))
         self._commit()
-        return Redriven(self._sent, len(before), tuple(left))
+        return Redriven(self._sent, len(before), tuple(self._left))
 
-    def _add(self, found: Found) -> None:
+    def _offer(self, letter: DeadLetter, kept: Found | None) -> None:
+        """Send it with the next transaction, from its source where it was not kept; or say why not."""
+        try:
+            found = kept or self._shelf.at_source(letter)
+            goal = self._shelf.goal(found)
+        except DeadLetterError as error:
+            self._left.append((letter.place, str(error)))
+            self._told(letter, f"can't be sent: {error}")
+        else:
+            self._add(found, goal)
+
+    def _add(self, found: Found, goal: tuple[str, int]) -> None:
         size = len(found.value or b"") + len(found.key or b"")
         if self._pending and (len(self._pending) >= _RECORDS_AT_ONCE or self._size + size > _BYTES_AT_ONCE):
             self._commit()
-        self._pending.append(found)
+        self._pending.append((found, goal))
         self._size += size
 
     def _commit(self) -> None:
         pending, self._pending, self._size = self._pending, [], 0
         if not pending:
             return
-        goals = [self._shelf.goal(found) for found in pending]
         if self._producer is not None:
             self._producer.begin()
             try:
-                for found, (topic, partition) in zip(pending, goals, strict=True):
+                for found, (topic, partition) in pending:
                     self._producer.produce(Produce(topic, partition, found.key, found.value, _headers(found)))
                     self._producer.produce(_mark(found.letter.place))
                 self._producer.flush()
@@ -345,7 +356,7 @@ class _Redrive:
             self._producer.commit()
         self._sent += len(pending)
         done = "sent" if self._producer is not None else "would be sent"
-        for found, (topic, partition) in zip(pending, goals, strict=True):
+        for found, (topic, partition) in pending:
             self._told(found.letter, f"{done} to {topic}/{partition}")
 
 
@@ -423,36 +434,39 @@ class _Shelf:
                         headers = record.headers[: _own_words(record.headers)]
                         yield Found(wanted[record.offset], record.key, record.value, headers)
 
-    def whole(self, found: Found) -> Found:
-        """The record as it was received, from its source where it was too large to be kept."""
-        source = found.letter.source
-        if not found.letter.is_cut:
-            return found
+    def at_source(self, letter: DeadLetter) -> Found:
+        """The record as it was received, from where it was first read. Raises DeadLetterError."""
+        source = letter.source
         tp = (source.topic, source.partition)
-        low, end = self.cluster.bounds(tp, stable=True)
-        if low <= source.offset < end:
-            for chunk in self.cluster.read(tp, source.offset, source.offset + 1):
-                return Found(found.letter, chunk[0].key, chunk[0].value, chunk[0].headers)
+        if source.partition < self._partitions(letter):
+            low, end = self.cluster.bounds(tp, stable=True)
+            if low <= source.offset < end:
+                for chunk in self.cluster.read(tp, source.offset, source.offset + 1):
+                    return Found(letter, chunk[0].key, chunk[0].value, chunk[0].headers)
         raise DeadLetterError(
-            f"it was too large to be kept whole and {source} is no longer there; let the shop send it again"
+            f"it is not kept whole, or no longer, and {source} is no longer there; let the shop send it again"
         )
 
     def goal(self, found: Found) -> tuple[str, int]:
         """The topic and partition that a dead letter belongs to. Raises DeadLetterError."""
-        topic = found.letter.source.topic
+        count = self._partitions(found.letter)
+        # a record without a key belongs nowhere else than where it was
+        return found.letter.source.topic, (
+            found.letter.source.partition % count if found.key is None else partition_of(found.key, count)
+        )
+
+    def _partitions(self, letter: DeadLetter) -> int:
+        """How many partitions its source topic has. Raises DeadLetterError when that is no input of ours."""
+        topic = letter.source.topic
         names = self._settings.topics
         if topic not in {*self._settings.inputs, names.outcomes, names.order_events}:
             raise DeadLetterError(
-                f"{found.letter.place} came from topic '{topic}', which is no input of this scorer; "
+                f"{letter.place} came from topic '{topic}', which is no input of this scorer; "
                 "set FRAUDSTREAM_TOPICS__ORDERS as it was then"
             )
         if topic not in self._counts:
             self._counts |= partitions_of(self._settings, topic)
-        count = self._counts[topic]
-        # a record without a key belongs nowhere else than where it was
-        return topic, (
-            found.letter.source.partition % count if found.key is None else partition_of(found.key, count)
-        )
+        return self._counts[topic]
 
     def _scan(self, partition: int, begin: int, end: int) -> Iterator[DeadLetter]:
         letters: dict[int, DeadLetter] = {}

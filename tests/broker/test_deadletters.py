@@ -204,6 +204,34 @@ def test_what_was_cut_and_is_gone_from_its_source_is_left_and_named(shop: Settin
     assert [(where, "let the shop send it again" in why) for where, why in done.left] == [(place, True)]
 
 
+def test_one_that_comes_from_its_source_does_not_end_the_reading_of_those_behind_it(shop: Settings) -> None:
+    key, value = b"c1", b'{"order_id": "big", "junk": "' + b"x" * 2_000_000 + b'"}'
+    partition = partition_of(key, shop.partitions)
+    out = Producer({**shop.confluent(), "compression.type": "lz4", "message.max.bytes": 4_000_000})
+    out.produce(shop.topics.orders, value, key, partition)
+    assert out.flush(10) == 0
+    set_aside(shop, (key, value))
+    # more than is read at once
+    send(shop, [(None, b"")] * 3_000, topic=shop.topics.rejected, partition=partition)
+    set_aside(shop, an_order("o2", currency="EUX"))
+
+    done = redrive(shop, filters=Filters(topic=shop.topics.orders))
+
+    assert (done.sent, done.left) == (2, ())
+    assert len(sent_again(shop, 3)) == 3
+
+
+def test_one_from_a_topic_that_is_no_input_keeps_back_no_other(shop: Settings) -> None:
+    elsewhere = shop.model_copy(update={"topics": shop.topics.model_copy(update={"orders": "elsewhere"})})
+    (strange,) = set_aside(elsewhere, an_order("o1", currency="EUX"))
+    set_aside(shop, an_order("o2", currency="EUX"))
+
+    done = redrive(shop, filters=Filters(reason="unknown_currency"))
+
+    assert done.sent == 1
+    assert [(where, "FRAUDSTREAM_TOPICS__ORDERS" in why) for where, why in done.left] == [(strange, True)]
+
+
 def test_a_corrected_order_is_sent_in_place_of_the_wrong_one_under_its_own_key(shop: Settings) -> None:
     (place,) = set_aside(shop, an_order("o1", currency="EUX"))
     _, corrected = an_order("o1", customer_id="c2")
