@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -22,9 +22,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
 from stream.settings import Settings
-from stream.topics import TopicError
+from stream.topics import TopicError, partitions_of
 from stream.version import program_version
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "ControlState",
     "append",
     "change",
+    "history",
     "paused",
 ]
 
@@ -52,9 +54,11 @@ RESUMED: Final = "resumed"
 OBSERVE: Final = "observe"
 LIVE: Final = "live"
 
+_LONGEST_WHO: Final = 200
+_LONGEST_WHY: Final = 2_000
 _ANSWER_S: Final = 10.0
-_AGAIN_S: Final = 0.2
 _POLL_S: Final = 0.5
+_LOOK_AGAIN_S: Final = 0.1
 _SAY_EVERY_S: Final = 30.0
 _CRASHED: Final = 70
 _LATEST_MS: Final = 253_402_300_799_000
@@ -75,8 +79,8 @@ class ControlRecord(BaseModel):
     """What was decided: paused, resumed, observe, live, or a word of a later version."""
     group: str | None = Field(default=None, min_length=1, max_length=249)
     """Whom it concerns; None is every group that reads this topic."""
-    who: str = Field(min_length=1, max_length=200)
-    why: str = Field(min_length=1, max_length=2_000)
+    who: str = Field(min_length=1, max_length=_LONGEST_WHO)
+    why: str = Field(min_length=1, max_length=_LONGEST_WHY)
     required: bool = False
     """Whether a worker that does not know the kind must refuse to go on."""
     written_by: str = Field(default="unknown", max_length=64)
@@ -96,6 +100,10 @@ class ControlEvent:
         """`paused by anna on 2026-11-22 10:00:00 UTC: the warehouse is down`."""
         told = self.record
         return _on_one_line(f"{told.kind} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}")
+
+    def as_json(self) -> dict[str, object]:
+        """The same, for machines."""
+        return {"offset": self.offset, "at": self.at.isoformat(), **self.record.model_dump(mode="json")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +177,7 @@ class ControlState:
 
 
 def _shown(event: ControlEvent | None) -> dict[str, object] | None:
-    if event is None:
-        return None
-    return {"offset": event.offset, "at": event.at.isoformat(), **event.record.model_dump(mode="json")}
+    return None if event is None else event.as_json()
 
 
 def _pause(state: ControlState, event: ControlEvent) -> ControlState:
@@ -264,11 +270,12 @@ class Control:
         self.close()
 
     def close(self) -> None:
-        """Stop following and let go of the consumer."""
+        """Stop following and let go of the consumer; a thread that is late does that itself."""
         self._closing = True
-        if self._thread is not None:
+        if self._thread is None:
+            self._consumer.close()
+        else:
             self._thread.join(2 * _POLL_S)
-        self._consumer.close()
 
     @property
     def state(self) -> ControlState:
@@ -312,17 +319,17 @@ class Control:
     def _end(self, seconds: float) -> int:
         deadline = time.monotonic() + seconds
         while True:
-            left = deadline - time.monotonic()
             try:
-                return self._ask_for_end(max(left, 0.1))
+                return self._ask_for_end(max(deadline - time.monotonic(), 0.1))
             except (KafkaException, TimeoutError) as error:
-                if left <= _AGAIN_S:
+                if time.monotonic() > deadline:
                     raise Unreachable(
-                        f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s"
+                        f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s ({error}); "
+                        "ask 'fraudstream doctor' what is wrong"
                     ) from error
-            # a topic just made has no leader yet; and after a broker's restart the client asks under the old
-            # leader epoch for minutes, unless it is made to look who leads
-            time.sleep(_AGAIN_S)
+            time.sleep(_LOOK_AGAIN_S)
+            # a topic just made has no leader yet, and after a broker's restart the client asks under the
+            # old leader epoch for minutes, unless it is made to look who leads
             with suppress(KafkaException):
                 self._admin.list_topics(self._at.topic, timeout=max(deadline - time.monotonic(), 0.1))
 
@@ -339,6 +346,7 @@ class Control:
                 self._read(_POLL_S)
                 if self._state != before:
                     told(self._state)
+            self._consumer.close()  # here, where nobody polls it any more
         except BaseException as failure:
             # a worker that no longer hears of a pause would go on against a person's word
             log.critical("the control topic can't be followed; the worker ends", exc_info=failure)
@@ -404,16 +412,28 @@ def paused(settings: Settings) -> ControlState:
         return control.read_to_end()
 
 
+def history(settings: Settings) -> Iterator[ControlEvent]:
+    """Everything that was ever decided about the group, oldest first, with who, when and why.
+
+    Raises TopicError, Unreachable; NotStable while somebody's open transaction holds records back.
+    """
+    tp = (settings.topics.control, 0)
+    partitions_of(settings, tp[0])  # a missing topic is told, and not made
+    with closing(KafkaCluster(settings, quiet=True)) as cluster:
+        low, end = once_it_answers(cluster.bounds, tp)
+        for chunk in cluster.read(tp, low, end):
+            for record in chunk:
+                event = _event_of(record)
+                if event is not None and event.record.group in {None, settings.group}:
+                    yield event
+
+
 def append(settings: Settings, kind: str, *, who: str, why: str) -> int:
     """Write a record about the group and return its offset once every in-sync replica has it.
 
     Raises Refused for words that can't be a record, Unreachable when it was not delivered.
     """
-    try:
-        told = ControlRecord(kind=kind, group=settings.group, who=who, why=why, written_by=program_version())
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(f"--{first['loc'][0]}: {first['msg']}; say it in other words") from None
+    told = _record_to_write(settings, kind, who=who, why=why)
     producer = Producer(
         settings.confluent(
             enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
@@ -441,6 +461,7 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
 
     Raises Refused, TopicError, Unreachable.
     """
+    _record_to_write(settings, kind, who=who, why=why)
     with Control(settings) as control:
         state = control.read_to_end()
         if state.refusal:
@@ -449,6 +470,20 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
             return state, False
         append(settings, kind, who=who, why=why)
         return control.read_to_end(), True
+
+
+def _record_to_write(settings: Settings, kind: str, *, who: str, why: str) -> ControlRecord:
+    for name, words, most in (("who", who, _LONGEST_WHO), ("why", why, _LONGEST_WHY)):
+        if not 1 <= len(words.strip()) <= most:
+            raise Refused(
+                f"--{name}: expected 1 to {most:,} letters that say something, got "
+                f"{len(words):,}{'' if words.strip() else ' that say nothing'}; say it in other words"
+            )
+    try:
+        return ControlRecord(kind=kind, group=settings.group, who=who, why=why, written_by=program_version())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(f"--{first['loc'][0]}: {first['msg']}; say it in other words") from None
 
 
 def _is_so(state: ControlState, kind: str) -> bool:

@@ -155,6 +155,7 @@ class Watchdog:
         self._seconds = seconds
         self._what = ""
         self._deadline: float | None = None
+        self._over = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def __call__(self, what: str) -> Self:
@@ -170,9 +171,12 @@ class Watchdog:
     ) -> None:
         self._deadline = None
 
+    def close(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+
     def _watch(self) -> None:
-        while True:
-            time.sleep(0.25)
+        while not self._over.wait(0.25):
             deadline = self._deadline
             if deadline is not None and time.monotonic() > deadline:
                 log.critical("%s did not return within %.0f s; the process ends", self._what, self._seconds)
@@ -288,6 +292,7 @@ class KafkaCluster:
         self._roll_call.close()
         self._uncommitted.close()
         self._committed.close()
+        self._watchdog.close()
 
     def producer(self, transactional_id: str) -> "_Producer":
         """Make a producer; ends the transaction an older one of the same id left open.
@@ -420,6 +425,7 @@ class KafkaCluster:
                         break
                 if chunk:
                     yield chunk
+                    silent_since = time.monotonic()  # whoever took it may have needed long
                 if stop is True:
                     return
                 if isinstance(stop, KafkaError):

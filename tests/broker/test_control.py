@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -219,6 +220,78 @@ def test_the_command_line_says_what_is_in_force(settings: Settings, monkeypatch:
     assert again.stdout.startswith("nothing to change:\n")
     assert "observe by anna on " in again.stdout
     assert again.stdout.endswith(": to observe)\n")
+
+
+def test_a_stop_while_the_control_topic_is_late_is_no_crash(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics.create(settings)
+    crashed: list[int] = []
+    monkeypatch.setattr("stream.control.os._exit", crashed.append)
+    monkeypatch.setattr("stream.control.logging.shutdown", lambda: None)
+    begun, go_on = threading.Event(), threading.Event()
+    control = Control(settings)
+    control.read_to_end()
+    read_on = control._read
+
+    def late(seconds: float) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        read_on(seconds)
+
+    monkeypatch.setattr(control, "_read", late)
+    control.follow(lambda _: None)
+    assert begun.wait(20)
+
+    control.close()
+    go_on.set()
+    assert control._thread is not None
+    control._thread.join(20)
+
+    assert (crashed, caplog.messages) == ([], [])
+    assert not control._thread.is_alive()
+
+
+def test_who_changed_what_when_and_why_is_told_in_order(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.create(settings)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    run = CliRunner()
+    assert run.invoke(app, ["control", "--history"]).stdout == "nothing was changed yet\n"
+    tell(settings, PAUSED)
+    tell(settings.model_copy(update={"group": "another"}), OBSERVE)
+    send(settings, [(None, b"no record")], topic=settings.topics.control)
+    tell(settings, RESUMED)
+
+    plain = run.invoke(app, ["control", "--history"]).stdout.splitlines()
+    machine = [
+        json.loads(line) for line in run.invoke(app, ["control", "--history", "--json"]).stdout.splitlines()
+    ]
+
+    assert [line.partition(" on ")[0] for line in plain] == ["paused by anna", "resumed by anna"]
+    assert [(each["offset"], each["kind"], each["who"], each["why"]) for each in machine] == [
+        (0, "paused", "anna", "a test"),
+        (3, "resumed", "anna", "a test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [("--why", ""), ("--why", "  "), ("--who", " "), ("--why", "x" * 3000)]
+)
+def test_words_that_say_nothing_are_refused_even_where_nothing_would_change(
+    option: str, words: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.create(settings)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+    result = CliRunner().invoke(app, ["resume", "--why", "a test", "--who", "anna", option, words])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fraudstream: {option}: expected 1 to ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) -> None:
