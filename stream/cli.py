@@ -4,15 +4,10 @@ Exit codes: 0 done, 1 refused, 2 usage. Imports wait until a command needs them,
 """
 
 import errno
+import json
 import os
 import signal
 import sys
-
-if "worker" in sys.argv[1:4]:
-    # before the slow imports, until Faust takes over: asked to end while starting, there is nothing to finish
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import wraps
@@ -458,6 +453,8 @@ def worker(
     ] = None,
 ) -> None:
     """Decide orders until stopped (Ctrl-C or SIGTERM finishes the transaction in hand)."""
+    # before the slow imports, until Faust takes over: asked to end while starting, there is nothing to finish
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from stream.logs import set_up_logging
 
     settings = _settings(observe=observe)
@@ -517,12 +514,24 @@ def go_live(why: Why, who: Who = None, as_json: Json = False) -> None:
 @app.command("control")
 @_said_plainly
 def show_control(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    past: Annotated[
+        bool, typer.Option("--history", help="Everything that was decided so far, oldest first.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object; of the history, one for each change.")
+    ] = False,
 ) -> None:
     """Show what is in force for the group: paused or not, observing or live, since when, by whom and why."""
-    from stream.control import paused
+    from stream.control import history, paused
 
     settings = _settings()
+    if past:
+        changes = list(history(settings))
+        for event in changes:
+            typer.echo(json.dumps(event.as_json()) if as_json else str(event))
+        if not (changes or as_json):
+            typer.echo("nothing was changed yet")
+        return
     state = paused(settings)
     if as_json:
         typer.echo(json.dumps(state.shown()))
@@ -537,7 +546,7 @@ def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
 
     settings = _settings()
     try:
-        who = who or getpass.getuser()
+        who = getpass.getuser() if who is None else who
     except (KeyError, OSError):  # a container's user may have no name
         raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
     state, written = change(settings, kind, who=who, why=why)

@@ -42,7 +42,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "resume": ("fraudstream resume", 'fraudstream resume --why "the shop is mended" --who ana'),
         "observe": ('fraudstream observe --why "the new model declines too much"',),
         "go-live": ('fraudstream go-live --why "a week of shadow decisions was sound"',),
-        "control": ("fraudstream control", "fraudstream control --json"),
+        "control": ("fraudstream control", "fraudstream control --history", "fraudstream control --json"),
         "lag": ("fraudstream lag", "fraudstream lag --watch", "fraudstream lag --json"),
         "dead-letters list": (
             "fraudstream dead-letters list",

@@ -408,7 +408,7 @@ def test_a_worker_asked_to_end_while_it_still_starts_ends_cleanly() -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE) as worker:
         assert worker.stderr is not None
         for line in worker.stderr:
-            if b"typer" in line:  # among the first of the slow imports
+            if b"faust" in line:  # among the first of the slow imports
                 break
         worker.terminate()
         worker.stderr.read()
