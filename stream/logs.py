@@ -26,6 +26,7 @@ _CHATTY: Final = ("faust", "mode", "aiokafka", "asyncio", "numba", "stream")
 `fraudstream`, Faust speaks for the classes that we made from its own."""
 
 _SELDOM_S: Final = 10.0
+_REMEMBERED: Final = 256
 
 _WITHOUT_VALUES: Final = frozenset({"stream", "models", "features", "aiokafka", "cimpl", "confluent_kafka"})
 """Packages whose exceptions say what is wrong without saying what an order holds."""
@@ -96,20 +97,27 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tup
 
 
 class _Seldom:
-    """Lets a library say the same thing once in ten seconds: aiokafka tells every failed attempt."""
+    """Lets a library say the same thing once in ten seconds: aiokafka tells every failed attempt.
+
+    What was not heard for longest is forgotten first: some messages name what is never the same again.
+    """
 
     def __init__(self) -> None:
         self._heard: dict[tuple[str, str], tuple[float, int]] = {}
+        self._one_at_a_time = threading.RLock()  # logging asks its filters from every thread at once
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] not in _CHATTY:
             return True
         what = (record.name, str(record.msg))
-        said_at, untold = self._heard.get(what, (-_SELDOM_S, 0))
-        if record.created - said_at < _SELDOM_S:
-            self._heard[what] = said_at, untold + 1
+        with self._one_at_a_time:
+            said_at, untold = self._heard.pop(what, (-_SELDOM_S, 0))
+            again = record.created - said_at < _SELDOM_S
+            self._heard[what] = (said_at, untold + 1) if again else (record.created, 0)
+            if len(self._heard) > _REMEMBERED:
+                del self._heard[next(iter(self._heard))]
+        if again:
             return False
-        self._heard[what] = record.created, 0
         if untold:
             record.msg = f"{record.msg} (and {untold} times before)"
         return True

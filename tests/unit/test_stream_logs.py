@@ -158,3 +158,18 @@ def test_what_a_library_repeats_is_told_once_in_ten_seconds_with_its_number(
         "node 2 is away (and 9 times before)",
     ]
     assert sum("so far" in line for line in lines) == 25
+
+
+def test_a_library_that_never_says_the_same_twice_fills_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging(Settings())
+    log = logging.getLogger("aiokafka")
+    (handler,) = logging.getLogger().handlers
+    (seldom,) = [each for each in handler.filters if isinstance(each, logs._Seldom)]
+
+    for number in range(5_000):
+        log.warning(f"request {number} failed")  # noqa: G004 - as some libraries do
+        log.warning("the node is away")
+
+    assert len(seldom._heard) < 1_000
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5_001, "what is new is told, what is repeated is not"
