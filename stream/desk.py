@@ -270,6 +270,11 @@ class ScoringDesk:
         recent = list(self._recent)
         return sum(recent) / len(recent) if recent else 0.0
 
+    @property
+    def observing(self) -> bool:
+        """Whether the next batch is decided into the shadow; any thread may ask."""
+        return self._observes(None if self._in_force is None else self._in_force())
+
     def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 
@@ -326,8 +331,11 @@ class ScoringDesk:
                 raise Refused(state.refusal)
             self._under = self._meaning(state)
 
+    def _observes(self, state: ControlState | None) -> bool:
+        return self._observe if state is None else state.observing(unless_told=self._observe)
+
     def _meaning(self, state: ControlState | None) -> _Under:
-        observing = self._observe if state is None else state.observing(unless_told=self._observe)
+        observing = self._observes(state)
         return _Under(
             state,
             {} if state is None else {self._topics.control: state.next_offset},

@@ -86,6 +86,14 @@ METRICS: Final = (
     ),
     MetricDescription("fraudstream_uptime_seconds", "gauge", (), "Since the worker started."),
     MetricDescription(
+        "fraudstream_paused", "gauge", (),
+        "1 while a person has paused the group, so that no orders are taken, else 0.",
+    ),
+    MetricDescription(
+        "fraudstream_observing", "gauge", (),
+        "1 while decisions go to the shadow only, so that nobody acts on them, else 0.",
+    ),
+    MetricDescription(
         "fraudstream_orders_total", "counter", (),
         "Records of the inputs that were taken and committed: decided, repeated, remembered or rejected.",
     ),
@@ -507,6 +515,8 @@ class _WorkerCollector(Collector):
 
     def _of_state(self, running: Running) -> Iterator[Metric]:
         mailbox = running.writer.mailbox
+        yield _one("fraudstream_paused", mailbox.held)
+        yield _one("fraudstream_observing", running.desk.observing)
         yield _one("fraudstream_waiting_orders", mailbox.waiting)
         yield _one("fraudstream_partitions", len(running.writer.opened))
         assignment = mailbox.assignment

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from features.decode import REJECTION_CODES
 from models.policy import Action
+from stream.control import OBSERVE
 from stream.metrics import (
     METRICS,
     MeasuredCluster,
@@ -24,6 +26,7 @@ from stream.ports import TP, LocalPosition, NotStable, Record, Unreachable
 from stream.store import RocksStore
 from tests.small_desk import Shop
 from tests.strategies import an_order, as_json
+from tests.unit.test_stream_control import a_shop, told
 from tests.unit.test_stream_health import AWriter
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -112,6 +115,19 @@ def test_the_share_that_was_rejected_is_told_though_the_breaker_is_off(tmp_path:
     running = Running(cast("Any", AWriter()), RocksStore(tmp_path / "rows"), shop.desk, 0.0, {}.get, IDENTITY)
 
     assert scraped(Measurements(), running)["fraudstream_reject_share"] == {(): 0.75}
+
+
+def test_whether_the_group_is_paused_or_observes_is_told_before_the_next_order(tmp_path: Path) -> None:
+    running = a_running(tmp_path)
+    samples = scraped(Measurements(), running)
+    assert samples["fraudstream_paused"] == samples["fraudstream_observing"] == {(): 0.0}
+
+    cast("Any", running.writer.mailbox).held = True
+    shop, states = a_shop(told())
+    states.append(told(OBSERVE))
+    samples = scraped(Measurements(), replace(running, desk=shop.desk))
+
+    assert samples["fraudstream_paused"] == samples["fraudstream_observing"] == {(): 1.0}
 
 
 def _record(offset: int, timestamp: int, *, history: bool = False) -> Record:
