@@ -1016,9 +1016,9 @@ def dead_letters_redrive(
 def doctor(as_json: Json = False) -> None:
     """Find what keeps the scorer from deciding, or soon will, and say what to do; 1 when something fails.
 
-    Settings, disk, model, brokers and their versions, topics, clock, partitioner, workers, offsets, open
-    transactions. Takes a few seconds, a minute at most. Changes nothing, but for one record in an aborted
-    transaction in the topic of order events, which no reader ever sees.
+    Settings, disk, model, brokers and their versions, topics, clock, partitioner, pauses, workers, offsets,
+    open transactions. Takes a few seconds, a minute at most. Changes nothing, but for one record in an
+    aborted transaction in the topic of order events, which no reader ever sees.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -34,10 +34,11 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, ResourceType
 
+from stream.control import paused
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions
-from stream.ports import TP, Committed
+from stream.ports import TP, Committed, Refused
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
 
@@ -127,6 +128,9 @@ def _examined(look: "_Look", name: str, check: "Check") -> Iterator[Finding]:
         for state, found, do in check(look):
             nothing = False
             yield Finding(name, state, found, do)
+    except Refused as error:  # asking again would change nothing
+        nothing = False
+        yield Finding(name, "warn", f"could not be looked at: {error}", "do what it says")
     except Refusal as error:
         nothing = False
         yield Finding(name, "warn", f"could not be looked at: {error}", "see the findings above; try again")
@@ -724,6 +728,25 @@ def _partitioner(look: _Look) -> Iterator[Said]:
 # ---------------------------------------------------------------------- the group
 
 
+def _control(look: _Look) -> Iterator[Said]:
+    """What people said to all workers: the one cause of silence that no fault explains."""
+    topic = look.settings.topics.control
+    if topic not in {state.plan.name for state in look.there}:
+        yield _skipped(f"needs the topic {topic}")
+        return
+    state = paused(look.settings)
+    if state.refusal:
+        yield _fail(state.refusal, "do what it says")
+    if state.pause is not None:
+        yield _warn(f"no orders are taken: {state.pause}", "go on with 'fraudstream resume'")
+    if state.observing(unless_told=look.settings.observe):
+        yield _warn(
+            f"decisions go to {look.settings.topics.decisions_shadow} only, so nobody acts on them: "
+            f"{state.mode or 'the setting observe'}",
+            "once you trust them: fraudstream go-live",
+        )
+
+
 def _workers(look: _Look) -> Iterator[Said]:
     settings = look.settings
     hosts: dict[str, list[str]] = defaultdict(list)
@@ -866,6 +889,8 @@ def _touch_one(address: tuple[str, int]) -> str:
         return f"no answer within {_TOUCH_S:.0f} s"
     except OSError as error:
         return error.strerror or str(error)
+    except (UnicodeError, OverflowError):
+        return "no host can have that name, or no port that number"
     return ""
 
 
@@ -883,6 +908,7 @@ _FAR: Final[Mapping[str, Check]] = {
     "replication": _replication,
     "clock": _clock_and_transactions,
     "partitioner": _partitioner,
+    "control": _control,
     "workers": _workers,
     "offsets": _offsets,
     "open transactions": _open_transactions,

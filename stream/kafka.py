@@ -68,6 +68,9 @@ __all__ = [
 
 log = logging.getLogger("fraudstream.kafka")
 
+# where nobody set up logging, as in the commands, its failed attempts would be lines on stderr beside ours
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
 WATCHDOG_EXIT = 70
 """Exit code when the watchdog ends the process."""
 

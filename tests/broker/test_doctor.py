@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
 from stream.cli import app
+from stream.control import OBSERVE, PAUSED, change
 from stream.desk import partition_of
 from stream.doctor import Finding, examine
 from stream.settings import Security, Settings
@@ -273,6 +274,42 @@ def test_a_transaction_that_hangs(shop: Settings) -> None:
 
     assert f"holds back 1 records of {shop.topics.orders}/1" in finding.found
     assert f"--topic {shop.topics.orders} --partition 1 --start-offset 0" in finding.do
+
+
+def test_a_group_that_was_paused_and_told_to_observe(shop: Settings) -> None:
+    change(shop, PAUSED, who="anna", why="a test")
+    change(shop, OBSERVE, who="anna", why="a test")
+
+    waits, observes = diagnosed(shop, "control")
+
+    assert (waits.state, observes.state) == ("warn", "warn")
+    assert waits.found.startswith("no orders are taken: paused by anna on ")
+    assert "'fraudstream resume'" in waits.do
+    assert f"decisions go to {shop.topics.decisions_shadow} only" in observes.found
+    assert "fraudstream go-live" in observes.do
+
+
+@pytest.mark.parametrize("address", ["a..b:9092", "a" * 70 + ".com:9092", "127.0.0.1:99999"])
+def test_an_address_that_can_be_none(settings: Settings, address: str) -> None:
+    finding = the_fault(settings.model_copy(update={"broker": address}), "broker")
+
+    assert address in finding.found
+
+
+def test_one_of_two_brokers_that_is_away_says_nothing_of_its_own(shop: Settings) -> None:
+    away = f"127.0.0.1:{free_ports(1)[0]}"
+    told = subprocess.run(
+        [sys.executable, "-m", "stream.cli", "doctor", "--json"],
+        env={**os.environ, **environment(shop), "FRAUDSTREAM_BROKER": f"{away},{shop.broker}"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    (finding,) = [each for each in map(json.loads, told.stdout.splitlines()) if each["check"] == "broker"]
+    assert finding["found"] == f"some brokers can't be reached: {away}: nothing listens there"
+    assert told.stderr == ""
 
 
 def test_a_topic_kept_in_a_way_that_loses_orders(shop: Settings) -> None:
