@@ -491,19 +491,23 @@ class _Shelf:
 
     def _note(self, record: Record, letters: dict[int, DeadLetter]) -> None:
         headers = dict(record.headers)
-        if REDRIVEN in headers and "reason" not in headers:
-            offset = int(headers[REDRIVEN])
-            if offset in letters:
-                letters[offset] = replace(letters[offset], redriven=True)
-        elif "reason" in headers:
-            letters[record.offset] = _letter(record)
+        if "reason" in headers:
+            letter = _letter(record)
+            if letter is not None:
+                letters[record.offset] = letter
+        elif (offset := _number(headers.get(REDRIVEN))) in letters:
+            letters[offset] = replace(letters[offset], redriven=True)
 
 
-def _letter(record: Record) -> DeadLetter:
+def _letter(record: Record) -> DeadLetter | None:
+    """The dead letter in a record; None for one that no desk wrote, since anyone may write to a topic."""
     at = _own_words(record.headers)
     ours = dict(record.headers[at:])
     cut = bool(_CUTS & ours.keys())
-    size = int(ours["value_bytes"]) if "value_bytes" in ours else len(record.value or b"")
+    size = _number(ours["value_bytes"]) if "value_bytes" in ours else len(record.value or b"")
+    partition, offset = _number(ours.get("source_partition")), _number(ours.get("source_offset"))
+    if size is None or partition is None or offset is None:
+        return None
     return DeadLetter(
         place=Place(record.topic, record.partition, record.offset),
         rejected_at=datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC),
@@ -511,13 +515,17 @@ def _letter(record: Record) -> DeadLetter:
         detail=_text(ours.get("detail")),
         source=Place(
             _text(ours.get("source_topic")),
-            int(ours.get("source_partition", b"0")),
-            int(ours.get("source_offset", b"0")),
+            partition,
+            offset,
         ),
         size=size,
         is_cut=cut,
         redriven=False,
     )
+
+
+def _number(raw: bytes | None) -> int | None:
+    return int(raw) if raw is not None and re.fullmatch(rb"[0-9]{1,19}", raw) else None
 
 
 def _own_words(headers: Headers) -> int:

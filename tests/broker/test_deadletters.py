@@ -256,6 +256,27 @@ def test_a_dry_run_sends_nothing(shop: Settings) -> None:
     assert read(shop, shop.topics.orders, 0) == []
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("redriven", b"no number")], [("redriven", None)], [("reason", b"of another program")],
+        [("reason", b"bad_amount"), ("source_partition", b"x"), ("source_offset", b"0")],
+        [("reason", b"x"), ("source_partition", b"0"), ("source_offset", b"0"), ("value_bytes", b"")],
+    ],
+)  # fmt: skip
+def test_what_no_desk_wrote_hides_no_dead_letter(
+    shop: Settings, headers: list[tuple[str, bytes | None]]
+) -> None:
+    out = Producer(shop.confluent())
+    for partition in range(shop.partitions):
+        out.produce(shop.topics.rejected, b"strange", b"k", partition, headers=headers)
+    assert out.flush(10) == 0
+    (place,) = set_aside(shop, an_order("o1", currency="EUX"))
+
+    assert [letter.place for letter in list_dead_letters(shop, Filters())] == [place]
+    assert redrive(shop, filters=Filters(topic=shop.topics.orders)).sent == 1
+
+
 def test_a_place_without_a_dead_letter_is_refused(shop: Settings) -> None:
     with pytest.raises(DeadLetterError, match="there is no dead letter at"):
         find(shop, Place(shop.topics.rejected, 0, 17))
