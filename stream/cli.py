@@ -424,8 +424,12 @@ def watch(
     if shadow:
         names = settings.topics.model_copy(update={"decisions": settings.topics.decisions_shadow})
         settings = settings.model_copy(update={"topics": names})
+
+    def pass_over(place: str) -> None:
+        typer.echo(f"fraudstream: {place} is no decision that this version can read: passed over", err=True)
+
     try:
-        with Watch(settings, from_beginning=from_beginning) as watching:
+        with Watch(settings, from_beginning=from_beginning, passed_over=pass_over) as watching:
             while left is None or left > 0:
                 for seen in watching.within(0.5):
                     if as_json:

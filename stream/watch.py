@@ -1,10 +1,11 @@
 """Decisions as a reader of the decisions topic sees them: committed ones, each once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from pydantic import ValidationError
 from rich.markup import escape
 
 from features.catalogue import by_name
@@ -42,8 +43,18 @@ class Watch:
     It starts at the end of the topic as it stood when the watch was made, or at its beginning.
     """
 
-    def __init__(self, settings: Settings, *, from_beginning: bool = False) -> None:
-        """Raises TopicError when the topic does not exist or no broker answers."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        from_beginning: bool = False,
+        passed_over: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`passed_over` is told the place of what is no decision, since anyone may write to a topic.
+
+        Raises TopicError when the topic does not exist or no broker answers.
+        """
+        self._passed_over = passed_over
         topic = settings.topics.decisions
         largest_record(settings, topic)
         self._consumer = Consumer(
@@ -85,9 +96,15 @@ class Watch:
             return
         for message in (first, *self._consumer.consume(500, 0)):
             value = message.value()
-            if message.error() is None and value is not None:
-                _, made = message.timestamp()
-                yield Seen(decode_decision(value), datetime.fromtimestamp(made / 1000, UTC))
+            if message.error() is not None:
+                continue
+            try:
+                decision = decode_decision(value or b"")
+            except ValidationError:
+                self._passed_over(f"{message.topic()}/{message.partition()}/{message.offset()}")
+                continue
+            _, made = message.timestamp()
+            yield Seen(decision, datetime.fromtimestamp(made / 1000, UTC))
 
     def _end(self, topic: str, partition: int) -> int:
         _, high = self._consumer.get_watermark_offsets(
