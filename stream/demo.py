@@ -63,8 +63,8 @@ _SILENT_AT_MOST_S = 45.0
 def run_demo(settings: Settings, *, once: bool, rate: float, config: Path | None) -> int:
     """Run the demo until Ctrl-C, or with `once` for some hundred orders; returns the exit code.
 
-    It is 0 only when every live order was decided once. Everything the demo started is stopped when it
-    ends. Raises DemoError, BrokerError, TopicError.
+    It is 0 only when every live order that was sent was decided once. Everything the demo started is stopped
+    when it ends. Raises DemoError, BrokerError, TopicError.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every letter stays in use
@@ -303,7 +303,7 @@ class _Demo:
                     if shown and not drawn:
                         self._console.print(line(row))
                 if len(asked) > 1:
-                    raise KeyboardInterrupt
+                    break
                 if asked and live.is_sending:
                     live.stop_sending()
                     view.notice = "no more are sent; those on their way are decided (Ctrl-C ends at once)"

@@ -117,6 +117,23 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_ends_with_every_order_decid
     assert "goes on from here" in said
 
 
+def test_a_second_ctrl_c_ends_at_once_and_is_no_success_while_orders_are_undecided(
+    terminal: Terminal,
+) -> None:
+    terminal.until("in the shop it is", 60)
+    found = re.search(r"process (\d+) is ready", "\n".join(terminal.screen.main))
+    assert found is not None
+    os.kill(int(found[1]), signal.SIGSTOP)
+    terminal.press_ctrl_c()
+    terminal.until("no more are sent", 10)
+    terminal.press_ctrl_c()
+
+    assert terminal.ends(60) == 1
+    said = terminal.screen.text()
+    assert re.search(r"[1-9]\d* orders wait for the next run", said)
+    assert "goes on from here" in said
+
+
 def test_a_killed_broker_is_named(terminal: Terminal) -> None:
     terminal.until("in the shop it is", 60)
     children = psutil.Process(terminal.process.pid).children(recursive=True)
