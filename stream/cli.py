@@ -526,7 +526,7 @@ def show_control(
     ] = False,
 ) -> None:
     """Show what is in force for the group: paused or not, observing or live, since when, by whom and why."""
-    from stream.control import history, paused
+    from stream.control import history, in_force
 
     settings = _settings()
     if past:
@@ -536,7 +536,7 @@ def show_control(
         if not (changes or as_json):
             typer.echo("nothing was changed yet")
         return
-    state = paused(settings)
+    state = in_force(settings)
     if as_json:
         typer.echo(json.dumps(state.shown()))
         return

@@ -41,7 +41,7 @@ __all__ = [
     "append",
     "change",
     "history",
-    "paused",
+    "in_force",
 ]
 
 log = logging.getLogger("fraudstream.control")
@@ -403,8 +403,8 @@ def _record(message: Message) -> Record:
     )
 
 
-def paused(settings: Settings) -> ControlState:
-    """What is in force for the group now; its `paused` says whether the workers take no orders.
+def in_force(settings: Settings) -> ControlState:
+    """What is in force for the group now.
 
     Raises TopicError, Unreachable.
     """
@@ -474,16 +474,15 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
 
 def _record_to_write(settings: Settings, kind: str, *, who: str, why: str) -> ControlRecord:
     for name, words, most in (("who", who, _LONGEST_WHO), ("why", why, _LONGEST_WHY)):
-        if not 1 <= len(words.strip()) <= most:
-            raise Refused(
-                f"--{name}: expected 1 to {most:,} letters that say something, got "
-                f"{len(words):,}{'' if words.strip() else ' that say nothing'}; say it in other words"
-            )
+        if not words.strip() or len(words) > most:
+            got = f"{len(words):,}" if words.strip() else "none"
+            raise Refused(f"--{name}: expected 1 to {most:,} letters, got {got}; say it in other words")
     try:
         return ControlRecord(kind=kind, group=settings.group, who=who, why=why, written_by=program_version())
-    except ValidationError as error:
+    except ValidationError as error:  # bytes that are no text, or a group whose name is too long
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(f"--{first['loc'][0]}: {first['msg']}; say it in other words") from None
+        where = "setting group" if first["loc"][0] == "group" else f"--{first['loc'][0]}"
+        raise Refused(f"{where}: {first['msg']}; say it in other words") from None
 
 
 def _is_so(state: ControlState, kind: str) -> bool:

@@ -34,7 +34,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, ResourceType
 
-from stream.control import paused
+from stream.control import in_force
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions
@@ -734,7 +734,7 @@ def _control(look: _Look) -> Iterator[Said]:
     if topic not in {state.plan.name for state in look.there}:
         yield _skipped(f"needs the topic {topic}")
         return
-    state = paused(look.settings)
+    state = in_force(look.settings)
     if state.refusal:
         yield _fail(state.refusal, "do what it says")
     if state.pause is not None:

@@ -15,7 +15,7 @@ from features.history import Row
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
 from stream.cli import app
-from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, change, paused
+from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, change, in_force
 from stream.desk import customer_key
 from stream.ports import Refused, Unreachable
 from stream.publish import publish
@@ -65,7 +65,7 @@ def test_a_paused_group_takes_no_orders_and_goes_on_where_it_was(shop: Settings,
         send(shop, orders(100, first=100))
         # time enough to decide them, were they not held
         time.sleep(1.0)
-        assert paused(shop).paused
+        assert in_force(shop).paused
         tell(shop, RESUMED)
         decided = read(shop, shop.topics.decisions, 200)
         assert (a.stop(), b.stop()) == (0, 0), a.said() + b.said()
@@ -169,7 +169,7 @@ def test_what_anyone_writes_into_control_stops_no_worker(shop: Settings, tmp_pat
 
     assert under(decided) == {5: 20}
     assert worker.said().count("is no control record: ignored") == 3
-    state = paused(shop)
+    state = in_force(shop)
     assert (state.paused, state.malformed, [event.record.kind for event in state.unknown]) == (
         False,
         3,
@@ -296,9 +296,9 @@ def test_words_that_say_nothing_are_refused_even_where_nothing_would_change(
 
 def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) -> None:
     with pytest.raises(TopicError, match="run 'fraudstream topics create'"):
-        paused(settings)
+        in_force(settings)
     with pytest.raises(Unreachable, match="no broker answers at 127"):
-        paused(settings.model_copy(update={"broker": "127.0.0.1:1"}))
+        in_force(settings.model_copy(update={"broker": "127.0.0.1:1"}))
 
 
 @pytest.mark.broker
