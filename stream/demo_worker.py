@@ -106,7 +106,8 @@ class DemoWorker:
     def claims(self) -> dict[int, str] | None:
         """The words each partition's last owner left with its offset; None while that can't be told."""
         with contextlib.closing(self._asking()) as consumer:
-            return self._claims(consumer)
+            committed = self._committed(consumer)
+        return None if committed is None else {each.partition: each.metadata or "" for each in committed}
 
     def take_in(self, before: dict[int, str] | None, told: Callable[[int | None], None]) -> None:
         """Wait until it has every partition and has taken in what was published before it came.
@@ -120,12 +121,12 @@ class DemoWorker:
                 died = self.died()
                 if died is not None:
                     raise DemoError(f"the worker ended by {died} before it was ready; {self.said()}")
-                claims = self._claims(consumer)
+                committed = self._committed(consumer)
                 # Each owner leaves its own words with its offsets: old ones are an earlier worker's.
-                owned = claims is not None and all(
-                    words != (before or {}).get(partition, "") for partition, words in claims.items()
+                owned = committed is not None and all(
+                    (each.metadata or "") != (before or {}).get(each.partition, "") for each in committed
                 )
-                behind = self._behind(consumer)
+                behind = None if committed is None else self._behind(consumer, committed)
                 if owned and behind == 0:
                     return
                 told(behind)
@@ -137,22 +138,22 @@ class DemoWorker:
         """A consumer that asks about the worker's group and joins nothing."""
         return Consumer({**self._settings.confluent(), "group.id": self._settings.group, "log_level": 0})
 
-    def _claims(self, consumer: Consumer) -> dict[int, str] | None:
+    def _committed(self, consumer: Consumer) -> list[TopicPartition] | None:
+        """The group's offsets with their owners' words; None while they can't be told."""
         try:
-            committed = consumer.committed(self._inputs, timeout=5)
+            return consumer.committed(self._inputs, timeout=5)
         except KafkaException:
             return None  # a transaction is open
-        return {each.partition: each.metadata or "" for each in committed}
 
-    def _behind(self, consumer: Consumer) -> int | None:
+    def _behind(self, consumer: Consumer, committed: list[TopicPartition]) -> int | None:
         """How many orders the group has yet to take in; None while that can't be told."""
         behind = 0
         try:
-            for committed in consumer.committed(self._inputs, timeout=5):
+            for each in committed:
                 low, high = consumer.get_watermark_offsets(
-                    TopicPartition(committed.topic, committed.partition), timeout=5
+                    TopicPartition(each.topic, each.partition), timeout=5
                 )
-                behind += high - (committed.offset if committed.offset >= 0 else low)
+                behind += high - (each.offset if each.offset >= 0 else low)
         except KafkaException:
             return None
         return behind
