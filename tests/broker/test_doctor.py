@@ -341,6 +341,19 @@ def test_tls_asked_of_a_port_that_speaks_none(shop: Settings) -> None:
     assert "FRAUDSTREAM_SECURITY__PROTOCOL" in finding.do
 
 
+def test_an_authority_that_is_no_certificate(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    security = Security(protocol="SSL", ca_file=file)
+
+    findings = list(examine(settings.model_copy(update={"security": security}), environment={}))
+
+    assert [
+        finding.check for finding in findings if finding.state == "fail" and str(file) in finding.found
+    ] == ["settings"]
+    assert {finding.state for finding in findings if finding.check in {"topics", "workers"}} == {"skipped"}
+
+
 class SaslBroker(EmbeddedBroker):
     """An embedded broker with one more listener, that asks for a name and a password."""
 
