@@ -754,15 +754,27 @@ def simulate_live(
 
     settings = _settings()
     shop = _shop(start=start, days=days, seed=seed, per_day=per_day)
-    so_far = takewhile(lambda placed: placed.order.placed_at <= datetime.now(UTC), shop.after(days))
+    asked_to_end = False
+
+    def end(*_: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C waits for nothing
+
+    so_far = takewhile(
+        lambda placed: not asked_to_end and placed.order.placed_at <= datetime.now(UTC), shop.after(days)
+    )
     lines = (
         placed.order.model_dump_json(exclude_defaults=True).encode()
         for placed in islice(so_far, skip, None if count is None else skip + count)
     )
+    before = signal.signal(signal.SIGINT, end)  # what is on its way arrives, and is counted
     try:
         result = publish(settings, lines, rate=rate)
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGINT, before)
     typer.echo(
         f"published {result.sent:,} orders in {result.seconds:.1f} s; "
         f"the shop goes on with --skip {skip + result.sent}"

@@ -209,6 +209,12 @@ def test_nothing_of_ours_may_do_more_than_it_needs(name: str) -> None:
         assert port.startswith("127.0.0.1:")
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_stop_is_heard(name: str) -> None:
+    # process 1 hears only the signals that it asked for, and of ours only the worker asks for SIGTERM
+    assert SERVICES[name].get("init") is True or command_lines(name) == [["worker"]]
+
+
 def test_the_worker_is_asked_on_the_port_it_answers_on() -> None:
     port = environment_of_the_image()["FRAUDSTREAM_HEALTH_PORT"]
     (check,) = (rest for name, rest in DOCKERFILE if name == "HEALTHCHECK")
