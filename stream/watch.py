@@ -17,6 +17,9 @@ from stream.topics import ANSWER_WITHIN_S, TopicError, largest_record
 
 __all__ = ["STYLES", "Seen", "Watch", "plain", "sentence", "why"]
 
+_LATEST_MS = 253_402_300_799_000
+"""The last second that a datetime can have, in milliseconds since 1970."""
+
 STYLES = {
     Action.APPROVE: "green",
     Action.REVIEW: "yellow",
@@ -89,7 +92,10 @@ class Watch:
         self._consumer.close()
 
     def within(self, seconds: float) -> Iterator[Seen]:
-        """The decisions that come next, waiting at most so long for the first of them."""
+        """The decisions that come next, waiting at most so long for the first of them.
+
+        What is no decision of a version that we can read is passed over, and said.
+        """
         # consume() would wait its time out for the last of its records, not for the first
         first = self._consumer.poll(seconds)
         if first is None:
@@ -103,7 +109,7 @@ class Watch:
             except ValidationError:
                 self._passed_over(f"{message.topic()}/{message.partition()}/{message.offset()}")
                 continue
-            _, made = message.timestamp()
+            made = min(max(message.timestamp()[1], 0), _LATEST_MS)
             yield Seen(decision, datetime.fromtimestamp(made / 1000, UTC))
 
     def _end(self, topic: str, partition: int) -> int:

@@ -111,6 +111,10 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
         return Committed(offset, msgspec.json.encode(self).decode())
 
 
+class _Version(msgspec.Struct, frozen=True):
+    v: int = 1
+
+
 class _Position(msgspec.Struct, frozen=True):
     next: dict[str, int]
     v: int = 1
@@ -130,16 +134,19 @@ def encode_position(inputs: Mapping[str, int], group: str = "", logs: Mapping[st
 def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> dict[str, int]:
     """The inputs of a position record.
 
-    Raises Refused for one written by a newer version, by another group than the one named, or about other
-    logs than those given: two groups in one changelog would count every order in each other's rows, and
-    the offsets of a deleted topic mean other orders in the one that took its name.
+    Raises msgspec.DecodeError for bytes that no worker wrote; Refused for a record of a newer version, of
+    another group than the one named, or about other logs than those given: two groups in one changelog would
+    count every order in each other's rows, and the offsets of a deleted topic mean other orders in the one
+    that took its name.
     """
-    position = msgspec.json.decode(value, type=_Position)
-    if position.v != 1:
+    # first: a newer version may have given the other fields another form
+    version = msgspec.json.decode(value, type=_Version).v
+    if version != 1:
         raise Refused(
-            f"the changelog's position record has version {position.v} and this program reads 1; "
+            f"the changelog's position record has version {version} and this program reads 1; "
             "run the version that wrote it, or a newer one"
         )
+    position = msgspec.json.decode(value, type=_Position)
     if group and position.group and position.group != group:
         raise Refused(
             f"the changelog is that of group '{position.group}' and this worker is of '{group}': a group "
@@ -865,7 +872,15 @@ class Writer:
         inputs = local.inputs
         for record in chunk:
             if record.key == POSITION_KEY and record.value is not None:
-                inputs = decode_position(record.value, self._group, self._logs)
+                try:
+                    inputs = decode_position(record.value, self._group, self._logs)
+                except msgspec.DecodeError:
+                    # the offsets must agree with the last that one of ours left
+                    log.error(  # noqa: TRY400 (its traceback says nothing more)
+                        "%s/%d offset %d is no position that a worker wrote: passed over; see who else may "
+                        "write to the changelog",
+                        *(self._changelog, number, record.offset),
+                    )
             elif record.key is not None:
                 rows[record.key] = record.value
         replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall())

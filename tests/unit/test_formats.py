@@ -151,6 +151,11 @@ def test_a_position_of_a_newer_version_is_refused() -> None:
         decode_position(b'{"next":{},"v":2}')
 
 
+def test_a_position_of_a_newer_version_is_refused_whatever_its_form() -> None:
+    with pytest.raises(Refused, match="has version 2 and this program reads 1"):
+        decode_position(b'{"next":[["orders",0,7]],"v":2}')
+
+
 def test_a_control_record_of_a_newer_version_is_refused() -> None:
     newer = a_control_record().model_copy(update={"schema_version": 2, "written_by": "9.9.9"})
     record = Record("control", 0, 4, 0, None, newer.model_dump_json().encode())
