@@ -561,24 +561,25 @@ class _OfQuantities(_OfHistory):
                 squares += history.squares(self.span, currency, chosen) * worth * worth
         return count, total, squares, divided_by
 
-    def _extremes(self, order: Order, history: History) -> tuple[int, int, int] | None:
-        """The smallest and the largest, scaled alike, and what divides the scale; None without one."""
+    def _extreme(self, order: Order, history: History) -> tuple[int, int] | None:
+        """The smallest, for Min, or the largest, as a fraction; None without one."""
         chosen = None
         if self.where is not None:
             chosen = self._chosen(order, history)
             if chosen is None:
                 return None
+        is_min = self._word == "min"
         if not self._is_money:
             numbers = history.numbers(self.what, self.span, chosen)
-            return (min(numbers), max(numbers), 1) if numbers else None
+            return ((min if is_min else max)(numbers), 1) if numbers else None
         scale, divided_by = self._scale(order, history)
-        smallest, largest = [], []
-        for currency, worth in scale:
-            extremes = history.extremes(self.span, currency, chosen)
-            if extremes is not None:
-                smallest.append(extremes[0] * worth)
-                largest.append(extremes[1] * worth)
-        return (min(smallest), max(largest), divided_by) if smallest else None
+        ask = history.smallest if is_min else history.largest
+        found = [
+            amount * worth
+            for currency, worth in scale
+            if (amount := ask(self.span, currency, chosen)) is not None
+        ]
+        return ((min if is_min else max)(found), divided_by) if found else None
 
 
 class Sum(_OfQuantities):
@@ -627,8 +628,7 @@ class Min(_OfQuantities):
     _word = "min"
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        found = None if history is None else self._extremes(order, history)
-        return None if found is None else (found[0], found[2])
+        return None if history is None else self._extreme(order, history)
 
 
 class Max(_OfQuantities):
@@ -638,8 +638,7 @@ class Max(_OfQuantities):
     _word = "max"
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        found = None if history is None else self._extremes(order, history)
-        return None if found is None else (found[1], found[2])
+        return None if history is None else self._extreme(order, history)
 
 
 class Std(_OfQuantities):

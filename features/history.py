@@ -205,13 +205,19 @@ class Row:
         return self._first_at
 
     @property
+    def newest_at(self) -> int | None:
+        """When the newest order held was placed; None without one."""
+        if not self._times:
+            return None
+        at: int = _NUMBER.unpack_from(self._times, len(self._times) - WORD)[0]
+        return at
+
+    @property
     def last_at(self) -> int | None:
         """When the newest order was placed or the newest fact known, whichever is later; None for neither."""
-        last = _NEVER
-        if self._times:
-            (last,) = _NUMBER.unpack_from(self._times, len(self._times) - WORD)
-        elif self._tiles:
-            last = last_of(self._tiles)
+        last = self.newest_at
+        if last is None:
+            last = last_of(self._tiles) if self._tiles else _NEVER
         if self._facts:
             (known_at,) = _NUMBER.unpack_from(self._facts, len(self._facts) - _STATEMENT.size)
             last = max(last, known_at)
@@ -503,12 +509,13 @@ class Row:
 
     def _running_totals(self) -> list[int]:
         if self._totals is None:
-            self._totals = list(accumulate(self._amounts_view(), initial=0))
+            self._totals = list(accumulate(self._amounts_view().tolist(), initial=0))
         return self._totals
 
     def _running_squares(self) -> list[int]:
         if self._squares is None:
-            self._squares = list(accumulate([each * each for each in self._amounts_view()], initial=0))
+            squares = [each * each for each in self._amounts_view().tolist()]
+            self._squares = list(accumulate(squares, initial=0))
         return self._squares
 
     def _tiled(self) -> TileView:
@@ -546,15 +553,9 @@ def last_event_at(data: bytes) -> int | None:
 # The history --------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
-    """A window in a row: its orders held one by one, and its tiles, both as positions from and to."""
-
-    start: int
-    end: int
-    low: int
-    high: int
-    is_cut: bool
-    """Whether a tile lies in the window in part, or orders are missing that no tile holds."""
+Found = tuple[int, int, int, int, bool]
+"""A window in a row: its orders held one by one, from and to; its tiles, from and to; and whether a tile lies
+in it in part, or orders are missing that no tile holds."""
 
 
 class _Said(NamedTuple):
@@ -605,15 +606,15 @@ class History:
                 end = bisect_left(self._times, until, 0, end)
             since = _NEVER if over is None else until - over
             start = bisect_left(self._times, since, 0, end)
-            found = Found(start, end, 0, 0, is_cut=False)
+            found = (start, end, 0, 0, False)
             if not start and row._folded:
-                found = self._with_tiles(found, since, until)
+                found = self._with_tiles(start, end, since, until)
             self._windows[window] = found
         elif self._changes != self._row._changes:
             self._fresh()
         return found
 
-    def _with_tiles(self, found: Found, since: int, until: int) -> Found:
+    def _with_tiles(self, start: int, end: int, since: int, until: int) -> Found:
         tiles = self._row._tiled()
         high = bisect_left(tiles.lasts, until)
         low = min(bisect_left(tiles.middles, since), high)
@@ -622,12 +623,12 @@ class History:
         for edge in (since, until):
             where = bisect_left(tiles.lasts, edge)
             is_cut = is_cut or (where < len(tiles.firsts) and tiles.firsts[where] < edge)
-        return Found(found.start, found.end, low, high, is_cut)
+        return start, end, low, high, is_cut
 
     def _of_tiles(self, window: Span) -> Found:
         """Where the window's orders lie, for a question that tiles answer too."""
         found = self.within(window)
-        if found.is_cut:
+        if found[-1]:
             self.is_exact = False
         return found
 
@@ -667,7 +668,7 @@ class History:
         `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
         """
         start, end, *_ = self.within(window)
-        amounts = self._row._amounts_view()[start:end]
+        amounts = self._row._amounts_view()[start:end].tolist()
         if not self._is_all_in(currency):
             mask = self.where_is(_CURRENCY, currency, start, end)
             chosen = mask if chosen is None else both(mask, chosen)
@@ -707,15 +708,23 @@ class History:
             squares += sum(money.squares for money in self._row._tiled().money(low, high, currency))
         return squares
 
-    def extremes(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int] | None:
-        """The smallest and the largest of the amounts that `spent` adds up; None without one."""
+    def smallest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
+        """The smallest of the amounts that `spent` adds up; None without one."""
         _, _, low, high, _ = self._of_tiles(window)
-        amounts = self.amounts(window, currency, chosen)
-        found = [(min(amounts), max(amounts))] if amounts else []
+        least = min(self.amounts(window, currency, chosen), default=None)
         if high > low and chosen is None:
-            tiles = self._row._tiled().money(low, high, currency)
-            found += [(money.smallest, money.largest) for money in tiles]
-        return (min(each[0] for each in found), max(each[1] for each in found)) if found else None
+            tiles = [money.smallest for money in self._row._tiled().money(low, high, currency)]
+            least = min([*tiles, *([] if least is None else [least])], default=None)
+        return least
+
+    def largest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
+        """The largest of the amounts that `spent` adds up; None without one."""
+        _, _, low, high, _ = self._of_tiles(window)
+        most = max(self.amounts(window, currency, chosen), default=None)
+        if high > low and chosen is None:
+            tiles = [money.largest for money in self._row._tiled().money(low, high, currency)]
+            most = max([*tiles, *([] if most is None else [most])], default=None)
+        return most
 
     def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
         """The known numbers, of one of NUMBERS, of the window's held orders."""
@@ -727,13 +736,17 @@ class History:
     def distinct(self, what: str, window: Span, chosen: bytes | None = None) -> int:
         """How many known, different texts of one of VALUES the window's orders had."""
         start, end, *_ = self.within(window)
-        column = COLUMN_OF[what]
-        if chosen is None:
-            found = self._different(column, start, end)
-            if not start and self._row._folded:
-                found |= self._used_within(column, window)
+        position = COLUMN_OF[what]
+        if chosen is not None:
+            found = set(compress(self._slice(position, start, end), chosen))
+        elif not start and self._row._folded:
+            found = self._different(position, start, end) | self._used_within(position, window)
         else:
-            found = set(compress(self._slice(column, start, end), chosen))
+            column = self._row._columns[position]
+            if not isinstance(column, tuple):
+                return int(end > start and column is not None)
+            codes = set(codes_of(column, len(self._row))[start:end])
+            return len(codes) - (code_of(column[0], UNKNOWN) in codes)
         return len(found) - (UNKNOWN in found)
 
     def has_seen(self, what: str, value: int) -> bool:
@@ -824,9 +837,9 @@ class History:
 
     def held_window(self, window: Span) -> tuple[int, int]:
         """Where the window's held orders lie; what is folded is not looked at."""
-        found = self.within(window)
+        start, end, *_ = self.within(window)
         self._looks_only_at_held(window)
-        return found.start, found.end
+        return start, end
 
     # What became of them ------------------------------------------------------------------------
 
@@ -883,8 +896,8 @@ class History:
         return self._row
 
     def _looks_only_at_held(self, window: Span) -> None:
-        found = self._windows[window]
-        if found.is_cut or found.high > found.low:
+        _, _, low, high, is_cut = self._windows[window]
+        if is_cut or high > low:
             self.is_exact = False
 
     def _is_all_in(self, currency: int) -> bool:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from features.decode import REJECTION_CODES, Rejection
 from features.define import compute
-from features.events import Order
+from features.events import Order, microseconds
 from features.fast import Told
 from features.history import Row, RowVersionError
 from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
@@ -61,7 +61,6 @@ _WHOLE_DECISIONS: Final = 8
 """Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
 
 _KIB: Final = 1024
-_TICK: Final = timedelta(microseconds=1)
 _LARGEST_KEY: Final = 64 * _KIB
 _LARGEST_HEADERS: Final = 128 * _KIB
 _LARGEST_VALUE: Final = 1536 * _KIB
@@ -172,7 +171,8 @@ class _Batch:
     def remember(self, partition: int, order: Order | Told) -> None:
         """Count the order in its customer's history."""
         row = self.row(partition, order.key)
-        if len(row) > len(row.as_of(order.placed_at + _TICK)):
+        newest_at = row.newest_at
+        if newest_at is not None and newest_at > microseconds(order.placed_at):
             self.effects.counts["orders_late"] += 1
         row.remember(order)
         self._changed_rows[partition, customer_key(order.key)] = row

@@ -75,13 +75,13 @@ def test_only_orders_in_the_same_currency_are_added() -> None:
     assert history.spent(DAY, EUR) == (2, 300)
     assert history.spent(DAY, JPY) == (1, 5000)
     assert history.spent(DAY, USD) == (0, 0)
-    assert history.extremes(DAY, EUR) == (100, 200)
-    assert history.extremes(DAY, USD) is None
+    assert (history.smallest(DAY, EUR), history.largest(DAY, EUR)) == (100, 200)
+    assert history.largest(DAY, USD) is None
 
 
 def test_a_row_of_one_currency_has_nothing_in_another() -> None:
     assert a_row(3, 2).as_of(NOON).spent(DAY, JPY) == (0, 0)
-    assert a_row(3, 2).as_of(NOON).extremes(DAY, JPY) is None
+    assert a_row(3, 2).as_of(NOON).smallest(DAY, JPY) is None
 
 
 def test_beyond_its_limit_a_row_counts_the_oldest_in_tiles() -> None:
@@ -90,7 +90,7 @@ def test_beyond_its_limit_a_row_counts_the_oldest_in_tiles() -> None:
     assert (len(row), row.folded) == (2, 2)
     assert row.as_of(NOON).spent(DAY, EUR) == (4, 1000)
     assert row.as_of(NOON).spent(span(hours(3)), EUR) == (3, 900)
-    assert row.as_of(NOON).extremes(DAY, EUR) == (100, 400)
+    assert (row.as_of(NOON).smallest(DAY, EUR), row.as_of(NOON).largest(DAY, EUR)) == (100, 400)
     assert row.as_of(NOON).squares(DAY, EUR) == 300_000
 
 
@@ -233,7 +233,7 @@ def test_a_history_of_a_row_that_changed_since_refuses_to_answer() -> None:
         history.first_at,
         lambda: history.count(DAY),
         lambda: history.spent(DAY, EUR),
-        lambda: history.extremes(DAY, EUR),
+        lambda: history.largest(DAY, EUR),
         lambda: history.distinct("device", DAY),
         lambda: history.has_seen("device", fingerprint("phone")),
         lambda: history.within(DAY),
