@@ -166,7 +166,12 @@ class Registry:
             version = self.champion(name)
             if version is None:
                 there = [v for n, v in self.list() if n == name]
-                message = f"model '{name}' has no champion; promote one of its versions {there} or name one"
+                message = f"model '{name}' has no champion; "
+                message += (
+                    f"promote one of its versions {there} or name one"
+                    if there
+                    else f"nothing is published under that name in {self.root}: train it, or name another"
+                )
                 raise RegistryError(message)
         return self._read(self._place(name, version), name, version, engine=engine)
 
@@ -188,7 +193,10 @@ class Registry:
             version = (self._folder(name) / CHAMPION).read_text("ascii").strip()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as unreadable:
+        except OSError as unreadable:
+            message = f"{unreadable.filename} cannot be read ({unreadable.strerror}); let this user read it"
+            raise RegistryError(message) from unreadable
+        except UnicodeDecodeError as unreadable:
             message = f"the champion of '{name}' cannot be read; promote a version again"
             raise RegistryError(message) from unreadable
         if not _VERSION.fullmatch(version):

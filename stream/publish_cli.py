@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -97,9 +97,12 @@ class Rejects:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what could not be written was said when it was
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
             self._out.close()
+        except OSError as error:
+            if kind is None:  # else it was said before
+                raise self._unwritable(error) from error
 
 
 def run_publish(settings: Settings, asked: Asked) -> int:

@@ -7,6 +7,7 @@ Both Kafka clients are configured from here alone: `confluent()` and `Security` 
 them. The string below each setting is what `fraudstream settings --describe` and docs/settings.md say.
 """
 
+import errno
 import os
 import re
 import socket
@@ -35,6 +36,7 @@ __all__ = [
     "load_settings",
 ]
 
+_LARGEST_FILE = 1_000_000
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -313,7 +315,7 @@ class Settings(BaseSettings):
         if self.signing_key_file is None:
             return None
         try:
-            key = self.signing_key_file.read_bytes().strip()
+            key = _content(self.signing_key_file).strip()
         except OSError as error:
             raise SettingsError(
                 f"setting signing_key_file: can't read {self.signing_key_file}: {error.strerror}; "
@@ -410,6 +412,15 @@ def _expected(name: str, field: FieldInfo) -> str:
     return f"{number} seconds" if name.endswith("_s") else number
 
 
+def _content(file: Path) -> bytes:
+    """What is in a small file. Raises OSError, also for one that is too large: a device may have no end."""
+    with file.open("rb") as opened:
+        content = opened.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it has more than {_LARGEST_FILE:,} bytes", str(file))
+    return content
+
+
 def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """Build the settings; `overrides` that are None count as not given.
 
@@ -419,7 +430,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     path = file or (Path(os.environ["FRAUDSTREAM_CONFIG"]) if os.environ.get("FRAUDSTREAM_CONFIG") else None)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        _FileSource.values = tomllib.loads(path.read_text()) if path else {}
+        _FileSource.values = tomllib.loads(_content(path).decode()) if path else {}
         return Settings(**given)
     except OSError as error:
         raise SettingsError(

@@ -372,6 +372,15 @@ def test_the_champion_is_loaded_where_no_version_is_named(registry: Registry, pu
     assert sorted(path.name for path in published.parent.iterdir()) == [VERSION, "champion"]
 
 
+def test_a_registry_that_is_none_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+
+    with pytest.raises(RegistryError, match=r"a-file.* cannot be read \(Not a directory\)"):
+        Registry(tmp_path / "a-file").champion(NAME)
+    with pytest.raises(RegistryError, match=r"nothing is published under that name in .*: train it"):
+        Registry(tmp_path / "none").load(NAME)
+
+
 def test_a_model_that_does_not_load_is_not_promoted(registry: Registry, published: Path) -> None:
     (published / ARRAYS).write_bytes(b"")
     with pytest.raises(RegistryError):

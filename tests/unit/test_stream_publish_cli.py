@@ -181,6 +181,18 @@ def test_refused_rows_never_take_the_place_of_what_is_read(shop: Path, name: str
     assert (shop / name).read_text() == before
 
 
+def test_a_full_disk_under_the_refused_rows_is_named(shop: Path) -> None:
+    full = shop / "full.jsonl"
+    full.symlink_to("/dev/full")
+
+    code, _, said = publish(
+        shop / "orders.csv", "--map", shop / "mapping.toml", "--dry-run", "--rejects", full
+    )
+
+    assert code == 1
+    assert f"can't write {full}: No space left on device" in said
+
+
 def test_no_number_of_rows_is_beyond_what_is_understood(shop: Path) -> None:
     code, _, err = publish(
         shop / "orders.csv", "--map", shop / "mapping.toml", "--limit", str(10**30), "--dry-run"

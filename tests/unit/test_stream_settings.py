@@ -62,6 +62,15 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
 
 
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"can't read settings file /dev/zero: it has more than 1,000,000"
+    ):
+        load_settings(Path("/dev/zero"))
+    with pytest.raises(SettingsError, match=r"can't read /dev/zero: it has more than 1,000,000"):
+        Settings(signing_key_file=Path("/dev/zero")).signing_secret()
+
+
 def test_no_secret_is_ever_shown() -> None:
     settings = Settings.model_validate(
         {
