@@ -349,8 +349,8 @@ class Row:
         if len(data) < _V1.size or data[0] != 1:
             raise RowBytesError(_not_a_row(data))
         _, count, constant, held, dropped, first_at = _V1.unpack_from(data)
-        words = count * held - constant.bit_count() * (held - 1)
-        if count != _V1_COLUMNS or constant >> count or len(data) != _V1.size + WORD * words:
+        numbers = count * held - constant.bit_count() * (held - 1)
+        if count != _V1_COLUMNS or constant >> count or len(data) != _V1.size + WORD * numbers:
             raise RowBytesError(_not_a_row(data))
         columns, start = [], _V1.size
         for position in range(count):

@@ -12,7 +12,9 @@ from uuid import UUID
 
 import pytest
 
-from features.history import ROW_VERSION, Row
+from features.facts import Fact
+from features.history import ROW_VERSION, Row, Span
+from features.remembered import NUMBERS, VALUES
 from features.revisions import _VERSION as REVISIONS_VERSION
 from features.revisions import Revisions
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
@@ -26,8 +28,8 @@ from tests.strategies import NOON, an_order
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-def a_row() -> Row:
-    """Three of four orders: one column of equal values, others of unknown and of different ones."""
+def a_row(*, learned: bool = True) -> Row:
+    """Three of four orders held, one folded; columns of equal, unknown and different values; two facts."""
     row = Row(3)
     for number in range(4):
         row.remember(
@@ -39,6 +41,10 @@ def a_row() -> Row:
                 country=None if number == 2 else "DE",
             )
         )
+    if learned:
+        for is_so in (True, False):
+            known_at = NOON + timedelta(days=2 - is_so)
+            row.learn(Fact("o0", NOON, "fraud", is_so, known_at, 1000, "EUR"))
     return row
 
 
@@ -107,7 +113,12 @@ FORMATS = {
         lambda _: a_control_record(),
     ),
 }
-VERSIONS = [(name, version) for name, each in FORMATS.items() for version in range(1, each.newest + 1)]
+VERSIONS = [
+    (name, version)
+    for name, each in FORMATS.items()
+    for version in range(1, each.newest + 1)
+    if (name, version) != ("row", 1)  # knew less of an order, and is read below
+]
 
 
 def fixture(name: str, version: int) -> bytes:
@@ -132,6 +143,19 @@ def test_what_is_written_changes_only_with_its_version(name: str) -> None:
         f"version, go on reading the old one, and keep this as tests/fixtures/{name}.v{known.newest + 1}.hex:"
         f" {written.hex()}"
     )
+
+
+def test_a_row_of_version_1_is_read_with_what_it_knew() -> None:
+    told = Row.decode(fixture("row", 1), 3)
+    known = a_row(learned=False)
+
+    assert (len(told), told.folded, told.first_at) == (3, 1, known.first_at)
+    for name in ("placed_at", "amount", "order", *list(VALUES)[:11]):
+        assert told.column(name) == known.column(name)
+    for name in (*list(VALUES)[11:], *NUMBERS):
+        assert told.column(name) == [0, 0, 0]
+    history = told.as_of(NOON + timedelta(days=3))
+    assert (history.count(Span(None)), history.is_exact) == (3, False), "what version 1 dropped is in no tile"
 
 
 def test_an_order_that_was_never_observed_is_remembered_as_version_1_did() -> None:
