@@ -367,11 +367,13 @@ _FRAUD: tuple[Feature, ...] = (
     Share("fraud", over=days(365), known_after=days(45)),
 )
 
+_OFTEN = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AT", "PL", "BR")
+
 _CATEGORIES: tuple[Feature, ...] = (
-    # a start, not a list of the world: put in what your own orders say, most frequent first
-    Category("country", ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN")),
-    Category("issuer_country", ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "BR", "IN")),
-    Category("category", ("fashion", "electronics", "home", "beauty", "grocery", "toys", "gift-card")),
+    # a start, not a list of the world: put in what your own orders say
+    Category("country", _OFTEN),
+    Category("issuer_country", _OFTEN),
+    Category("category", ("apparel", "electronics", "home", "beauty", "games", "grocery", "gift-card")),
     Category("payment_method", ("card", "paypal", "invoice", "bank_transfer", "direct_debit", "wallet")),
     Category("email_domain", ("gmail.com", "yahoo.com", "hotmail.com", "outlook.com", "icloud.com")),
     Category("channel", ("web", "app", "phone", "marketplace")),

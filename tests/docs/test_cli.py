@@ -40,7 +40,7 @@ def test_every_example_is_a_command_line_that_is_accepted(example: str) -> None:
 
     command.main(args=_words(example), prog_name="fraudstream", standalone_mode=False)
 
-    assert len(taken) == 1
+    assert taken  # a group that does something by itself is asked before its commands
 
 
 def test_a_command_line_that_is_wrong_is_not_accepted() -> None:
