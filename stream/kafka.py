@@ -578,6 +578,8 @@ class _Producer:
         except (KafkaException, SystemError) as error:
             # the latter is what confluent-kafka makes of a fatal error in the middle of a delivery report
             fatal = error if isinstance(error, KafkaException) else error.__cause__
+            if fatal is None:  # it may even lose that error: "returned NULL without setting an exception"
+                raise OutcomeUnknown(f"flush: {error}") from error
             if not isinstance(fatal, KafkaException):
                 raise
             raise _translated("flush", fatal) from error

@@ -3,7 +3,15 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from stream.kafka import LARGEST_PRODUCED, KafkaCluster, _result, _translated, _unanswered
+from stream.kafka import (
+    LARGEST_PRODUCED,
+    KafkaCluster,
+    Watchdog,
+    _Producer,
+    _result,
+    _translated,
+    _unanswered,
+)
 from stream.ports import Aborted, Fenced, OutcomeUnknown, Refused, Unreachable
 from stream.settings import Settings
 
@@ -58,6 +66,20 @@ def test_what_a_failed_call_says_about_the_transaction_is_kept() -> None:
     assert said(KafkaError(KafkaError.PRODUCER_FENCED)) is Fenced
     assert said(KafkaError(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True)) is Aborted
     assert said(KafkaError(KafkaError._TIMED_OUT, retriable=True)) is OutcomeUnknown
+
+
+class _LosesItsError:
+    def flush(self, _: float) -> int:
+        raise SystemError("<method 'flush'> returned NULL without setting an exception")
+
+
+def test_a_flush_that_loses_its_error_is_of_unknown_outcome_and_no_crash() -> None:
+    producer = _Producer.__new__(_Producer)
+    producer._producer = _LosesItsError()  # type: ignore[assignment]
+    producer._watchdog, producer._timeout = Watchdog(30), 1.0
+
+    with pytest.raises(OutcomeUnknown, match="flush: "):
+        producer.flush()
 
 
 def test_an_answer_that_never_comes_is_no_crash() -> None:
