@@ -29,6 +29,7 @@ __all__ = [
     "REJECTION_CODES",
     "Identity",
     "Rejection",
+    "content_in",
     "decode_order",
     "identity_in",
     "identity_of",
@@ -148,11 +149,19 @@ def identity_in(value: bytes | None) -> Identity:
     """Which order the value speaks of, where that can be read although the order cannot."""
     if value is None or len(value) > LARGEST_RECORD:
         return Identity()
-    try:
-        content = _content(value)
-    except ValueError:
-        return Identity()
+    content = content_in(value)
     return identity_of(content) if isinstance(content, dict) else Identity()
+
+
+def content_in(value: bytes) -> object:
+    """What the JSON holds, for whoever only looks for a name in it; None where it is no JSON.
+
+    What no reader here can take, such as NaN or half a surrogate pair, does not hide the rest.
+    """
+    try:
+        return _content(value)
+    except ValueError:
+        return None
 
 
 def identity_of(content: Mapping[str, Any]) -> Identity:

@@ -7,10 +7,10 @@ chosen in `decoder_of`.
 from datetime import timedelta
 from typing import Protocol
 
-from features.decode import Identity, Rejection, decode_order, identity_in
+from features.decode import Identity, Rejection, content_in, decode_order, identity_in, read_order
 from features.events import LARGEST_RECORD, Order
 from features.fast import Told, read_usual
-from features.mapping import MappingError, RowFault, RowMapping, row_in
+from features.mapping import MappingError, RowFault, RowMapping, at_path, row_in
 from stream.mapping import MappingFileError, load_mapping
 from stream.settings import Settings
 
@@ -73,17 +73,25 @@ class MappedDecoder:
             try:
                 ours = self._mapper.build(row_in(value, self._columns)).value
             except RowFault as fault:
-                return Rejection(fault.code, str(fault), *self.identity(value))
+                code, detail, named = fault.code, str(fault), self.identity(value)
+                if code == "not_json":
+                    # what orjson cannot take, such as NaN: of the whole, the contract has the words
+                    why = read_order(value)
+                    if isinstance(why, Rejection) and why.detail.startswith("value: "):
+                        code, detail = why.code, why.detail
+                    elif content_in(value) is not None:
+                        code = "not_finite"
+                return Rejection(code, detail, *named)
         return CONTRACT.order(ours, key=key, arrived_at=arrived_at, ahead_by_at_most=ahead_by_at_most)
 
     def identity(self, value: bytes | None) -> Identity:
         """Which order the value speaks of."""
         if value is None or len(value) > LARGEST_RECORD:
             return Identity()
-        try:
-            return self._mapper.identity(row_in(value, self._columns))
-        except RowFault:
+        content = content_in(value)
+        if not isinstance(content, dict):
             return Identity()
+        return self._mapper.identity([at_path(content, name) for name in self._columns])
 
 
 def decoder_of(settings: Settings) -> Decoder:

@@ -38,6 +38,11 @@ SENT = {
 AHEAD = timedelta(minutes=5)
 
 
+def with_beside(value: bytes) -> bytes:
+    """The order with a field beside it that the mapping does not name."""
+    return json.dumps(SENT)[:-1].encode() + b', "beside": ' + value + b"}"
+
+
 def decoded(content: Any, *, key: bytes | None = b"c1") -> Any:
     value = content if isinstance(content, bytes) or content is None else json.dumps(content).encode()
     return MappedDecoder(MAPPING).order(value, key=key, arrived_at=None, ahead_by_at_most=AHEAD)
@@ -60,7 +65,12 @@ def test_a_shops_own_json_decodes_to_what_publishing_it_would_have_sent() -> Non
         (None, "tombstone", None),
         (b"x" * 2_000_000, "too_large", None),
         (b"{", "not_json", None),
-        (b"\xff", "not_json", None),
+        (b"\xff", "bad_utf8", None),
+        (with_beside(b"NaN"), "not_finite", "17"),
+        (with_beside(b"1e999"), "not_finite", "17"),
+        (with_beside(b"9" * 5_000), "not_finite", "17"),
+        (with_beside(b'"\\ud800"'), "bad_value", "17"),
+        (with_beside(b"[" * 3_000 + b"]" * 3_000), "too_deep", "17"),
         (b"[1]", "not_an_object", None),
         ({}, "missing_field", None),
         (SENT | {"order": {"number": 17}}, "missing_field", "17"),
@@ -83,6 +93,7 @@ def test_an_order_that_stops_the_worker_can_still_be_named() -> None:
     decoder = MappedDecoder(MAPPING)
 
     assert decoder.identity(json.dumps(SENT).encode()) == Identity("17", "c1", 0)
+    assert decoder.identity(with_beside(b"NaN")) == Identity("17", "c1", 0)
     assert decoder.identity(b"{") == decoder.identity(None) == Identity()
 
 
