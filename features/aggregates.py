@@ -132,6 +132,11 @@ class _Derived:
     entity: str | None = None
     categories: tuple[str, ...] | None = None
 
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether it asks what became of past orders."""
+        return False
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
         raise NotImplementedError
 
@@ -168,6 +173,13 @@ class _OfHistory(_Derived):
     @property
     def entity(self) -> str:  # type: ignore[override]
         return self.by
+
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether it asks what became of past orders, itself or by its condition."""
+        what = getattr(self, "what", None)
+        of_what = what in FACTS if what is None or isinstance(what, str) else what.looks_at_facts
+        return of_what or (self.where is not None and self.where.looks_at_facts)
 
     @cached_property
     def span(self) -> Span:
@@ -1076,6 +1088,11 @@ class Ratio(_Derived):
     @property
     def entity(self) -> str | None:  # type: ignore[override] # noqa: D102
         return self.quantity.entity or self.to.entity
+
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether either of the two does."""
+        return self.quantity.looks_at_facts or self.to.looks_at_facts
 
     @cached_property
     def name(self) -> str:  # noqa: D102

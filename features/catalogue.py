@@ -460,8 +460,10 @@ CATALOGUE: Final[tuple[Feature, ...]] = tuple(each for group in GROUPS.values() 
 SERVED_ENTITIES: Final = frozenset({None, "customer"})
 """Whose features a worker computes; None is the order itself. The others are declared and not served yet."""
 
-SERVED: Final[tuple[Feature, ...]] = tuple(each for each in CATALOGUE if each.entity in SERVED_ENTITIES)
-"""The features a model in service may use."""
+SERVED: Final[tuple[Feature, ...]] = tuple(
+    each for each in CATALOGUE if each.entity in SERVED_ENTITIES and not each.looks_at_facts
+)
+"""The features a model in service may use: no worker reads yet what becomes of orders."""
 
 _BY_NAME: Final = {each.name: each for each in CATALOGUE}
 
@@ -537,15 +539,19 @@ def by_names(names: Iterable[str]) -> tuple[Feature, ...]:
 
 def is_served(feature: Feature) -> bool:
     """Whether a worker keeps the history that the feature asks."""
-    return feature.entity in SERVED_ENTITIES
+    return feature.entity in SERVED_ENTITIES and not feature.looks_at_facts
 
 
 def unserved(features: Iterable[Feature]) -> str:
     """Why a model can't be served with these features and what to do; an empty text when it can."""
-    names = [f"{each.name} ({each.entity})" for each in features if not is_served(each)]
+    names = [
+        f"{each.name} ({each.entity if each.entity not in SERVED_ENTITIES else 'what became of orders'})"
+        for each in features
+        if not is_served(each)
+    ]
     if not names:
         return ""
     return (
-        f"asks for features of entities whose history no worker keeps yet: {', '.join(names)}; "
+        f"asks for features of a history that no worker keeps yet: {', '.join(names)}; "
         "train without them ('fraudstream features' says which are served)"
     )

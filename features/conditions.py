@@ -53,12 +53,21 @@ class Condition(Protocol):
     def needs(self) -> tuple[str, ...]:
         """Which of VALUES the order being scored has to say; else the feature is missing."""
 
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether it asks what became of past orders."""
+
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:
         """For each order held from start to end: 1 if it counts, else 0."""
 
 
 class _Combined:
     """What every condition can do."""
+
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether it asks what became of past orders; few do."""
+        return False
 
     def __and__(self, other: Condition) -> "_And":
         return _And(self, other)  # type: ignore[arg-type] # whoever inherits is a condition
@@ -92,6 +101,10 @@ class _And(_Combined):
     def needs(self) -> tuple[str, ...]:
         return (*self.one.needs, *self.another.needs)
 
+    @property
+    def looks_at_facts(self) -> bool:
+        return self.one.looks_at_facts or self.another.looks_at_facts
+
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:
         return both(self.one.mask(order, history, start, end), self.another.mask(order, history, start, end))
 
@@ -115,6 +128,10 @@ class _Not(_Combined):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.condition.needs
+
+    @property
+    def looks_at_facts(self) -> bool:
+        return self.condition.looks_at_facts
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:
         return neither(self.condition.mask(order, history, start, end))
@@ -298,6 +315,10 @@ class was(_Combined):  # noqa: N801
     def __post_init__(self) -> None:
         """Check the fact."""
         check_fact("was", self.fact)
+
+    @property
+    def looks_at_facts(self) -> bool:  # noqa: D102
+        return True
 
     @property
     def name(self) -> str:  # noqa: D102

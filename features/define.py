@@ -80,6 +80,10 @@ class Feature(Protocol):
     def categories(self) -> tuple[str, ...] | None:
         """The texts that the values 0, 1, ... stand for; None for a number."""
 
+    @property
+    def looks_at_facts(self) -> bool:
+        """Whether it asks what became of past orders: known fraud, refunds and the like."""
+
     def value(self, order: Order, history: History | None) -> float | None:
         """The feature of the order, given its entity's history; None for history: the order names none."""
 
@@ -151,6 +155,7 @@ class OrderFact:
     read: Callable[[Order], float | None] = field(repr=False, compare=False)
     entity = None
     categories = None
+    looks_at_facts = False
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: ARG002 - as every feature
         """What the function answers, as a float."""

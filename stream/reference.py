@@ -184,9 +184,9 @@ def _features() -> str:
     return _page(
         "Features",
         f"The {len(CATALOGUE)} features of the catalogue, as `fraudstream features` lists them.",
-        f"{len(SERVED)} are served; the others are of entities whose history no worker keeps yet: they are",
-        "declared and tested, and a model that asks for one is refused. How late orders, revisions and",
-        "corrections count, and what is exact and what approximate: [history.md](history.md).",
+        f"{len(SERVED)} are served; the others ask another entity's history, or what became of orders, which",
+        "no worker keeps yet: they are declared and tested, and a model that asks for one is refused.",
+        "How late orders, revisions and corrections count, and what is exact: [history.md](history.md).",
         "",
         "*In the 30 days before this one* is from exactly 30 days before the order on, up to and without its",
         "own microsecond; *that ended 7 days before this one* moves the window back by 7 days. A missing",

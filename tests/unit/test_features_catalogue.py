@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from features.aggregates import Count, Mean, Ratio, Share, SinceLast, Sum, Trend
 from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, amounts_in, by_name, by_names, unserved
-from features.define import compute
+from features.conditions import same, was
+from features.define import compute, days
 from features.errors import FeatureDefinitionError
 from features.events import Address, Card, Item, Order
 from features.facts import Fact
@@ -426,11 +428,28 @@ def test_what_is_served_looks_at_the_order_and_its_customer_alone() -> None:
     assert not unserved(SERVED)
 
 
+def test_what_became_of_orders_is_not_served_however_it_is_asked() -> None:
+    asking = (
+        Count("refunded", over=days(30)),
+        Share("fraud", over=days(30)),
+        Share(same("card") & ~was("declined"), over=days(30)),
+        Sum("refunded", over=days(30)),
+        SinceLast("fraud"),
+        Mean("amount", over=days(30), where=was("returned")),
+        Ratio(Count("fraud", over=days(7)), to=Count(over=days(7))),
+        Trend("orders", over=days(7), against=days(30), where=~was("fraud")),
+    )
+
+    for each in asking:
+        assert each.name in unserved([each])
+        assert "what became of orders" in unserved([each])
+
+
 def test_features_of_an_entity_without_a_history_are_named_with_what_to_do() -> None:
     why = unserved([by_name("amount"), by_name("by_card_orders_count_1h"), by_name("by_ip_card_distinct_1d")])
 
     assert why == (
-        "asks for features of entities whose history no worker keeps yet: by_card_orders_count_1h (card), "
+        "asks for features of a history that no worker keeps yet: by_card_orders_count_1h (card), "
         "by_ip_card_distinct_1d (ip); train without them ('fraudstream features' says which are served)"
     )
 
