@@ -30,6 +30,7 @@ from models.flat import PREDICTORS, Engine, FlatModel, Predictor
 from models.impute import Imputer
 from models.policy import Policy
 from models.reasons import reasons_for
+from models.score import PREFIX, ScoreOf
 from models.scorer import Scorer
 from models.trained import GoldenRows, Trained
 
@@ -325,7 +326,7 @@ class Registry:
         found = []
         for entry in manifest.features:
             try:
-                feature = self._find_feature(entry.name)
+                feature = self._score_of(entry.name, manifest) or self._find_feature(entry.name)
             except Exception as unknown:  # whatever the catalogue raises, the model cannot be used
                 message = f"{said} was trained on feature '{entry.name}', and {unknown}"
                 raise RegistryError(message) from unknown
@@ -344,6 +345,15 @@ class Registry:
             message = f"{said} {why}"
             raise RegistryError(message)
         return tuple(found)
+
+    def _score_of(self, feature: str, manifest: Manifest) -> ScoreOf | None:
+        """The model that stands as this feature in another; None for any other feature."""
+        wanted = feature.removeprefix(PREFIX)
+        for parent in manifest.parents if wanted != feature else ():
+            name, _, version = parent.partition("@")
+            if name == wanted:
+                return ScoreOf(self.load(name, version))
+        return None
 
 
 def _entry(feature: Feature, reason: Reason) -> FeatureEntry:

@@ -30,6 +30,7 @@ from models.errors import ExportError, TrainingError
 from models.flat import FlatForest, FlatLinear, FlatModel, Predictor
 from models.impute import Imputer, Matrix, fit_imputer
 from models.policy import Policy, suggest_policy
+from models.score import ScoreOf
 from models.trained import PARITY, GoldenRows, Trained
 
 LEFT_OUT: Final[dict[str, str]] = {
@@ -180,6 +181,7 @@ def train(
         },
         settings={**settings, "row_limit": row_limit},
         libraries=libraries,
+        parents=tuple(each.parent for each in features if isinstance(each, ScoreOf)),
     )
 
 
