@@ -9,17 +9,19 @@ from typing import Final, Self
 
 import msgspec
 
-from features.events import Order
+from features.events import Order, microseconds
 from features.fast import Told
 from features.history import RowBytesError, RowVersionError
 
-__all__ = ["MOST_REVISIONS", "Arrival", "Held", "Revision", "Revisions"]
+__all__ = ["MOST_REVISIONS", "Arrival", "Held", "Revision", "Revisions", "last_placed_at"]
 
 MOST_REVISIONS: Final = 100
 """How many revisions of one order are followed; all are written anew with each, and a row has its limit."""
 
-_VERSION: Final = 2
-"""Version 2 says which revisions were decided while observing; without any, version 1 is written."""
+_VERSION: Final = 3
+"""Version 2 says which revisions were decided while observing; version 3 when the newest was placed, and the
+amount of the one that stands in a history. Which orders are old enough to be forgotten has to be known of
+every order, so nothing older than version 3 is written."""
 
 
 class Revision(msgspec.Struct, array_like=True):
@@ -36,10 +38,13 @@ class Revision(msgspec.Struct, array_like=True):
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):
-    """Where an order stands: in whose history, and when."""
+    """Where an order stands: in whose history, when, and with what amount."""
 
     customer_id: str
     placed_at: datetime
+    amount: int | None = None
+    """In minor units; None where a version before 3 did not say it."""
+    currency: str | None = None
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -60,6 +65,11 @@ class Revisions(msgspec.Struct, array_like=True):
     held: Held | None = None
     observed: list[int] = msgspec.field(default_factory=list)
     """The revisions that were decided while observing only, so that nobody acted on it; since version 2."""
+    last_at: int | None = None
+    """When the newest revision was placed, in microseconds since 1970, whoever's it is; since version 3.
+
+    None where an older version knew of no history that the order stands in.
+    """
 
     @property
     def is_full(self) -> bool:
@@ -104,18 +114,19 @@ class Revisions(msgspec.Struct, array_like=True):
         newest = max(each.revision for each in self.seen) if self.seen else -1
         seen = Revision(order.revision, content)
         self.seen.append(seen)
+        at = microseconds(order.placed_at)
+        if self.last_at is None or at > self.last_at:
+            self.last_at = at
         if newest > order.revision:
             return Arrival(seen, None, is_remembered=False)
         forgotten, self.held = self.held, None
         if order.customer_id is not None and not order.test:
-            self.held = Held(order.customer_id, order.placed_at)
+            self.held = Held(order.customer_id, order.placed_at, order.amount, order.currency)
         return Arrival(seen, forgotten, is_remembered=self.held is not None)
 
     def encode(self) -> bytes:
-        """The revisions as bytes, in the oldest version that can hold them: older programs may still run."""
-        if self.observed:
-            return msgspec.msgpack.encode((2, self.seen, self.held, self.observed))
-        return msgspec.msgpack.encode((1, self.seen, self.held))
+        """The revisions as bytes."""
+        return msgspec.msgpack.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -134,12 +145,47 @@ class Revisions(msgspec.Struct, array_like=True):
             if version <= _VERSION:
                 # what an older version has no word for is as it was then: nothing was decided observing
                 revisions.v = _VERSION
+                if revisions.last_at is None and revisions.held is not None:
+                    revisions.last_at = microseconds(revisions.held.placed_at)
                 return revisions
         message = (
             f"an order's revisions are of version {version} and this program reads up to {_VERSION}; run the "
             "version that wrote them, or a newer one (docs/upgrades.md)"
         )
         raise RowVersionError(message)
+
+
+class _Skipped(msgspec.Struct, array_like=True):
+    """Revisions of which only their last word is read."""
+
+    v: int
+    seen: msgspec.Raw
+    held: Held | None = None
+    observed: msgspec.Raw = msgspec.Raw()
+    last_at: int | None = None
+
+
+_skip = msgspec.msgpack.Decoder(_Skipped).decode
+
+
+def last_placed_at(data: bytes) -> int | None:
+    """`Revisions.last_at` of encoded revisions, without reading all of them; None for a newer version's.
+
+    Raises RowBytesError.
+    """
+    try:
+        skipped = _skip(data)
+    except msgspec.DecodeError as error:
+        version = _version_in(data)
+        if version is not None and version > _VERSION:
+            return None
+        message = f"{len(data)} bytes are not the revisions of an order; restore them from the changelog"
+        raise RowBytesError(message) from error
+    if skipped.v > _VERSION:
+        return None
+    if skipped.last_at is None and skipped.held is not None:
+        return microseconds(skipped.held.placed_at)
+    return skipped.last_at
 
 
 def _version_in(data: bytes) -> int | None:

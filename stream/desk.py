@@ -31,7 +31,17 @@ from models.policy import Policy
 from models.scorer import Scored, Scorer
 from stream.control import ControlState
 from stream.decoder import CONTRACT, Decoder
-from stream.ports import Effects, Headers, Produce, Recall, Record, Refused
+from stream.keeping import FOR_EVER, ORDER, ROW, Horizons
+from stream.ports import (
+    NO_WATERMARKS,
+    Effects,
+    Headers,
+    Produce,
+    Recall,
+    Record,
+    Refused,
+    Watermarks,
+)
 from stream.settings import Topics
 
 __all__ = [
@@ -69,12 +79,12 @@ _VALUE_CUT_TO: Final = 1024 * _KIB
 
 def customer_key(customer_id: str) -> bytes:
     """The key of a customer's row, in the store and in the changelog."""
-    return b"c" + customer_id.encode()
+    return ROW + customer_id.encode()
 
 
 def order_key(order_id: str) -> bytes:
     """The key under which an order's revisions and their decisions are remembered."""
-    return b"o" + order_id.encode()
+    return ORDER + order_id.encode()
 
 
 @lru_cache(maxsize=65_536)
@@ -117,11 +127,19 @@ def kept_of(record: Record) -> Kept:
 
 
 class _Batch:
-    """What is being built up for one batch: the touched rows over those recalled, and the emissions."""
+    """What is being built up for one batch: the touched rows over those recalled, and the emissions.
 
-    def __init__(self, recall: Recall, row_limit: int) -> None:
+    What lies too far before the watermark is absent, be it still stored or not: when a key is really
+    removed must not be seen in any decision. The watermark advances order by order.
+    """
+
+    def __init__(self, recall: Recall, row_limit: int, horizons: Horizons, watermarks: Watermarks) -> None:
         self._recall = recall
         self._row_limit = row_limit
+        self._horizons = horizons
+        self._watermarks = dict(watermarks)
+        self._gone = {number: horizons.at(watermark) for number, watermark in watermarks.items()}
+        """By partition and kind of key: what was last heard of before these instants is absent."""
         self._rows: dict[tuple[int, bytes], Row] = {}
         self._orders: dict[tuple[int, bytes], Revisions] = {}
         # dicts, not sets: the order of the changelog must not depend on a hash
@@ -137,6 +155,8 @@ class _Batch:
             kept = self._recall(*at)
             row = Row(self._row_limit) if kept is None else Row.decode(kept, self._row_limit)
             self._rows[at] = row
+        if self._is_gone(partition, ROW, row.last_at):
+            row = self._rows[at] = Row(self._row_limit)
         return row
 
     def revisions(self, at: tuple[int, bytes]) -> Revisions:
@@ -146,7 +166,22 @@ class _Batch:
             kept = self._recall(*at)
             revisions = Revisions() if kept is None else Revisions.decode(kept)
             self._orders[at] = revisions
+        if self._is_gone(at[0], ORDER, revisions.last_at):
+            revisions = self._orders[at] = Revisions()
         return revisions
+
+    def _is_gone(self, partition: int, kind: bytes, last_at: int | None) -> bool:
+        if last_at is None or (gone := self._gone.get(partition)) is None:
+            return False
+        before = gone.get(kind)
+        return before is not None and last_at < before
+
+    def accept(self, partition: int, order: Order | Told) -> None:
+        """Let event time advance to the order's."""
+        at, watermark = microseconds(order.placed_at), self._watermarks.get(partition)
+        if watermark is None or at > watermark:
+            self._watermarks[partition] = self.effects.watermarks[partition] = at
+            self._gone[partition] = self._horizons.at(at)
 
     def arrive(
         self, at: tuple[int, bytes], revisions: Revisions, order: Order | Told, content: bytes
@@ -155,6 +190,9 @@ class _Batch:
         arrival = revisions.arrive(order, content)
         self.touch(at, revisions)
         held, partition = arrival.forgotten, at[0]
+        if arrival.is_remembered and self._is_gone(partition, ORDER, revisions.last_at):
+            # too old to be known for a resend: it takes its own place in history, if it has one
+            held = revisions.held
         if held is not None:
             row = self.row(partition, held.customer_id)
             if row.forget(order.order_id, held.placed_at):
@@ -242,6 +280,7 @@ class ScoringDesk:
         in_force: Callable[[], ControlState] | None = None,
         observe: bool = False,
         decoder: Decoder = CONTRACT,
+        horizons: Horizons = FOR_EVER,
     ) -> None:
         """Decide under the control state that `in_force` answers at the beginning of each batch.
 
@@ -257,6 +296,7 @@ class ScoringDesk:
         self._topics = topics
         self._partitions = partitions
         self._row_limit = row_limit
+        self._horizons = horizons
         self._ahead_by_at_most = ahead_by_at_most
         self._reject_share = reject_share
         self._headers = headers
@@ -275,14 +315,16 @@ class ScoringDesk:
         """Whether the next batch is decided into the shadow; any thread may ask."""
         return self._observes(None if self._in_force is None else self._in_force())
 
-    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks = NO_WATERMARKS
+    ) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 
         Raises Refused when a row or a control record is of a newer version; the effects do, once committed,
         when rejects flood; anything else is a mistake of ours.
         """
         self._look_at_control()
-        batch = _Batch(recall, self._row_limit)
+        batch = _Batch(recall, self._row_limit, self._horizons, watermarks)
         counts = batch.effects.counts
         # one entry a record, in log order: decisions come out in the order the orders went in
         try:
@@ -418,6 +460,7 @@ class ScoringDesk:
             )
         if arrival is not None and arrival.is_remembered:
             batch.remember(record.partition, order)  # after compute: never part of its own past
+        batch.accept(record.partition, order)  # last: it is decided with what was known before it
         return pending
 
     def _id_of(self, order: Order | Told, content: bytes, source: Source) -> UUID:

@@ -24,6 +24,7 @@ from features.decode import REJECTION_CODES
 from models.policy import Action
 from stream.desk import KINDS, ScoringDesk, is_history
 from stream.ports import (
+    NO_WATERMARKS,
     TP,
     Cluster,
     Committed,
@@ -34,6 +35,7 @@ from stream.ports import (
     Recall,
     Record,
     Unreachable,
+    Watermarks,
 )
 from stream.store import RocksStore
 from stream.writer import Writer
@@ -122,6 +124,10 @@ METRICS: Final = (
         "Orders that came `late` (the history held one placed later), of a `guest`, a `test`, `revised` (an "
         "older revision was taken out of a history) or `revised_folded` (it was too old to be taken out), or "
         "decided on an `approximate` history; docs/history.md.",
+    ),
+    MetricDescription(
+        "fraudstream_evicted_total", "counter", ("what",),
+        "What was forgotten because its last event lies too far back: `rows` of customers or `orders`.",
     ),
     MetricDescription(
         "fraudstream_other_total", "counter", ("what",),
@@ -281,13 +287,15 @@ class MeasuredDesk:
         self._desk = desk
         self._measured = measured
 
-    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks = NO_WATERMARKS
+    ) -> Effects:
         """What the desk decides; measured again when the batch is tried again."""
         stages = self._measured.stages
         if records[0].timestamp >= 0:
             stages["wait"].add(max(0.0, time.time() - records[0].timestamp / 1000))
         began = time.perf_counter()
-        effects = self._desk.decide(records, recall)
+        effects = self._desk.decide(records, recall, watermarks)
         stages["decide"].add(time.perf_counter() - began)
         effects.committed = partial(self._committed, records, effects.committed)
         return effects
@@ -503,6 +511,10 @@ class _WorkerCollector(Collector):
         yield _many(
             "fraudstream_orders_rejected_total",
             {(code,): counts.pop("rejected_" + code, 0) for code in REJECTION_CODES},
+        )
+        yield _many(
+            "fraudstream_evicted_total",
+            {(what,): counts.pop(what + "_evicted", 0) for what in ("rows", "orders")},
         )
         outcomes = {"committed": "transactions"} | {
             outcome: "transactions_" + outcome for outcome in ("aborted", "unknown")

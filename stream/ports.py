@@ -8,7 +8,7 @@ Kafka (`stream.kafka`) and on the simulated one that tries it against every orde
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Protocol
 
 from stream.errors import Refusal
@@ -86,13 +86,15 @@ class LocalPosition:
     `inputs` is the next offset of every input topic that the rows contain, empty while a restore is
     under way; `changelog` is the next changelog offset to replay; `log` identifies the changelog
     topic the rows came from (a topic deleted and made again has another); `stored_at` is wall
-    clock seconds, used only to tell rows older than the broker keeps tombstones.
+    clock seconds, used only to tell rows older than the broker keeps tombstones; `watermark` is the
+    greatest `placed_at` of the orders they contain, in microseconds since 1970, None before the first.
     """
 
     inputs: Mapping[str, int]
     changelog: int
     log: str
     stored_at: float
+    watermark: int | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class Effects:
     produce: list[Produce] = field(default_factory=list)
     rows: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)
     """By partition: every key changed and its new bytes; None forgets the key."""
+    watermarks: dict[int, int] = field(default_factory=dict)
+    """By partition: the watermark after the batch, where an order was accepted."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the batch did, for metrics; counted once it is committed."""
     committed: Callable[[], None] | None = field(default=None, compare=False)
@@ -219,6 +223,12 @@ class Store(Protocol):
     def write(self, partition: int, rows: Mapping[bytes, bytes | None], position: LocalPosition) -> None:
         """Change rows and position at once or not at all."""
 
+    def expired(self, partition: int, before: Mapping[bytes, int], most: int) -> Sequence[bytes]:
+        """Some keys whose last event was before the instant given for what they begin with.
+
+        At most so many; which, and how soon after they could be, is the store's affair. Changes no row.
+        """
+
     def clear(self, partition: int) -> None:
         """Forget the partition's rows and position."""
 
@@ -253,6 +263,11 @@ class Clock(Protocol):
         """A new condition to wait on."""
 
 
+Watermarks = Mapping[int, int]
+"""By partition: the greatest `placed_at` of the orders accepted before a batch; microseconds since 1970."""
+
+NO_WATERMARKS: Watermarks = MappingProxyType({})
+
 Recall = Callable[[int, bytes], bytes | None]
 """Reads the bytes kept for a key of a partition, as of the end of the transaction before this one."""
 
@@ -260,8 +275,10 @@ Recall = Callable[[int, bytes], bytes | None]
 class Desk(Protocol):
     """Decides a batch; pure but for the rows it recalls."""
 
-    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
         """What these records change and emit; records of one partition are in log order.
+
+        What lies too far before a watermark counts as absent, whether or not it can still be recalled.
 
         An exception is a mistake of ours and stops the worker.
         """

@@ -97,7 +97,7 @@ def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) ->
                 for record in chunk:
                     if record.key == POSITION_KEY and record.value is not None:
                         with suppress(msgspec.DecodeError):  # what no worker wrote
-                            position = decode_position(record.value, settings.group, logs)
+                            position = decode_position(record.value, settings.group, logs).inputs
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(

@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream.errors import Refusal
+from stream.keeping import Horizons
 
 __all__ = [
     "Security",
@@ -167,6 +168,12 @@ class Settings(BaseSettings):
     row_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
     """How many orders of a customer are remembered exactly; older ones are dropped. A full row of
     10,000 orders has about 1 MB, half of what the changelog takes in one record."""
+    forget_after_days: Annotated[int, Field(ge=0, le=36_500)] = 730
+    """After so many days without an event a customer is forgotten, counted in event time; 0 never. At least
+    the longest window that the model in service asks for."""
+    order_memory_days: Annotated[int, Field(ge=0, le=36_500)] = 400
+    """For how many days after it was placed an order is remembered, to answer a resend as the first time and
+    to know what a revision revises, counted in event time; 0 for ever."""
     ahead_by_at_most_s: Annotated[float, Field(ge=0, le=86_400)] = 300
     """How far ahead of its broker timestamp an order may be dated."""
     mapping: Path | None = None
@@ -232,6 +239,11 @@ class Settings(BaseSettings):
     def inputs(self) -> tuple[str, ...]:
         """The topics a worker consumes; co-partitioned."""
         return (self.topics.orders,)
+
+    @property
+    def horizons(self) -> Horizons:
+        """For how long rows and the memory of orders are kept."""
+        return Horizons.of_days(rows=self.forget_after_days, orders=self.order_memory_days)
 
     def confluent(self, **extra: Any) -> dict[str, Any]:
         """Configuration for a confluent-kafka client; keyword names have `_` for `.`."""

@@ -3,12 +3,19 @@
 A row is written only after the transaction that made it is committed, together with the position it
 belongs to, so a store found on disk is always some earlier state of the changelog, whatever killed
 the process that wrote it.
+
+Beside the rows stands an index of them by the day of their last event, so that those which are to be
+forgotten are found without looking at the others. It is made from the rows alone, with each write, and it
+may be behind: a key is filed under the day it had when it was new, and filed anew when that day is due and
+the key is seen to have lived on. So a key costs the index one entry and, once in the time it is kept, one
+look.
 """
 
 import contextlib
 import logging
 import os
 import shutil
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +32,9 @@ from rocksdict import (
     WriteBatch,
 )
 
+from features.history import last_event_at
+from features.revisions import last_placed_at
+from stream.keeping import ORDER, ROW
 from stream.ports import LocalPosition, Refused
 
 __all__ = ["RocksStore", "StoreSize"]
@@ -33,6 +43,22 @@ log = logging.getLogger("fraudstream.store")
 
 _POSITION = b"\0local"
 """Reserved key, never in the changelog: how far this partition's rows have come."""
+
+_FORMAT = 2
+"""Of what is on the disk; since 2 there is the index, and without one nothing would ever be forgotten."""
+
+_FILED = "filed"
+"""The index's column family: partition, first byte of the key, day of its last event, key."""
+
+_MICROSECONDS_A_DAY = 86_400_000_000
+_DAY = struct.Struct(">I")
+_DAY_ZERO = 2**31
+"""1970-01-01 in the index, so that days before it sort first."""
+_PLACE = 4 + 1 + _DAY.size
+"""Bytes of an entry before its key."""
+_MIB = 1024 * 1024
+_LOOK_AGAIN_DAYS = 30
+"""A key whose last event can't be told is looked at again after so many days."""
 
 
 _NOT_THE_ROWS: Mapping[str, str] = {
@@ -50,6 +76,8 @@ class _Stored(msgspec.Struct, frozen=True):
     changelog: int
     log: str
     stored_at: float
+    watermark: int | None = None
+    v: int = 1
 
 
 class StoreSize(NamedTuple):
@@ -72,10 +100,18 @@ class RocksStore:
         self._mark = path.with_name(path.name + ".rebuild")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = self._open()
+        self._filed: Rdict = self._rows.get_column_family(_FILED)
+        self._in_index = self._rows.get_column_family_handle(_FILED)
+        self._known: dict[int, set[bytes]] = {}
+        """Keys that were seen to be there since their partition was last written: the index has them."""
+        self._due: dict[bytes, bytes] = {}
+        """The entries under which keys were found to be expired."""
+        self._first: dict[bytes, bytes] = {}
+        """By partition and first byte of its keys: before which entry there is none."""
 
     def _open(self) -> Rdict:
         try:
-            rows = Rdict(str(self._path), _options())
+            rows = _database(self._path)
         except Exception as error:
             said = str(error)
             if "lock hold by" in said or "While lock file" in said:
@@ -102,7 +138,7 @@ class RocksStore:
             for each in older:
                 # one is evidence, all of them would fill the disk
                 shutil.rmtree(each, ignore_errors=True)
-            rows = Rdict(str(self._path), _options())
+            rows = _database(self._path)
         except Exception as error:
             raise Refused(
                 f"the rows in {self._path} can't be opened ({why}) nor made anew ({error}); "
@@ -144,7 +180,10 @@ class RocksStore:
         except msgspec.DecodeError as error:
             self.mark_for_rebuild(f"position of partition {partition}: {error}")
             raise
-        return LocalPosition(stored.inputs, stored.changelog, stored.log, stored.stored_at)
+        if stored.v < _FORMAT:
+            log.info("the rows of partition %d have no index yet and are made anew", partition)
+            return None
+        return LocalPosition(stored.inputs, stored.changelog, stored.log, stored.stored_at, stored.watermark)
 
     def recall(self, partition: int, key: bytes) -> bytes | None:
         """The bytes kept for a key; None when it is unknown."""
@@ -153,17 +192,34 @@ class RocksStore:
         except Exception as error:
             self._blame(error)
             raise
+        if value is not None:
+            self._known.setdefault(partition, set()).add(key)
         return value
 
     def write(self, partition: int, rows: Mapping[bytes, bytes | None], position: LocalPosition) -> None:
         """Change rows and position at once or not at all."""
         batch = WriteBatch(raw_mode=True)
+        known = self._known.pop(partition, ())
         for key, value in rows.items():
+            whole = _key(partition, key)
             if value is None:
-                batch.delete(_key(partition, key))
-            else:
-                batch.put(_key(partition, key), value)
-        stored = _Stored(dict(position.inputs), position.changelog, position.log, position.stored_at)
+                batch.delete(whole)
+                if (entry := self._due.pop(whole, None)) is not None:
+                    batch.delete(entry, self._in_index)
+                continue
+            batch.put(whole, value)
+            if key not in known:
+                last_at = _last_at(key, value)
+                at = position.watermark or 0 if last_at is None else last_at
+                batch.put(self._entry(whole, at // _MICROSECONDS_A_DAY), b"", self._in_index)
+        stored = _Stored(
+            dict(position.inputs),
+            position.changelog,
+            position.log,
+            position.stored_at,
+            position.watermark,
+            _FORMAT,
+        )
         batch.put(_key(partition, _POSITION), msgspec.msgpack.encode(stored))
         try:
             self._rows.write(batch)
@@ -171,10 +227,76 @@ class RocksStore:
             self._blame(error)
             raise
 
+    def expired(self, partition: int, before: Mapping[bytes, int], most: int) -> list[bytes]:
+        """Some keys whose last event was on a day before the one of the instant given for their first byte.
+
+        Those that lie longest are found first; at most so many are looked at.
+        """
+        found: list[bytes] = []
+        for kind, instant in before.items():
+            if most > 0:
+                most = self._look(_key(partition, kind), instant // _MICROSECONDS_A_DAY, most, found)
+        return found
+
+    def _look(self, place: bytes, today: int, most: int, found: list[bytes]) -> int:
+        """Look at what is filed before a day; answers how many more may be looked at."""
+        end = place + _DAY.pack(today + _DAY_ZERO)
+        first = self._first.get(place, place)
+        if first >= end:
+            return most
+        anew = WriteBatch(raw_mode=True)
+        # where the next look begins: an entry that is found is there until its key is gone
+        begin: bytes | None = None
+        try:
+            for entry in self._filed.keys(from_key=first):
+                # raw mode: always bytes, which the stubs can't say
+                if not isinstance(entry, bytes) or entry >= end:
+                    break
+                if not most:
+                    begin = begin or entry
+                    break
+                most -= 1
+                key = entry[_PLACE:]
+                whole = place[:4] + key
+                value: bytes | None = self._rows.get(whole)
+                if value is None:
+                    anew.delete(entry, self._in_index)
+                    continue
+                last_at = _last_at(key, value)
+                day = today + _LOOK_AGAIN_DAYS if last_at is None else last_at // _MICROSECONDS_A_DAY
+                if day < today:
+                    found.append(key)
+                    self._due[whole] = entry
+                    begin = begin or entry
+                else:
+                    anew.delete(entry, self._in_index)
+                    anew.put(self._entry(whole, day), b"", self._in_index)
+            self._first[place] = begin or end
+            if len(anew):
+                self._rows.write(anew)
+        except Exception as error:
+            self._blame(error)
+            raise
+        return most
+
+    def _entry(self, whole: bytes, day: int) -> bytes:
+        """Where a key of this day is filed, noting that something is."""
+        place = whole[:5]
+        entry = place + _DAY.pack(day + _DAY_ZERO) + whole[4:]
+        first = self._first.get(place)
+        if first is not None and entry < first:
+            self._first[place] = entry
+        return entry
+
     def clear(self, partition: int) -> None:
         """Forget the partition's rows and position."""
+        self._known.pop(partition, None)
+        self._due = {}
+        self._first = {}
         try:
-            self._rows.delete_range(_key(partition, b""), _key(partition + 1, b""))
+            # rows without an index would never be forgotten; an index without rows mends itself
+            for each in (self._rows, self._filed):
+                each.delete_range(_key(partition, b""), _key(partition + 1, b""))
         except Exception as error:
             self._blame(error)
             raise
@@ -204,6 +326,8 @@ class RocksStore:
     def close(self) -> None:
         """Close the database and let go of its lock."""
         try:
+            # the lock is let go with the last of them
+            self._filed.close()
             self._rows.close()
         except Exception as error:  # noqa: BLE001 - whatever its folder has become, the changelog has the rows
             log.warning("the rows in %s could not be closed: %s; they may be rebuilt", self._path, error)
@@ -219,18 +343,35 @@ def _key(partition: int, key: bytes) -> bytes:
     return partition.to_bytes(4, "big") + key
 
 
-def _options() -> Options:
+def _last_at(key: bytes, value: bytes) -> int | None:
+    """When what a key stands for last had an event; None where its bytes don't say."""
+    try:
+        if key[:1] == ROW:
+            return last_event_at(value)
+        return last_placed_at(value) if key[:1] == ORDER else None
+    except (ValueError, struct.error):
+        # unreadable bytes are found out by whoever needs what is in them
+        return None
+
+
+def _database(path: Path) -> Rdict:
+    options = _options(memory=32 * _MIB, cache=64 * _MIB)
+    options.create_missing_column_families(create_missing_cfs=True)
+    return Rdict(str(path), options, column_families={_FILED: _options(memory=4 * _MIB, cache=4 * _MIB)})
+
+
+def _options(*, memory: int, cache: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(create_if_missing=True)
     options.set_compression_type(DBCompressionType.lz4())
     # bounded: a worker's memory must not grow with its rows
-    options.set_write_buffer_size(32 * 1024 * 1024)
+    options.set_write_buffer_size(memory)
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
     options.set_max_open_files(256)
     blocks = BlockBasedOptions()
-    blocks.set_block_cache(Cache(64 * 1024 * 1024))
+    blocks.set_block_cache(Cache(cache))
     blocks.set_bloom_filter(10, block_based=False)
     options.set_block_based_table_factory(blocks)
     return options

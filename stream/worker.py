@@ -33,6 +33,7 @@ from stream.decoder import decoder_of
 from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
+from stream.keeping import check_horizons
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
@@ -371,6 +372,11 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
             f"{scorer.name}@{scorer.version} learned from histories of {remembered} orders at most and this "
             f"worker keeps {settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
         )
+    check_horizons(
+        scorer.features,
+        model=f"{scorer.name}@{scorer.version}",
+        forget_after_days=settings.forget_after_days,
+    )
     if settings.review_at is not None and settings.decline_at is not None:
         return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
     if scorer.suggested_policy is None:
@@ -504,6 +510,7 @@ def run(settings: Settings) -> int:
         in_force=lambda: control.state,
         observe=settings.observe,
         decoder=decoder_of(settings),
+        horizons=settings.horizons,
     )
     writer = Writer(
         name=settings.worker,
@@ -520,6 +527,7 @@ def run(settings: Settings) -> int:
             patience_s=max(settings.patience_s, settings.session_s + 5),
             crashes=settings.crashes,
         ),
+        horizons=settings.horizons,
     )
     thread = _WriterThread(writer, store)
 

@@ -15,9 +15,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from stream.keeping import FOR_EVER, ROW, Horizons
 from stream.ports import (
     TP,
     Aborted,
@@ -41,7 +44,16 @@ from stream.ports import (
     Unreachable,
 )
 
-__all__ = ["POSITION_KEY", "Limits", "Mailbox", "Owner", "Writer", "decode_position", "encode_position"]
+__all__ = [
+    "POSITION_KEY",
+    "Limits",
+    "Mailbox",
+    "Owner",
+    "Position",
+    "Writer",
+    "decode_position",
+    "encode_position",
+]
 
 log = logging.getLogger("fraudstream.writer")
 
@@ -77,6 +89,8 @@ class Limits:
     """Rows untouched for longer are rebuilt: the changelog keeps a tombstone for seven days only."""
     crashes: int = 3
     """How often one record alone may stop the worker before it is set aside."""
+    evicted: int = 16
+    """Keys evicted of one partition in one transaction, or as many as its batch itself changes if more."""
 
     def most(self, batches: Sequence[Batch]) -> int:
         """How many of these batches' records may share a transaction: few where one is to be decided."""
@@ -111,6 +125,10 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
         return Committed(offset, msgspec.json.encode(self).decode())
 
 
+_VERSION = 2
+"""Version 2 of a position says the watermark; before the first order, version 1 is written."""
+
+
 class _Version(msgspec.Struct, frozen=True):
     v: int = 1
 
@@ -120,19 +138,41 @@ class _Position(msgspec.Struct, frozen=True):
     v: int = 1
     group: str = ""
     logs: dict[str, str] = {}
+    watermark: int | UnsetType = UNSET
 
 
-def encode_position(inputs: Mapping[str, int], group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> bytes:
-    """The value of a position record: the next offset of every input topic.
+class Position(NamedTuple):
+    """What a position record says of the records before it in the changelog."""
+
+    inputs: dict[str, int]
+    """The next offset of every input topic."""
+    watermark: int | None
+    """The greatest `placed_at` of the orders accepted, in microseconds since 1970; None when unknown."""
+
+
+def encode_position(
+    inputs: Mapping[str, int],
+    group: str = "",
+    logs: Mapping[str, str] = _NO_LOGS,
+    watermark: int | None = None,
+) -> bytes:
+    """The value of a position record: the next offset of every input topic, and the watermark.
 
     Beside it stands whose offsets they are, and in which log each counts: a topic deleted and made again
     is another log.
     """
-    return msgspec.json.encode(_Position(dict(inputs), group=group, logs=dict(logs)))
+    position = _Position(
+        dict(inputs),
+        1 if watermark is None else _VERSION,
+        group,
+        dict(logs),
+        UNSET if watermark is None else watermark,
+    )
+    return msgspec.json.encode(position)
 
 
-def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> dict[str, int]:
-    """The inputs of a position record.
+def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO_LOGS) -> Position:
+    """What a position record says.
 
     Raises msgspec.DecodeError for bytes that no worker wrote; Refused for a record of a newer version, of
     another group than the one named, or about other logs than those given: two groups in one changelog would
@@ -141,9 +181,9 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
     """
     # first: a newer version may have given the other fields another form
     version = msgspec.json.decode(value, type=_Version).v
-    if version != 1:
+    if version > _VERSION:
         raise Refused(
-            f"the changelog's position record has version {version} and this program reads 1; "
+            f"the changelog's position record has version {version} and this program reads up to {_VERSION}; "
             "run the version that wrote it, or a newer one"
         )
     position = msgspec.json.decode(value, type=_Position)
@@ -160,7 +200,7 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
                 "another group and changelog (FRAUDSTREAM_GROUP, FRAUDSTREAM_TOPICS__CHANGELOG), and publish "
                 "the past as history"
             )
-    return position.next
+    return Position(position.next, None if position.watermark is UNSET else position.watermark)
 
 
 class Mailbox:
@@ -316,6 +356,8 @@ class _Partition:
     """The next offset of every input."""
     log: str
     care: _Care
+    watermark: int | None
+    """The greatest `placed_at` of the orders accepted, in microseconds since 1970."""
 
 
 @dataclass(slots=True)
@@ -353,6 +395,7 @@ class Writer:
         desk: Desk,
         clock: Clock,
         limits: Limits,
+        horizons: Horizons = FOR_EVER,
     ) -> None:
         self.mailbox = Mailbox(clock, limits)
         self.counts: Counter[str] = Counter()
@@ -366,6 +409,7 @@ class Writer:
         self._desk = desk
         self._clock = clock
         self._limits = limits
+        self._horizons = horizons
         self._producer: Producer | None = None
         self._opened: Assignment | None = None
         self._partitions: dict[int, _Partition] = {}
@@ -516,7 +560,7 @@ class Writer:
         careful = [tp for tp in turn.records if self._partitions[tp[1]].care.attempt]
         plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
         if plain:
-            self._make_true(self._desk.decide(plain, self._store.recall), _ends(plain))
+            self._make_true(self._desk.decide(plain, self._store.recall, self._watermarks()), _ends(plain))
         for tp in careful:
             self._carefully(self._partitions[tp[1]], tp[0], turn.records[tp])
 
@@ -544,7 +588,7 @@ class Writer:
                     self._announce(partition, topic, tries + 1)
                     self._announced[topic, partition.number] = some[0].offset
                 try:
-                    effects = self._desk.decide(some, self._store.recall)
+                    effects = self._desk.decide(some, self._store.recall, self._watermarks())
                 except Refused:
                     if attempt == 1:
                         # the record is not to blame
@@ -562,6 +606,25 @@ class Writer:
         care = _Care(partition.care.attempt, {**partition.care.tries, topic: tries})
         self._make_true(Effects(), {partition.number: {}}, {partition.number: care})
 
+    def _watermarks(self) -> dict[int, int]:
+        return {n: each.watermark for n, each in self._partitions.items() if each.watermark is not None}
+
+    def _evict(self, effects: Effects, ends: Mapping[int, Mapping[str, int]]) -> None:
+        """Add to a batch's effects the end of what its partitions have kept for long enough.
+
+        What the batch touches is left alone: it has a new last event, or is to be found again.
+        """
+        for number, end in ends.items():
+            if not end:
+                continue  # an announcement: no event, so nothing has grown older
+            watermark = effects.watermarks.get(number, self._partitions[number].watermark)
+            before = self._horizons.at(watermark)
+            touched = effects.rows.get(number, {})
+            for key in self._store.expired(number, before, max(self._limits.evicted, len(touched))):
+                if key not in touched:
+                    effects.rows.setdefault(number, {})[key] = None
+                    effects.counts["rows_evicted" if key[:1] == ROW else "orders_evicted"] += 1
+
     def _make_true(
         self,
         effects: Effects,
@@ -573,6 +636,8 @@ class Writer:
         if assignment is None or producer is None or self.mailbox.assignment is not assignment:
             raise _Outdated
         inputs = {number: self._partitions[number].inputs | dict(end) for number, end in ends.items()}
+        watermarks = {n: effects.watermarks.get(n, self._partitions[n].watermark) for n in inputs}
+        self._evict(effects, ends)
         # an aborted announcement is none: the care changes with the position, or not at all
         cares = {number: cares.get(number, self._partitions[number].care) for number in inputs}
         producer.begin()
@@ -582,7 +647,7 @@ class Writer:
             for key, value in rows.items():
                 producer.produce(Produce(self._changelog, number, key, value))
         for number, position in inputs.items():
-            value = encode_position(position, self._group, self._logs)
+            value = encode_position(position, self._group, self._logs, watermarks[number])
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {
             (topic, number): self._owner(cares[number], topic).left_with(offset)
@@ -598,10 +663,15 @@ class Writer:
                 number,
                 effects.rows.get(number, {}),
                 LocalPosition(
-                    position, delivered[self._changelog, number] + 1, partition.log, self._clock.wall()
+                    position,
+                    delivered[self._changelog, number] + 1,
+                    partition.log,
+                    self._clock.wall(),
+                    watermarks[number],
                 ),
             )
             partition.inputs, partition.care = position, cares[number]
+            partition.watermark = watermarks[number]
         self.counts.update(effects.counts)
         self.counts["transactions"] += 1
         if effects.committed is not None:
@@ -792,7 +862,7 @@ class Writer:
                     tries[topic] = owner.tries
             # the second open in vain
             care = _Care(attempt=1 if opens >= 2 else 0, tries=tries)
-            partition = partitions[number] = _Partition(number, inputs, local.log, care)
+            partition = partitions[number] = _Partition(number, inputs, local.log, care, local.watermark)
             for topic in self._inputs:
                 words = Owner(self._name, assignment.member, opens=opens, tries=tries.get(topic, 0))
                 claim[topic, number] = words.left_with(partition.inputs[topic])
@@ -804,16 +874,18 @@ class Writer:
         producer.begin()
         for number, inputs in started.items():
             # only where an input is new: elsewhere it would hide a changelog that fell behind
-            value = encode_position(inputs, self._group, self._logs)
+            value = encode_position(inputs, self._group, self._logs, partitions[number].watermark)
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         producer.send_offsets(claim, assignment)
         delivered = producer.flush()
         producer.commit()
         self._begun_at |= {tp: words.offset for tp, words in claim.items()}
         for number, inputs in started.items():
-            after = delivered[self._changelog, number] + 1
+            after, partition = delivered[self._changelog, number] + 1, partitions[number]
             self._store.write(
-                number, {}, LocalPosition(inputs, after, partitions[number].log, self._clock.wall())
+                number,
+                {},
+                LocalPosition(inputs, after, partition.log, self._clock.wall(), partition.watermark),
             )
         return partitions
 
@@ -863,17 +935,17 @@ class Writer:
             else:
                 break
         if local.changelog < high:
-            local = LocalPosition(local.inputs, high, identity, self._clock.wall())
+            local = LocalPosition(local.inputs, high, identity, self._clock.wall(), local.watermark)
             self._store.write(number, {}, local)
         return local
 
     def _replay(self, number: int, chunk: Sequence[Record], local: LocalPosition) -> LocalPosition:
         rows: dict[bytes, bytes | None] = {}
-        inputs = local.inputs
+        inputs, watermark = local.inputs, local.watermark
         for record in chunk:
             if record.key == POSITION_KEY and record.value is not None:
                 try:
-                    inputs = decode_position(record.value, self._group, self._logs)
+                    inputs, watermark = decode_position(record.value, self._group, self._logs)
                 except msgspec.DecodeError:
                     # the offsets must agree with the last that one of ours left
                     log.error(  # noqa: TRY400 (its traceback says nothing more)
@@ -883,7 +955,7 @@ class Writer:
                     )
             elif record.key is not None:
                 rows[record.key] = record.value
-        replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall())
+        replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall(), watermark)
         self._store.write(number, rows, replayed)
         return replayed
 

@@ -551,7 +551,7 @@ def _of_our_own(
     if (stand := {number: each.offset for number, each in offsets.items()}) != ends:
         violations["offsets not at the end"] = (f"{stand} and not {ends}",)
     positions = {
-        record.partition: decode_position(record.value)[settings.topics.orders]
+        record.partition: decode_position(record.value).inputs[settings.topics.orders]
         for record in changelog
         if record.key == POSITION_KEY and record.value is not None
     }

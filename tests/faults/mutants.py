@@ -202,11 +202,15 @@ words = Owner(
         "overlay kept after abort",
         (
             (
-                "            self._make_true(self._desk.decide(plain, self._store.recall), _ends(plain))\n",
+                """\
+            self._make_true(self._desk.decide(plain, self._store.recall, self._watermarks()), _ends(plain))
+""",
                 """\
             kept = self.__dict__.setdefault("_kept", {})
             effects = self._desk.decide(
-                plain, lambda n, k: kept[n, k] if (n, k) in kept else self._store.recall(n, k)
+                plain,
+                lambda n, k: kept[n, k] if (n, k) in kept else self._store.recall(n, k),
+                self._watermarks(),
             )
             kept.update({(n, k): v for n, rows in effects.rows.items() for k, v in rows.items()})
             self._make_true(effects, _ends(plain))
@@ -293,12 +297,12 @@ words = Owner(
             (
                 """\
         for number, position in inputs.items():
-            value = encode_position(position, self._group, self._logs)
+            value = encode_position(position, self._group, self._logs, watermarks[number])
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         offsets = {""",
                 """\
         for number, position in inputs.items():
-            value = encode_position(position, self._group, self._logs)
+            value = encode_position(position, self._group, self._logs, watermarks[number])
             producer.produce(Produce("elsewhere", number, POSITION_KEY, value))
             producer.produce(Produce(self._changelog, number, b"none", None))
         offsets = {""",
@@ -425,6 +429,99 @@ words = Owner(
     Mutant(
         "neither namesake refuses",
         ((" and assignment.member < min(others)", ""),),
+    ),
+    Mutant(
+        "tombstone of an evicted key not in the transaction",
+        (
+            (
+                """\
+            for key, value in rows.items():
+                producer.produce(Produce(self._changelog, number, key, value))
+""",
+                """\
+            for key, value in rows.items():
+                if value is not None or not effects.counts["rows_evicted"]:
+                    producer.produce(Produce(self._changelog, number, key, value))
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "evicted before the transaction",
+        (
+            (
+                "        self._evict(effects, ends)\n",
+                """\
+        self._evict(effects, ends)
+        for number, rows in effects.rows.items():
+            here = self._partitions[number]
+            self._store.write(
+                number,
+                {key: None for key, value in rows.items() if value is None},
+                LocalPosition(
+                    here.inputs,
+                    self._store.position(number).changelog,
+                    here.log,
+                    self._clock.wall(),
+                    here.watermark,
+                ),
+            )
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "evicted one too early",
+        (
+            (
+                "before = self._horizons.at(watermark)",
+                "before = {kind: at + 1 for kind, at in self._horizons.at(watermark).items()}",
+            ),
+        ),
+    ),
+    Mutant(
+        "a key evicted that its batch touches",
+        (("                if key not in touched:\n", "                if True:\n"),),
+    ),
+    Mutant(
+        "watermark not restored",
+        (
+            (
+                "inputs, watermark = decode_position(record.value, self._group, self._logs)",
+                "inputs, _ = decode_position(record.value, self._group, self._logs)",
+            ),
+        ),
+    ),
+    Mutant(
+        "watermark not in the position",
+        (
+            (
+                "value = encode_position(position, self._group, self._logs, watermarks[number])",
+                "value = encode_position(position, self._group, self._logs)",
+            ),
+        ),
+    ),
+    Mutant(
+        "watermark lost with the claim of a new input",
+        (
+            (
+                "value = encode_position(inputs, self._group, self._logs, partitions[number].watermark)",
+                "value = encode_position(inputs, self._group, self._logs)",
+            ),
+        ),
+    ),
+    Mutant(
+        "watermark kept after abort",
+        (
+            (
+                "        self._evict(effects, ends)\n",
+                """\
+        self._evict(effects, ends)
+        for number, watermark in watermarks.items():
+            self._partitions[number].watermark = watermark
+""",
+            ),
+        ),
     ),
     Mutant(
         "a held worker goes on",

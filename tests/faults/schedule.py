@@ -12,7 +12,19 @@ from types import ModuleType
 from typing import NoReturn
 
 from stream import writer as core
-from stream.ports import TP, Assignment, Batch, Committed, Effects, Produce, Recall, Record, Refused
+from stream.keeping import Horizons
+from stream.ports import (
+    TP,
+    Assignment,
+    Batch,
+    Committed,
+    Effects,
+    Produce,
+    Recall,
+    Record,
+    Refused,
+    Watermarks,
+)
 from tests.faults.simulated import (
     COMMITTED,
     NETWORK,
@@ -38,6 +50,8 @@ RECOVERY_S = 200.0
 """How long after the last fault everything must be decided, in virtual seconds."""
 MOST_CRASHES = 16
 """How often a poison order may stop workers before it is set aside, whatever else strikes them."""
+KEPT_FOR = 100
+"""For how long after its last event a row is kept, in the event time of `Schedule.placed_at`."""
 NEIGHBOUR_S = 60.0
 """How long a busy partition gets an order every second beside a quiet one."""
 
@@ -47,14 +61,17 @@ class Poisoned(Exception):
 
 
 class FakeDesk:
-    """Counts the orders of a customer and decides by the count; the fourth order forgets them all."""
+    """Counts the orders of a customer and decides by the count; the fourth order forgets them all.
+
+    So does time, `KEPT_FOR` after the last of them.
+    """
 
     def __init__(self, schedule: "Schedule", life: Life) -> None:
         self._schedule = schedule
         self._world = schedule.world
         self._life = life
 
-    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
         """One decision and one new count for every order; it may take its time, or be the end."""
         self._schedule.check_not_held(self._life)
         struck = self._world.begin(self._life, "decide")
@@ -68,9 +85,10 @@ class FakeDesk:
             rows = effects.rows.setdefault(number, {})
             key = row_key(record)
             before = rows[key] if key in rows else recall(number, key)
-            count = 1 if before is None else int(before) + 1
-            # the fourth is forgotten, so that restores meet tombstones
-            rows[key] = None if count == 4 else b"%d" % count
+            watermark = effects.watermarks.get(number, watermarks.get(number))
+            rows[key], count, watermark = counted(key, before, watermark, self._schedule.placed_at(record))
+            if watermark is not None:
+                effects.watermarks[number] = watermark
             effects.produce.append(Produce(DECISIONS, number, key, b"%s %s %d" % (record.value, key, count)))
         self._world.effect(self._life, struck)
         self._world.end(self._life, struck)
@@ -87,7 +105,25 @@ class FakeDesk:
 
 def row_key(record: Record) -> bytes:
     """The customer of an order; every input counts for itself, so that their interleaving is free."""
-    return b"%s@%s" % (record.key, record.topic.encode())
+    # for the same reason only the rows of orders are forgotten, and only orders make time advance
+    kind = b"" if record.topic == "orders" else b"other "
+    return b"%s%s@%s" % (kind, record.key, record.topic.encode())
+
+
+def counted(
+    key: bytes, before: bytes | None, watermark: int | None, at: int
+) -> tuple[bytes | None, int, int | None]:
+    """The row after an order placed at that time, the count it was decided by, and the watermark after it."""
+    count, last_at = 0, at
+    if before is not None:
+        count, last_at = map(int, before.split())
+    if key[:1] == b"c":
+        if watermark is not None and before is not None and last_at < watermark - KEPT_FOR:
+            count, last_at = 0, at
+        watermark = at if watermark is None else max(watermark, at)
+    count += 1
+    # the fourth is forgotten, so that restores meet tombstones
+    return None if count == 4 else b"%d %d" % (count, max(last_at, at)), count, watermark
 
 
 class Schedule:
@@ -100,6 +136,7 @@ class Schedule:
         rng = world.rng
         self.inputs: tuple[str, ...] = ("orders", "outcomes") if rng.random() < 0.25 else ("orders",)
         self.limits = writer.Limits(
+            evicted=Random(f"evicted {seed}").choice((1, 16)),
             records=(records := rng.choice((1, 2, 4, 1000))),
             history_records=3 * records,
             revoke_s=3.0,
@@ -127,6 +164,15 @@ class Schedule:
         self._hearing: set[Life] = set()
         self._decided_held: dict[Life, int] = {}
         """How often a worker began to decide since it was told to hold."""
+        self._times = Random(f"time {seed}")
+        # of a chance of its own, so that event time changes nothing of what an old seed tells
+        self._strides: tuple[int, ...] = self._times.choice(
+            ((0,), (0, 1, 20), (0, 10, KEPT_FOR, KEPT_FOR + 1), (-60, 0, 30, KEPT_FOR, 3 * KEPT_FOR))
+        )
+        self._placed: dict[bytes, int] = {}
+        self._today = 0
+        sweeps, lazy = Random(f"sweeps {seed}"), self._times.choice((0.0, 0.5))
+        world.finds_nothing = lambda: sweeps.random() < lazy
         self._quiet: int | None = None
         """The partition of which Faust loses everything it fetches."""
         if rng.random() < 0.4:
@@ -190,7 +236,17 @@ class Schedule:
                 )
         self.quiet_at = max(at, last) + 2.0
 
+    def placed_at(self, record: Record) -> int:
+        """When an order was placed, in event time: it may jump, and come late."""
+        return self._placed[record.value or b""]
+
+    def _place(self, value: bytes) -> None:
+        stride = self._times.choice(self._strides)
+        self._placed[value] = self._today + stride
+        self._today = max(self._today, self._placed[value])
+
     def _arrive(self, tp: tuple[str, int], key: bytes, value: bytes) -> None:
+        self._place(value)
         self.world.log(tp).append(key, value, self.world.now)
         self.world.nudge_all()
 
@@ -198,6 +254,7 @@ class Schedule:
         self, tp: tuple[str, int], key: bytes, value: bytes, *, commit: bool, held: float, pid: int
     ) -> None:
         log = self.world.log(tp)
+        self._place(value)
         log.append(key, value, self.world.now, pid)
 
         def end() -> None:
@@ -483,6 +540,7 @@ class Schedule:
             desk=FakeDesk(self, life),
             clock=clock,
             limits=self.limits,
+            horizons=Horizons(rows=KEPT_FOR),
         )
         self._writers[life] = writer
         life.faust = world.start(life, "faust", lambda: self._faust(life, writer, inputs))
@@ -693,7 +751,7 @@ class Schedule:
             aside = {order for order, found in seen.items() if found[0].endswith(b" aside")} & self.set_aside
             if self.poison is not None:
                 aside.add(self.poison)
-            rows, decisions = self._single_worker(number, aside)
+            rows, decisions, watermark = self._single_worker(number, aside)
             for order, decision in decisions.items():
                 found = seen.pop(order, [])
                 if len(found) != 1:
@@ -702,25 +760,40 @@ class Schedule:
                     world.violation(f"order {order!r} was decided {found[0]!r} instead of {decision!r}")
             if seen:
                 world.violation(f"decisions for orders never placed: {seen}")
-            self._check_rows(number, rows)
+            self._check_rows(number, rows, watermark)
 
-    def _check_rows(self, number: int, rows: Mapping[bytes, bytes]) -> None:
+    def _check_rows(self, number: int, rows: Mapping[bytes, bytes], watermark: int | None) -> None:
         world = self.world
         owner = world.group.members[world.group.owners[number]]
-        kept = owner.life.worker.disk[number].rows
-        if kept != rows:
-            world.violation(f"the rows of partition {number} are {kept} instead of {rows}")
+        shelf = owner.life.worker.disk[number]
+        kept = shelf.rows
+        # what is old enough to be forgotten may be gone, and when it goes is free; all else is there
+        old = {
+            key
+            for key, value in rows.items()
+            if watermark is not None and key[:1] == b"c" and int(value.split()[1]) < watermark - KEPT_FOR
+        }
+        world.struck["row evicted"] += len(old - kept.keys())
+        if kept != {key: value for key, value in rows.items() if key in kept or key not in old}:
+            world.violation(f"the rows of partition {number} are {kept} instead of {rows}, {old} or not")
+        if shelf.position is not None and shelf.position.watermark != watermark:
+            world.violation(f"the watermark of partition {number} is {shelf.position} instead of {watermark}")
         restored: dict[bytes, bytes] = {}
         position: dict[str, int] = {}
+        restored_watermark: int | None = None
         for record in world.log((CHANGELOG, number)).visible():
             if record.key == self.core.POSITION_KEY:
-                position = self.core.decode_position(record.value)
+                position, restored_watermark = self.core.decode_position(record.value)
             elif record.value is None:
                 restored.pop(record.key, None)  # type: ignore[arg-type]
             else:
                 restored[record.key] = record.value  # type: ignore[index]
-        if restored != rows:
-            world.violation(f"the changelog of partition {number} gives {restored} instead of {rows}")
+        if restored != kept:
+            world.violation(f"the changelog of partition {number} gives {restored} instead of {kept}")
+        if restored_watermark != watermark:
+            world.violation(
+                f"the changelog of partition {number} has watermark {restored_watermark}, not {watermark}"
+            )
         committed = {
             t: c.offset for t in self.inputs if (c := world.group.committed((t, number))) is not None
         }
@@ -729,8 +802,14 @@ class Schedule:
                 f"the changelog of partition {number} stands at {position}, the group at {committed}"
             )
 
-    def _single_worker(self, number: int, aside: set[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-        """Rows and decisions of a worker to whom nothing ever happens: one list, one loop."""
+    def _single_worker(
+        self, number: int, aside: set[bytes]
+    ) -> tuple[dict[bytes, bytes], dict[bytes, bytes], int | None]:
+        """Rows, decisions and watermark of a worker to whom nothing ever happens: one list, one loop.
+
+        It evicts nothing, and yet decides as if it did.
+        """
+        watermark: int | None = None
         rows: dict[bytes, bytes] = {}
         decisions: dict[bytes, bytes] = {}
         for topic in self.inputs:
@@ -739,13 +818,13 @@ class Schedule:
                 if record.value in aside:
                     decisions[record.value] = b"%s aside" % record.value
                     continue
-                count = int(rows.get(key, b"0")) + 1
+                row, count, watermark = counted(key, rows.get(key), watermark, self.placed_at(record))
                 decisions[record.value] = b"%s %s %d" % (record.value, key, count)  # type: ignore[index]
-                if count == 4:
+                if row is None:
                     rows.pop(key, None)
                 else:
-                    rows[key] = b"%d" % count
-        return rows, decisions
+                    rows[key] = row
+        return rows, decisions, watermark
 
 
 _TRANSACTIONAL = (

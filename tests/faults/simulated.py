@@ -324,6 +324,8 @@ class World:
         self.noise = 0.0
         self.lazy = 0.01
         """How often a marker takes seconds."""
+        self.finds_nothing: Callable[[], bool] = lambda: False
+        """Whether a store now finds nothing of what it might evict."""
         self.current: Task | None = None
         self.hub = getcurrent()
         self._heap: list[tuple[float, int, Task | None, object]] = []
@@ -1259,6 +1261,17 @@ class SimStore:
             world.note(self._life, f"stored {partition}: {dict(position.inputs)} @{position.changelog}")
         world.effect(self._life, struck)
         world.end(self._life, struck)
+
+    def expired(self, partition: int, before: Mapping[bytes, int], most: int) -> list[bytes]:
+        """The keys whose last event was before what is given for their first byte, now and then none."""
+        shelf = self._disk.get(partition)
+        if shelf is None or self._world.finds_nothing():
+            return []
+        return [
+            key
+            for key, value in shelf.rows.items()
+            if key[:1] in before and int(value.split()[1]) < before[key[:1]]
+        ][:most]
 
     def clear(self, partition: int) -> None:
         """Forget the partition."""

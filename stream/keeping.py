@@ -1,0 +1,78 @@
+"""How long what is remembered is kept after its last event, counted in event time.
+
+Event time is the partition's watermark, the greatest `placed_at` of the orders it accepted: a partition
+into which nothing comes forgets nothing, and a worker that replays forgets the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from stream.ports import Refused
+
+if TYPE_CHECKING:
+    # settings are read before features are needed
+    from features.define import Feature
+
+__all__ = ["FOR_EVER", "ORDER", "ROW", "Horizons", "check_horizons", "reach"]
+
+ROW: Final = b"c"
+"""What the key of a customer's row begins with."""
+
+ORDER: Final = b"o"
+"""What the key of an order's memory begins with."""
+
+_MICROSECONDS_A_DAY: Final = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Horizons:
+    """For how many microseconds after its last event a key is kept; None is for ever."""
+
+    rows: int | None = None
+    orders: int | None = None
+
+    @classmethod
+    def of_days(cls, *, rows: int, orders: int) -> "Horizons":
+        """So many days each; 0 is for ever."""
+        return cls(rows * _MICROSECONDS_A_DAY or None, orders * _MICROSECONDS_A_DAY or None)
+
+    def at(self, watermark: int | None) -> dict[bytes, int]:
+        """What was last heard of before these instants is gone, by what its key begins with."""
+        if watermark is None:
+            return {}
+        kept = {ROW: self.rows, ORDER: self.orders}
+        return {kind: watermark - keep for kind, keep in kept.items() if keep is not None}
+
+
+FOR_EVER: Final = Horizons()
+
+
+def reach(feature: object) -> timedelta:
+    """How far back of an order a feature asks for what lies in a window."""
+    if not is_dataclass(feature):
+        return timedelta(0)
+    own, within = timedelta(0), timedelta(0)
+    for each in fields(feature):
+        value = getattr(feature, each.name)
+        if not isinstance(value, timedelta):
+            within = max(within, reach(value))
+        elif each.name == "known_after":
+            own += value
+        else:
+            within = max(within, value)
+    return own + within
+
+
+def check_horizons(features: "Sequence[Feature]", *, model: str, forget_after_days: int) -> None:
+    """Refuse to keep rows for shorter than a feature asks: its values would change with what is forgotten."""
+    if not forget_after_days:
+        return
+    longest = max(features, key=reach)
+    if reach(longest) > timedelta(days=forget_after_days):
+        days = -(-reach(longest) // timedelta(days=1))
+        raise Refused(
+            f"{model} asks for {days} days of a customer's past ({longest.name}) and this worker forgets it "
+            f"after {forget_after_days}; set FRAUDSTREAM_FORGET_AFTER_DAYS to {days} or more, or 0 for ever"
+        )
