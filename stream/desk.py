@@ -190,9 +190,6 @@ class _Batch:
         arrival = revisions.arrive(order, content)
         self.touch(at, revisions)
         held, partition = arrival.forgotten, at[0]
-        if arrival.is_remembered and self._is_gone(partition, ORDER, revisions.last_at):
-            # too old to be known for a resend: it takes its own place in history, if it has one
-            held = revisions.held
         if held is not None:
             row = self.row(partition, held.customer_id)
             if row.forget(order.order_id, held.placed_at):
@@ -200,6 +197,11 @@ class _Batch:
                 self.effects.counts["orders_revised"] += 1
             else:
                 self.effects.counts["orders_revised_folded"] += 1
+        elif arrival.is_remembered and self._is_gone(partition, ORDER, revisions.last_at):
+            # too old to be known for a resend: should it be one, it takes its own place in history
+            row = self.row(partition, order.key)
+            if row.forget(order.order_id, order.placed_at):
+                self._changed_rows[partition, customer_key(order.key)] = row
         return arrival
 
     def touch(self, at: tuple[int, bytes], revisions: Revisions) -> None:

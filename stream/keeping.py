@@ -50,11 +50,12 @@ FOR_EVER: Final = Horizons()
 
 
 def reach(feature: object) -> timedelta:
-    """How far back of an order a feature asks for what lies in a window."""
+    """How far back of an order a feature asks for what lies in a window; one that asks for all has none."""
     if not is_dataclass(feature):
         return timedelta(0)
     own, within = timedelta(0), timedelta(0)
-    for each in fields(feature):
+    # what nobody wrote is no window: `over` stands in every aggregate
+    for each in (each for each in fields(feature) if each.init):
         value = getattr(feature, each.name)
         if not isinstance(value, timedelta):
             within = max(within, reach(value))

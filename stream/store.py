@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from rocksdict import (
@@ -101,7 +101,7 @@ class RocksStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = self._open()
         self._filed: Rdict = self._rows.get_column_family(_FILED)
-        self._in_index = self._rows.get_column_family_handle(_FILED)
+        self._in_index: Any = self._rows.get_column_family_handle(_FILED)
         self._known: dict[int, set[bytes]] = {}
         """Keys that were seen to be there since their partition was last written: the index has them."""
         self._due: dict[bytes, bytes] = {}
@@ -327,6 +327,7 @@ class RocksStore:
         """Close the database and let go of its lock."""
         try:
             # the lock is let go with the last of them
+            self._in_index = None
             self._filed.close()
             self._rows.close()
         except Exception as error:  # noqa: BLE001 - whatever its folder has become, the changelog has the rows
@@ -349,7 +350,7 @@ def _last_at(key: bytes, value: bytes) -> int | None:
         if key[:1] == ROW:
             return last_event_at(value)
         return last_placed_at(value) if key[:1] == ORDER else None
-    except (ValueError, struct.error):
+    except (ValueError, IndexError, struct.error):
         # unreadable bytes are found out by whoever needs what is in them
         return None
 

@@ -12,6 +12,7 @@ from models.decision import ModelRef, Reason, decode_decision
 from models.policy import Policy
 from models.scorer import Scored
 from stream.desk import ScoringDesk
+from stream.keeping import FOR_EVER
 from stream.ports import Effects, Record
 from stream.settings import Topics
 from tests.strategies import as_json
@@ -53,7 +54,9 @@ class Shop:
             reject_share=settings.get("reject_share", 0.0),
             headers=(("worker", b"w1"),),
             in_force=settings.get("in_force"),
+            horizons=settings.get("horizons", FOR_EVER),
         )
+        self.watermarks: dict[int, int] = {}
         self.offset = 0
 
     def arrive(self, *values: bytes | None, key: bytes | None = None, **fields: Any) -> Effects:
@@ -76,7 +79,9 @@ class Shop:
 
     def take(self, records: Sequence[Record]) -> Effects:
         """Decide records as they are, and commit what they change."""
-        effects = self.desk.decide(records, lambda partition, key: self.rows.get((partition, key)))
+        effects = self.desk.decide(
+            records, lambda partition, key: self.rows.get((partition, key)), self.watermarks
+        )
         self.commit(effects)
         return effects
 
@@ -85,6 +90,7 @@ class Shop:
             for row_key, row in rows.items():
                 assert row is not None
                 self.rows[partition, row_key] = row
+        self.watermarks |= effects.watermarks
         if effects.committed is not None:
             effects.committed()
 

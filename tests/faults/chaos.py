@@ -156,13 +156,18 @@ def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], 
         reject_share=0,
         headers=(),
         in_force=lambda: nothing_said,
+        horizons=settings.horizons,
     )
+    watermarks: dict[int, int] = {}
     rows: dict[tuple[int, bytes], bytes] = {}
     decisions: dict[Key, bytes] = {}
     rejected: dict[Key, bytes] = {}
     for records in log.values():
         for begin in range(0, len(records), batch):
-            effects = desk.decide(records[begin : begin + batch], lambda number, key: rows.get((number, key)))
+            effects = desk.decide(
+                records[begin : begin + batch], lambda number, key: rows.get((number, key)), watermarks
+            )
+            watermarks |= effects.watermarks
             for each in effects.produce:
                 record = Record(each.topic, each.partition, -1, -1, each.key, each.value, each.headers)
                 whole = _whole(each.partition, each.key, each.value)

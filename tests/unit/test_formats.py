@@ -16,13 +16,13 @@ from features.facts import Fact
 from features.history import ROW_VERSION, Row, Span
 from features.remembered import NUMBERS, VALUES
 from features.revisions import _VERSION as REVISIONS_VERSION
-from features.revisions import Revisions
+from features.revisions import Held, Revisions
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
 from models.policy import Action
 from models.registry import Manifest
 from stream.control import SCHEMA_VERSION, ControlRecord, ControlState
 from stream.ports import Record, Refused
-from stream.writer import decode_position, encode_position
+from stream.writer import Position, decode_position, encode_position
 from tests.strategies import NOON, an_order
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -48,13 +48,15 @@ def a_row(*, learned: bool = True) -> Row:
     return row
 
 
-def revisions(*, observed: bool) -> Revisions:
-    """Two revisions of an order, the second decided."""
+def revisions(version: int) -> Revisions:
+    """Two revisions of an order, the second decided, since version 2 while observing."""
     known = Revisions()
     known.arrive(an_order(), b"a" * 16)
     seen = known.arrive(an_order(revision=1, placed_at=NOON + timedelta(microseconds=1)), b"b" * 16).seen
-    known.decide(seen, b"i" * 16, observing=observed)
+    known.decide(seen, b"i" * 16, observing=version >= 2)
     seen.decision = b'{"a":1}'
+    if version < 3 and known.held is not None:
+        known.held = Held(known.held.customer_id, known.held.placed_at)
     return known
 
 
@@ -97,13 +99,15 @@ FORMATS = {
         REVISIONS_VERSION,
         Revisions.decode,
         Revisions.encode,
-        lambda version: revisions(observed=version >= 2),
+        revisions,
     ),
     "position": Format(
-        1,
+        2,
         lambda data: decode_position(data, "g", {"orders": "id-1"}),
-        lambda inputs: encode_position(inputs, "g", {"orders": "id-1"}),
-        lambda _: {"orders": 7, "outcomes": 2},
+        lambda said: encode_position(said.inputs, "g", {"orders": "id-1"}, said.watermark),
+        lambda version: Position(
+            {"orders": 7, "outcomes": 2}, None if version < 2 else 1_714_564_800_000_001
+        ),
     ),
     "decision": Format(1, decode_decision, encode, lambda _: a_decision()),
     "control": Format(
@@ -158,8 +162,10 @@ def test_a_row_of_version_1_is_read_with_what_it_knew() -> None:
     assert (history.count(Span(None)), history.is_exact) == (3, False), "what version 1 dropped is in no tile"
 
 
-def test_an_order_that_was_never_observed_is_remembered_as_version_1_did() -> None:
-    assert revisions(observed=False).encode() == fixture("order-memory", 1)
+def test_a_position_before_the_first_order_is_written_as_version_1_did() -> None:
+    position = FORMATS["position"]
+
+    assert position.write(position.holds(1)) == fixture("position", 1)
 
 
 def test_a_manifest_of_version_1_is_read() -> None:
@@ -170,14 +176,14 @@ def test_a_manifest_of_version_1_is_read() -> None:
 
 def test_a_position_of_a_newer_version_is_refused() -> None:
     with pytest.raises(
-        Refused, match="has version 2 and this program reads 1; run the version that wrote it"
+        Refused, match="has version 3 and this program reads up to 2; run the version that wrote it"
     ):
-        decode_position(b'{"next":{},"v":2}')
+        decode_position(b'{"next":{},"v":3}')
 
 
 def test_a_position_of_a_newer_version_is_refused_whatever_its_form() -> None:
-    with pytest.raises(Refused, match="has version 2 and this program reads 1"):
-        decode_position(b'{"next":[["orders",0,7]],"v":2}')
+    with pytest.raises(Refused, match="has version 3 and this program reads up to 2"):
+        decode_position(b'{"next":[["orders",0,7]],"v":3}')
 
 
 def test_a_control_record_of_a_newer_version_is_refused() -> None:
