@@ -38,7 +38,7 @@ from models.train import PredictorKind, train
 from stream.decoder import CONTRACT
 from stream.desk import ScoringDesk, customer_key, order_key, partition_of
 from stream.ports import Record
-from stream.settings import Topics
+from stream.settings import Settings, Topics
 from tests.bench.results import Cell, record
 from tests.faults.stage import temporary_home
 from tests.small_shop import a_past
@@ -268,7 +268,10 @@ def whole_desk(
         ahead_by_at_most=timedelta(seconds=300),
         reject_share=0,
         headers=(),
+        horizons=Settings.model_construct().horizons,
     )
+    # as in a worker: what is recalled is held against the time
+    watermarks = dict.fromkeys(range(PARTITIONS), 1000 * arrived_at)
     chosen = list(islice(cycle(range(len(keys))), max(size, len(keys))))
     records = [
         Record("orders", partition_of(keys[n], PARTITIONS), at, arrived_at, keys[n], values[n])
@@ -278,9 +281,9 @@ def whole_desk(
 
     def work() -> None:
         for batch in batches:
-            desk.decide(batch, lambda _, key: store.get(key))
+            desk.decide(batch, lambda _, key: store.get(key), watermarks)
 
-    effects = desk.decide(records[:1], lambda _, key: store.get(key))
+    effects = desk.decide(records[:1], lambda _, key: store.get(key), watermarks)
     assert effects.counts["decisions"] == 1, "an order of the bench was not decided"
     assert {customer_key("customer-0"), order_key("order-10000")} == set(effects.rows[records[0].partition])
     return microseconds_each(work, len(records), passes)

@@ -1,10 +1,15 @@
 """The transaction core survives every fault tried here, and the simulated Kafka can be trusted to say so."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from features.events import Order
+from stream.keeping import Horizons
 from stream.ports import (
     Aborted,
     Assignment,
@@ -18,7 +23,9 @@ from stream.ports import (
     Produce,
     Recall,
     Record,
+    Watermarks,
 )
+from stream.store import RocksStore
 from stream.writer import Limits, Writer
 from tests.faults.mutants import MUTANTS, Mutant
 from tests.faults.schedule import MOST_CRASHES, run
@@ -41,6 +48,8 @@ from tests.faults.simulated import (
     Worker,
     World,
 )
+from tests.small_desk import Shop
+from tests.strategies import NOON, an_order, as_json
 
 IN = ("orders", 0)
 OUT = ("decisions", 0)
@@ -409,7 +418,7 @@ def test_a_kill_after_a_store_write_finds_the_rows_on_the_disk() -> None:
 class PlainDesk:
     """Emits and keeps nothing."""
 
-    def decide(self, records: Sequence[Record], recall: Recall) -> Effects:
+    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
         return Effects()
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:
@@ -451,6 +460,66 @@ def test_what_was_not_handed_over_while_held_is_not_taken_for_lost() -> None:
         assert [each["orders"] for each in writer.opened.values()] == [1, 1]
 
     stage.play(story)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_what_was_evicted_does_not_come_back_with_an_old_copy_of_the_rows(
+    compacted: bool, tmp_path: Path
+) -> None:
+    stage = Stage()
+    world, life = stage.world, stage.lives[0]
+    world.now = 1_900_000_000.0  # orders are not dated ahead of their arrival
+    for number in range(world.partitions):
+        world.log(("orders", number))
+    day = 86_400_000_000
+
+    def work(assignment: Assignment, rows: str, *orders: Order) -> set[bytes]:
+        """Open the partitions over the rows of a folder and take some orders; what is left in the end."""
+        store = RocksStore(tmp_path / rows)
+        writer = Writer(
+            name=life.worker.name,
+            inputs=("orders",),
+            changelog="changelog",
+            cluster=stage.clusters[0],
+            store=store,
+            desk=Shop(horizons=(horizons := Horizons(rows=10 * day, orders=10 * day))).desk,
+            clock=SimClock(world, life),
+            limits=Limits(tombstones_s=TOMBSTONES_S / 2, idle_s=3.0),
+            horizons=horizons,
+        )
+        world.start(life, "writer", writer.run)
+        writer.mailbox.assign(assignment)
+        for order in orders:
+            world.log(("orders", 0)).append(order.key.encode(), as_json(order), world.now)
+        world.pause(20.0)
+        assert writer.opened[0] == {"orders": world.log(("orders", 0)).end}
+        writer.stop()
+        world.pause(5.0)
+        keys = {key for key, _ in store.rows(0)}
+        store.close()
+        return keys
+
+    def story() -> None:
+        assignment = stage.join()
+        assert work(assignment, "rows", an_order()) == {b"cc1", b"oo1"}
+        shutil.copytree(tmp_path / "rows", tmp_path / "copy")
+        later = an_order(order_id="o2", customer_id="c2", placed_at=NOON + timedelta(days=20))
+        assert work(assignment, "rows", later) == {b"cc2", b"oo2"}
+        if compacted:
+            log = world.log(("changelog", 0))
+            log.compact(log.end, world.now)
+            world.pause(TOMBSTONES_S + 1.0)
+            log.compact(log.end, world.now)
+        tombstones = [record.key for record in log_of(world) if record.value is None]
+        assert tombstones == ([] if compacted else [b"cc1", b"oo1"])
+
+        assert work(assignment, "copy") == {b"cc2", b"oo2"}
+
+    stage.play(story)
+
+
+def log_of(world: World) -> list[Record]:
+    return world.log(("changelog", 0)).visible()
 
 
 def test_the_same_seed_tells_the_same_story() -> None:
