@@ -358,6 +358,8 @@ def _last_at(key: bytes, value: bytes) -> int | None:
 def _database(path: Path) -> Rdict:
     options = _options(memory=32 * _MIB, cache=64 * _MIB)
     options.create_missing_column_families(create_missing_cfs=True)
+    # the log of writes is kept until both are flushed, and the index fills slowly
+    options.set_max_total_wal_size(128 * _MIB)
     return Rdict(str(path), options, column_families={_FILED: _options(memory=4 * _MIB, cache=4 * _MIB)})
 
 
