@@ -4,10 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from stream import topics
 from stream.desk import customer_key, order_key
+from stream.ports import Refused
 from stream.settings import Settings
 from stream.store import RocksStore
+from stream.worker import load_model
 from stream.writer import POSITION_KEY, decode_position
 from tests.running import Worker, decisions, read, send
 
@@ -18,7 +22,7 @@ def _orders(day: str, *numbers: int) -> list[tuple[bytes, bytes]]:
         order = {
             "order_id": f"o{number}",
             "customer_id": f"c{number}",
-            "placed_at": f"{day}T12:00:{number:02}Z",
+            "placed_at": f"{day}T12:{number // 60:02}:{number % 60:02}Z",
             "amount": 1000,
             "currency": "EUR",
         }
@@ -79,3 +83,13 @@ def test_customers_and_orders_of_long_ago_are_forgotten_and_stay_so(
         decisions(shop, 66)
         assert worker.stop() == 0, worker.said()
     assert _kept(shop) == _keys(range(20, 64))
+
+
+def test_a_worker_refuses_to_forget_sooner_than_its_model_asks(settings: Settings, registry: Path) -> None:
+    shutil.copytree(registry, settings.home / "models")
+
+    load_model(settings.model_copy(update={"forget_after_days": 30}))
+    with pytest.raises(
+        Refused, match=r"asks for 30 days of a customer's past .* set FRAUDSTREAM_FORGET_AFTER_DAYS"
+    ):
+        load_model(settings.model_copy(update={"forget_after_days": 29}))
