@@ -53,6 +53,9 @@ def reach(feature: object) -> timedelta:
     """How far back of an order a feature asks for what lies in a window; one that asks for all has none."""
     if not is_dataclass(feature):
         return timedelta(0)
+    scorer = getattr(feature, "scorer", None)  # another model's score asks what that model asks
+    if scorer is not None:
+        return max(map(reach, scorer.features), default=timedelta(0))
     own, within = timedelta(0), timedelta(0)
     # what nobody wrote is no window: `over` stands in every aggregate
     for each in (each for each in fields(feature) if each.init):

@@ -19,6 +19,7 @@ from models.score import ScoreOf
 from models.scorer import Scorer
 from models.train import train
 from models.trained import Trained
+from stream.keeping import reach
 from tests.small_shop import TRAINED_AT, a_past
 from tests.strategies import NOON, an_order
 
@@ -97,6 +98,10 @@ def test_a_submodel_of_two_histories_is_refused_where_it_is_written(velocity: Sc
 
     with pytest.raises(FeatureDefinitionError, match="of card and customer; train one model for each"):
         ScoreOf(velocity)
+
+
+def test_a_score_reaches_as_far_back_as_what_its_model_asks(velocity: Scorer) -> None:
+    assert reach(ScoreOf(velocity)) == days(1)
 
 
 def test_another_version_is_another_feature(registry: Registry, velocity: Scorer) -> None:
