@@ -386,6 +386,8 @@ class Row:
                 self._count_late(at, amount, said)
             else:
                 self._insert_between(at, amount, order, said)
+        elif not held and self._tiles and last_of(self._tiles) > at:
+            self._count_late(at, amount, said)  # all that were held have been forgotten
         else:
             self._times = times + _NUMBER.pack(at)
             self._orders += _NUMBER.pack(order)

@@ -86,19 +86,14 @@ class Tile:
 
 
 def tiles_in(raw: bytes) -> list[Tile]:
-    """The tiles in the bytes, oldest first."""
+    """The tiles in the bytes, oldest first; neighbours of one and the same microsecond come out as one."""
     tiles = []
     for (first_at, last_at), records in groupby(_TILE.iter_unpack(raw), key=lambda record: record[:2]):
-        tiles.append(
-            Tile(
-                first_at,
-                last_at,
-                {
-                    currency: Money(count, total, high << _BITS | low, smallest, largest)
-                    for _, _, currency, count, total, high, low, smallest, largest in records
-                },
-            )
-        )
+        tile = Tile(first_at, last_at, {})
+        for _, _, currency, count, total, high, low, smallest, largest in records:
+            money = Money(count, total, high << _BITS | low, smallest, largest)
+            tile.take(Tile(first_at, last_at, {currency: money}))
+        tiles.append(tile)
     return tiles
 
 
