@@ -78,6 +78,15 @@ faults: simulate-faults chaos broker-kills ## All three: every promise held agai
 real: $(READY) ## Send 622,892 real orders through publish, worker and decisions, and check each.
 	$(PY) tests/bench/real.py $(ARGS)
 
+.PHONY: parity
+parity: $(READY) ## Hold rows against lists and for loops: 10,000 generated histories, then every order of two data sets (25 min).
+	PARITY_HISTORIES=10000 $(PY) -m pytest -q -n 2 tests/parity $(ARGS)
+	$(PY) tests/parity/real_data.py
+
+.PHONY: mutants
+mutants: $(READY) ## Make known mistakes in the features, each of which a test must catch (5 min; ARGS=words of their names).
+	$(PY) tests/parity/mutants.py $(ARGS)
+
 .PHONY: bench-latency
 bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s.
 	$(PY) tests/bench/latency.py $(ARGS)

@@ -347,15 +347,14 @@ def wrong_features(
             customer = quick(line).customer_id
             if customer in wanted:
                 arrived[customer].append(Order.model_validate_json(line))
-    names = [each.name for each in STARTER]
     wrong = []
     counted = 0.0
     for order in sent:
-        naive = naive_features(arrived[order.customer_id], order, ROW_LIMIT)
+        naive = naive_features(STARTER, arrived[order.customer_id], order)
         arrived[order.customer_id].append(order)
         told = decisions.get(order.order_id, {}).get("features")
         counted += naive["orders_count_30d"] or 0.0
-        if told != {name: naive[name] for name in names}:
+        if told != naive:
             wrong.append(order.order_id)
     return len(sent), counted / len(sent), wrong
 

@@ -261,17 +261,16 @@ def wrong_rows(rows: dict[str, Row], sent: Sequence[Transaction]) -> list[str]:
 
 def wrong_features(sampled: dict[str, bytes], sent: Sequence[Transaction], sample: set[bytes]) -> list[str]:
     """Orders of the sampled customers whose decision tells other features than the naive oracle."""
-    names = [each.name for each in STARTER]
     past: dict[str, list[Order]] = {}
     wrong = []
     for each in sent:
         if each.customer_id.encode() not in sample:
             continue
         order, arrived = each.order(), past.setdefault(each.customer_id, [])
-        naive = naive_features(arrived, order, ROW_LIMIT)
+        naive = naive_features(STARTER, arrived, order)
         arrived.append(order)
         told = json.loads(sampled[each.order_id])["features"] if each.order_id in sampled else None
-        if told != {name: naive[name] for name in names}:
+        if told != naive:
             wrong.append(each.order_id)
     return wrong
 

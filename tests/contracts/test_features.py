@@ -4,34 +4,38 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.catalogue import STARTER
+from features.catalogue import CATALOGUE
 from features.define import Feature, compute, features_digest
 from features.events import Order
 from features.history import Row
-from tests.strategies import NOON, an_order, histories, orders
+from features.remembered import ENTITIES
+from tests.parity.stories import NOON, Statement, Story, stories
+from tests.parity.ways import Rows, keys_of, through_rows
+from tests.strategies import an_order
 
-every_feature = pytest.mark.parametrize("feature", STARTER, ids=lambda each: each.name)
+every_feature = pytest.mark.parametrize("feature", CATALOGUE, ids=lambda each: each.name)
 # a few each: what is subtle is tried harder, for all features at once, by tests/parity
-a_few = settings(max_examples=12)
-scored = orders(currencies=st.sampled_from(("EUR", "JPY")))
+a_few = settings(max_examples=6, suppress_health_check=list(HealthCheck), deadline=None)
+a_story = stories(longest=10)
 
 
-def a_row_of(arrived: list[Order], limit: int = 125) -> Row:
-    row = Row(limit)
-    for order in arrived:
-        row.remember(order)
-    return row
+def last_of(feature: Feature, story: Story, *, through_bytes: bool = False) -> float | None:
+    """The feature of the story's last order."""
+    return through_rows(
+        lambda order: [feature] if order is story.last else [], story, 100, through_bytes=through_bytes
+    )[-1][0]
 
 
 @every_feature
 def test_it_is_named_and_documented(feature: Feature) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", feature.name)
-    assert re.fullmatch(r"[A-Z0-9a-z].{10,200}\.", feature.doc)
+    assert re.fullmatch(r"[A-Z0-9a-z].{10,250}\.", feature.doc)
     assert feature.missing
     assert feature.declaration
+    assert feature.entity is None or feature.entity in ENTITIES
 
 
 @every_feature
@@ -44,11 +48,9 @@ def test_it_has_a_unit_and_bounds(feature: Feature) -> None:
 
 @every_feature
 @a_few
-@given(arrived=histories(max_size=6), order=scored)
-def test_it_is_finite_and_within_its_bounds_or_missing(
-    feature: Feature, arrived: list[Order], order: Order
-) -> None:
-    value = feature.value(order, a_row_of(arrived).as_of(order.placed_at))
+@given(story=a_story)
+def test_it_is_finite_and_within_its_bounds_or_missing(feature: Feature, story: Story) -> None:
+    value = last_of(feature, story)
 
     low, high = feature.between
     if value is not None:
@@ -61,94 +63,135 @@ def test_it_is_finite_and_within_its_bounds_or_missing(
 
 @every_feature
 @a_few
-@given(arrived=histories(max_size=8), order=scored)
-def test_it_cannot_see_the_present_nor_the_future(
-    feature: Feature, arrived: list[Order], order: Order
-) -> None:
-    past = [one for one in arrived if one.placed_at < order.placed_at]
+@given(story=a_story)
+def test_it_cannot_see_the_present_nor_the_future(feature: Feature, story: Story) -> None:
+    """Neither orders placed from now on, nor what becomes known from now on."""
+    now = story.last.placed_at
+    past = tuple(
+        each
+        for each in story.events
+        if (each.fact.known_at if isinstance(each, Statement) else each.placed_at) < now
+        # a revision that moves its order out of the past takes it out of the past
+        or (
+            isinstance(each, Order)
+            and any(
+                one.order_id == each.order_id and one is not each
+                for one in story.events
+                if isinstance(one, Order)
+            )
+        )
+    )
 
-    with_future = feature.value(order, a_row_of(arrived).as_of(order.placed_at))
-    without = feature.value(order, a_row_of(past).as_of(order.placed_at))
-
-    assert with_future == without
+    assert last_of(feature, story) == last_of(feature, Story(past, story.last))
 
 
 @every_feature
 @a_few
-@given(data=st.data(), arrived=histories(max_size=8), order=scored, limit=st.integers(1, 9))
+@given(story=a_story)
+def test_it_is_unaffected_by_what_other_entities_do(feature: Feature, story: Story) -> None:
+    mine = dict(keys_of(story.last)).get(feature.entity or "")
+    related = tuple(
+        each
+        for each in story.events
+        if (
+            feature.entity is not None
+            and dict(keys_of(each.about if isinstance(each, Statement) else each)).get(feature.entity) == mine
+            and mine is not None
+        )
+        # a revision also speaks for the order of another entity that it takes the place of
+        or (
+            isinstance(each, Order)
+            and any(
+                one.order_id == each.order_id and one is not each
+                for one in story.events
+                if isinstance(one, Order)
+            )
+        )
+    )
+
+    assert last_of(feature, story) == last_of(feature, Story(related, story.last))
+
+
+@every_feature
+@a_few
+@given(data=st.data(), story=a_story)
 def test_it_does_not_depend_on_the_order_of_arrival(
-    feature: Feature, data: st.DataObject, arrived: list[Order], order: Order, limit: int
+    feature: Feature, data: st.DataObject, story: Story
 ) -> None:
-    # orders of one instant stay as they arrived, and only a full row can tell
-    distinct = list({one.placed_at: one for one in arrived}.values())
-    otherwise = data.draw(st.permutations(distinct))
+    # orders of one instant stay as they arrived, and of an order the highest revision counts
+    orders = {each.placed_at: each for each in story.events if isinstance(each, Order)}
+    distinct = list({each.order_id: each for each in orders.values()}.values())
+    facts = [each for each in story.events if isinstance(each, Statement)]
+    otherwise = data.draw(st.permutations([*distinct, *facts]))
 
-    assert feature.value(order, a_row_of(distinct, limit).as_of(order.placed_at)) == feature.value(
-        order, a_row_of(otherwise, limit).as_of(order.placed_at)
+    assert last_of(feature, Story((*distinct, *facts), story.last)) == last_of(
+        feature, Story(tuple(otherwise), story.last)
     )
 
 
 @every_feature
 @a_few
-@given(arrived=histories(max_size=6), order=scored)
-def test_it_is_the_same_from_a_row_that_went_through_its_bytes(
-    feature: Feature, arrived: list[Order], order: Order
+@given(story=a_story)
+def test_it_is_the_same_after_a_restart_and_of_an_order_that_went_through_json(
+    feature: Feature, story: Story
 ) -> None:
-    row = a_row_of(arrived)
-    again = Row.decode(row.encode(), 125)
-
-    assert feature.value(order, row.as_of(order.placed_at)) == feature.value(
-        order, again.as_of(order.placed_at)
+    again = Story(
+        tuple(
+            Order.model_validate_json(each.model_dump_json()) if isinstance(each, Order) else each
+            for each in story.events
+        ),
+        Order.model_validate_json(story.last.model_dump_json()),
     )
+
+    assert last_of(feature, story) == last_of(feature, again, through_bytes=True)
 
 
 @every_feature
 @a_few
-@given(arrived=histories(max_size=6), order=scored)
-def test_it_answers_the_same_twice_and_changes_nothing(
-    feature: Feature, arrived: list[Order], order: Order
-) -> None:
-    row = a_row_of(arrived)
-    before, as_sent = row.encode(), order.model_dump_json()
+@given(story=a_story)
+def test_it_answers_the_same_twice_and_changes_nothing(feature: Feature, story: Story) -> None:
+    rows = Rows(100, through_bytes=False)
+    for order in rows.play(story):
+        if order is not story.last:
+            continue
+        before = {at: rows.recall(at).encode() for at in keys_of(order)}
+        as_sent = order.model_dump_json()
 
-    first = feature.value(order, row.as_of(order.placed_at))
-    second = feature.value(order, row.as_of(order.placed_at))
+        first = compute([feature], order, rows.histories(order))
+        second = compute([feature], order, rows.histories(order))
 
-    assert first == second
-    assert row.encode() == before
-    assert order.model_dump_json() == as_sent
+        assert first == second
+        assert {at: rows.recall(at).encode() for at in keys_of(order)} == before
+        assert order.model_dump_json() == as_sent
 
 
 @every_feature
-def test_it_answers_or_is_missing_on_an_empty_history_and_for_a_guest(feature: Feature) -> None:
+def test_it_answers_or_is_missing_on_an_empty_history_and_without_one(feature: Feature) -> None:
     assert isinstance(feature.value(an_order(), Row(1).as_of(NOON)), float | None)
-    assert isinstance(feature.value(an_order(customer_id=None), None), float | None)
+    without = feature.value(an_order(customer_id=None), None)
+    assert isinstance(without, float | None)
+    if feature.entity is not None:
+        assert without is None  # missing, never zero, and never another's
 
 
 @every_feature
-@a_few
-@given(order=scored)
-def test_it_is_the_same_of_an_order_that_went_through_json(feature: Feature, order: Order) -> None:
-    again = Order.model_validate_json(order.model_dump_json())
-
-    assert feature.value(order, None) == feature.value(again, None)
+def test_its_declaration_and_its_name_are_its_own(feature: Feature) -> None:
+    assert [each for each in CATALOGUE if features_digest([each]) == features_digest([feature])] == [feature]
+    assert [each for each in CATALOGUE if each.name == feature.name] == [feature]
 
 
-@every_feature
-def test_its_declaration_is_its_own(feature: Feature) -> None:
-    assert [each for each in STARTER if features_digest([each]) == features_digest([feature])] == [feature]
-
-
-@given(arrived=histories(max_size=6), order=scored, data=st.data())
-def test_a_vector_does_not_depend_on_its_neighbours(
-    arrived: list[Order], order: Order, data: st.DataObject
-) -> None:
-    row = a_row_of(arrived)
-    shuffled = data.draw(st.permutations(STARTER))
-
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=25)
+@given(story=a_story, data=st.data())
+def test_a_vector_does_not_depend_on_its_neighbours(story: Story, data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(CATALOGUE))
     values = dict(
-        zip(STARTER, compute(STARTER, order, {"customer": row.as_of(order.placed_at)}), strict=True)
+        zip(
+            CATALOGUE,
+            through_rows(lambda _: CATALOGUE, story, 100, through_bytes=False)[-1],
+            strict=True,
+        )
     )
-    again = compute(shuffled, order, {"customer": row.as_of(order.placed_at)})
+
+    again = through_rows(lambda _: shuffled, story, 100, through_bytes=False)[-1]
 
     assert again == tuple(values[each] for each in shuffled)

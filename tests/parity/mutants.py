@@ -1,0 +1,329 @@
+"""The mistakes that the tests of features must find: each one changes a few words of `features/*.py`.
+
+    python tests/parity/mutants.py            # all of them
+    python tests/parity/mutants.py label      # those so named
+
+A mutant is named by the mistake it makes. Its patches must each match the source exactly once, so that a
+change of the source that hides one is noticed at once. It is put into a copy of the repository, where the
+test that has to catch it is run; first without any mistake, which it has to pass.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARITY = "tests/parity/test_parity.py::"
+ALL_WAYS = PARITY + "test_worker_replay_and_oracle_agree_about_every_feature"
+SHORT_ROWS = PARITY + "test_what_a_short_row_says_is_exact_is_exact"
+DESK = PARITY + "test_the_desk_of_a_worker_computes_what_the_oracle_says"
+WINDOW = PARITY + "test_a_window_begins_at_its_exact_instant_and_ends_before_the_order"
+LABELS = PARITY + "test_a_window_that_waits_for_labels_ends_where_they_are_known"
+TAKEN_BACK = PARITY + "test_what_was_taken_back_is_not_known_any_more_and_of_two_at_once_the_yes_counts"
+SENT_TWICE = PARITY + "test_a_statement_sent_twice_counts_once_and_refunds_in_parts_add_up"
+ASKED_BETWEEN = PARITY + "test_sums_asked_between_two_orders_are_made_anew"
+ONE_MICROSECOND = PARITY + "test_orders_of_one_microsecond_are_all_counted_when_they_are_folded"
+LARGEST = PARITY + "test_no_bit_is_lost_in_sums_and_squares_of_the_largest_amounts"
+FUTURE_TILES = "tests/unit/test_features_history.py::test_an_order_sees_no_tile_that_ends_after_it"
+GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mistake: the file, the words as they are and as they would be, and the test that catches it."""
+
+    name: str
+    file: str
+    patches: tuple[tuple[str, str], ...]
+    caught_by: str
+
+    def put_into(self, root: Path) -> None:
+        """Make the mistake in a copy of the repository."""
+        path = root / "features" / self.file
+        source = path.read_text(encoding="utf-8")
+        for old, new in self.patches:
+            if (found := source.count(old)) != 1:
+                raise ValueError(
+                    f"mutant '{self.name}' expects its words exactly once in {self.file} and found them "
+                    f"{found} times: {old.strip().splitlines()[0]!r}; bring it up to date with the source"
+                )
+            source = source.replace(old, new)
+        path.write_text(source, encoding="utf-8")
+
+
+MUTANTS = (
+    Mutant(
+        "a window ends after its end",
+        "history.py",
+        (
+            (
+                "self._end = bisect_left(self._times, as_of)",
+                "self._end = bisect_right(self._times, as_of)",
+            ),
+        ),
+        WINDOW,
+    ),
+    Mutant(
+        "a window begins after its beginning",
+        "history.py",
+        (
+            (
+                "start = bisect_left(self._times, since, 0, end)",
+                "start = bisect_right(self._times, since, 0, end)",
+            ),
+        ),
+        WINDOW,
+    ),
+    Mutant(
+        "a label is used before it is known",
+        "history.py",
+        (("if known_at >= self.as_of:", "if known_at > self.as_of:"),),
+        LABELS,
+    ),
+    Mutant(
+        "labels are waited for too long",
+        "history.py",
+        (("bisect_left(self._times, until, 0, end)", "bisect_left(self._times, until + 1, 0, end)"),),
+        LABELS,
+    ),
+    Mutant(
+        "a fact belongs to when it was known",
+        "history.py",
+        (("if since <= said.placed_at < until]", "if since <= said.known_at < until]"),),
+        LABELS,
+    ),
+    Mutant(
+        "a correction is ignored",
+        "history.py",
+        (("about.pop(order, None)", "pass"),),
+        TAKEN_BACK,
+    ),
+    Mutant(
+        "a statement sent twice counts twice",
+        "history.py",
+        (("if where < len(statements) and statements[where] == statement:", "if False:"),),
+        SENT_TWICE,
+    ),
+    Mutant(
+        "a late order is appended at the end",
+        "history.py",
+        (("if held and _NUMBER.unpack_from(times, len(times) - WORD)[0] > at:", "if False:"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "running sums are not made anew",
+        "history.py",
+        (("        self._forget_sums()\n        self._fold()\n", "        self._fold()\n"),),
+        ASKED_BETWEEN,
+    ),
+    Mutant(
+        "a late order tells how wide amounts are",
+        "history.py",
+        (
+            (
+                """\
+        amounts = self._amounts_view().tolist()
+        amounts.insert(where, amount)
+        self._amounts = _amounts_packed(amounts)
+        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
+""",
+                """\
+        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
+        amounts = self._amounts_view().tolist()
+        amounts.insert(where, amount)
+        self._amounts = _amounts_packed(amounts)
+""",
+            ),
+        ),
+        LARGEST,
+    ),
+    Mutant(
+        "a tile that ends ahead is counted",
+        "history.py",
+        (("high = bisect_left(tiles.lasts, until)", "high = bisect_left(tiles.firsts, until)"),),
+        FUTURE_TILES,
+    ),
+    Mutant(
+        "the first tile of a window is left out",
+        "history.py",
+        (("bisect_left(tiles.middles, since), high)", "bisect_left(tiles.middles, since) + 1, high)"),),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "orders are folded too early",
+        "history.py",
+        (
+            ("if held < self.limit + chunk:", "if held < self.limit:"),
+            ("while held - start >= self.limit + chunk:", "while held - start >= self.limit:"),
+        ),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "what was folded is forgotten by the words",
+        "history.py",
+        (("        self._use(last_used)\n", ""),),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "squares of amounts are cut to 63 bits",
+        "tiles.py",
+        (("*(money.squares >> _BITS, money.squares", "*(0, money.squares"),),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "tiles of one microsecond are taken for one",
+        "tiles.py",
+        (
+            (
+                "tile.take(Tile(first_at, last_at, {currency: money}))",
+                "tile.money[currency], tile.count = money, count",
+            ),
+        ),
+        ONE_MICROSECOND,
+    ),
+    Mutant(
+        "a code is used for two values",
+        "columns.py",
+        (("code = len(vocabulary) // WORD\n", "code = len(vocabulary) // WORD - 1\n"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "codes stay when a value is dropped",
+        "history.py",
+        (
+            (
+                """\
+                del values[where]
+                self._columns[position] = packed(values)
+""",
+                """\
+                del values[where]
+                fresh = packed(values)
+                if isinstance(fresh, tuple) and isinstance(column, tuple):
+                    fresh = (column[0], fresh[1])
+                self._columns[position] = fresh
+""",
+            ),
+        ),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "unknown counts as a value",
+        "history.py",
+        (("return len(codes) - (code_of(column[0], UNKNOWN) in codes)", "return len(codes)"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "amounts of several currencies are added raw",
+        "aggregates.py",
+        (
+            (
+                "return ((fingerprint(order.currency), 1),), 10",
+                "return [(code, 1) for code in history.currencies(self.span)], 10",
+            ),
+        ),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "one entity's key finds another's history",
+        "define.py",
+        (("known(each.entity)", 'known(each.entity and "customer")'),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "a revision counts beside what it revises",
+        "revisions.py",
+        (("forgotten, self.held = self.held, None", "forgotten, self.held = None, None"),),
+        DESK,
+    ),
+    Mutant(
+        "an older revision takes a newer one's place",
+        "revisions.py",
+        (("if newest > order.revision:", "if False:"),),
+        DESK,
+    ),
+    Mutant(
+        "a test order is remembered",
+        "revisions.py",
+        (("if order.customer_id is not None and not order.test:", "if order.customer_id is not None:"),),
+        DESK,
+    ),
+    Mutant(
+        "a guest leaves a history",
+        "revisions.py",
+        (
+            ("if order.customer_id is not None and not order.test:", "if not order.test:"),
+            ("Held(order.customer_id, order.placed_at)", "Held(order.key, order.placed_at)"),
+        ),
+        GUESTS,
+    ),
+)  # fmt: skip
+
+QUICK = ("a window ends after its end", "a label is used before it is known", "a correction is ignored")
+"""Those that `make test` tries."""
+
+
+def a_copy(folder: Path) -> Path:
+    """A copy of what the tests of features need."""
+    for name in ("features", "models", "stream", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def passes(root: Path, test: str) -> bool:
+    """Whether a test passes in this copy; a test that cannot be run at all is our own mistake."""
+    words = ["-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--hypothesis-seed=1"]
+    done = subprocess.run(
+        [sys.executable, *words, test],
+        cwd=root,
+        env={**os.environ, "PARITY_SEARCH_ONLY": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{test} could not be run:\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """Whether the mutant's test fails with the mistake."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = a_copy(Path(folder))
+        mutant.put_into(root)
+        return not passes(root, mutant.caught_by)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="only mutants with these words in their names")
+    words = parser.parse_args().words
+    chosen = [each for each in MUTANTS if all(word in each.name for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        root = a_copy(Path(folder))
+        for test in dict.fromkeys(each.caught_by for each in chosen):
+            if not passes(root, test):
+                print(f"{test} fails without any mistake; mend that first", file=sys.stderr)
+                return 1
+    missed = 0
+    for each in chosen:
+        found = is_caught(each)
+        missed += not found
+        print(
+            f"{'caught' if found else 'MISSED'}  {each.name}  ({each.caught_by.partition('::')[2]})",
+            flush=True,
+        )
+    print(f"{len(chosen) - missed} of {len(chosen)} mistakes caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
