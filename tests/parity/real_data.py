@@ -8,7 +8,7 @@ bytes. Labels become facts a week later; of some it is said after ten days more 
 rows that are long enough every feature must agree bit for bit; with rows of 32 orders counts and sums must
 lie within the bound that is promised, and how far they are off is written down.
 
-Of the features in service those are looked at that these data can feed: that are not the same for all.
+Of the customer's features those are looked at that these data can feed: that are not the same for all.
 """
 
 import argparse
@@ -31,7 +31,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
 
 from features.aggregates import Count, Sum
-from features.catalogue import SERVED, by_names
+from features.catalogue import CATALOGUE, by_names
 from features.define import Feature, compute
 from features.events import Order
 from features.facts import Fact
@@ -50,6 +50,9 @@ DAY = timedelta(days=1)
 EVERYDAY_NAMES = {"NIS": "ILS", "GGP": "GBP", "IMP": "GBP", "JEP": "GBP"}
 
 Event = Order | Fact
+
+CUSTOMERS = tuple(each for each in CATALOGUE if each.entity in (None, "customer"))
+"""The features of the order and of its customer, also those of what became of orders."""
 
 
 def lines_of(path: Path) -> Iterator[dict[str, str]]:
@@ -277,13 +280,13 @@ def compare(customers: Sequence[str], names: Sequence[str]) -> Found:
 
 
 def fed(data: Orders) -> list[str]:
-    """The features in service that these orders can be told apart by."""
-    seen: list[set[float | None]] = [set() for _ in SERVED]
+    """The customer's features that these orders can be told apart by."""
+    seen: list[set[float | None]] = [set() for _ in CUSTOMERS]
     for lines in islice(data.by.values(), 0, None, max(1, len(data.by) // 25)):
-        for vector, _ in by_lists(SERVED, data.events(lines[:150])):
+        for vector, _ in by_lists(CUSTOMERS, data.events(lines[:150])):
             for values, value in zip(seen, vector, strict=True):
                 values.add(value)
-    found = [each for each, values in zip(SERVED, seen, strict=True) if len(values) > 1]
+    found = [each for each, values in zip(CUSTOMERS, seen, strict=True) if len(values) > 1]
     return [each.name for each in found if is_tiled(each) or not data.is_short_only]
 
 
