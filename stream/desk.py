@@ -138,8 +138,6 @@ class _Batch:
         self._row_limit = row_limit
         self._horizons = horizons
         self._watermarks = dict(watermarks)
-        self._gone = {number: horizons.at(watermark) for number, watermark in watermarks.items()}
-        """By partition and kind of key: what was last heard of before these instants is absent."""
         self._rows: dict[tuple[int, bytes], Row] = {}
         self._orders: dict[tuple[int, bytes], Revisions] = {}
         # dicts, not sets: the order of the changelog must not depend on a hash
@@ -155,7 +153,7 @@ class _Batch:
             kept = self._recall(*at)
             row = Row(self._row_limit) if kept is None else Row.decode(kept, self._row_limit)
             self._rows[at] = row
-        if self._is_gone(partition, ROW, row.last_at):
+        if self._is_gone(partition, row.last_at, self._horizons.rows):
             row = self._rows[at] = Row(self._row_limit)
         return row
 
@@ -166,22 +164,22 @@ class _Batch:
             kept = self._recall(*at)
             revisions = Revisions() if kept is None else Revisions.decode(kept)
             self._orders[at] = revisions
-        if self._is_gone(at[0], ORDER, revisions.last_at):
+        if self._is_gone(at[0], revisions.last_at, self._horizons.orders):
             revisions = self._orders[at] = Revisions()
         return revisions
 
-    def _is_gone(self, partition: int, kind: bytes, last_at: int | None) -> bool:
-        if last_at is None or (gone := self._gone.get(partition)) is None:
+    def _is_gone(self, partition: int, last_at: int | None, kept_for: int | None) -> bool:
+        """Whether what was last heard of then lies too far back; asked of every order, so without detours."""
+        if last_at is None or kept_for is None:
             return False
-        before = gone.get(kind)
-        return before is not None and last_at < before
+        watermark = self._watermarks.get(partition)
+        return watermark is not None and last_at < watermark - kept_for
 
     def accept(self, partition: int, order: Order | Told) -> None:
         """Let event time advance to the order's."""
         at, watermark = microseconds(order.placed_at), self._watermarks.get(partition)
         if watermark is None or at > watermark:
             self._watermarks[partition] = self.effects.watermarks[partition] = at
-            self._gone[partition] = self._horizons.at(at)
 
     def arrive(
         self, at: tuple[int, bytes], revisions: Revisions, order: Order | Told, content: bytes
@@ -197,7 +195,7 @@ class _Batch:
                 self.effects.counts["orders_revised"] += 1
             else:
                 self.effects.counts["orders_revised_folded"] += 1
-        elif arrival.is_remembered and self._is_gone(partition, ORDER, revisions.last_at):
+        elif arrival.is_remembered and self._is_gone(partition, revisions.last_at, self._horizons.orders):
             # too old to be known for a resend: should it be one, it takes its own place in history
             row = self.row(partition, order.key)
             if row.forget(order.order_id, order.placed_at):
