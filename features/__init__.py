@@ -23,7 +23,7 @@ from features.aggregates import (
     Trend,
     ZScore,
 )
-from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, amounts_in, by_name, by_names
+from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, Catalogue, amounts_in, by_name, by_names
 from features.conditions import as_large, at_least, below, is_in, near_hour, other, same, was
 from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
 from features.define import Feature, compute, days, feature, features_digest, hours, minutes, weeks, years
@@ -49,6 +49,7 @@ __all__ = [
     "Address",
     "Arrival",
     "Card",
+    "Catalogue",
     "Category",
     "Count",
     "Distance",

@@ -5,6 +5,9 @@ docs/features.md from them. The comments name what is not plain from the words.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 from math import asin, cos, radians, sin, sqrt
 from types import MappingProxyType
 from typing import Final
@@ -30,21 +33,24 @@ from features.aggregates import (
     ZScore,
 )
 from features.conditions import as_large, at_least, near_hour, other, same
-from features.define import Feature, days, feature, hours, minutes
-from features.errors import FeatureDefinitionError, did_you_mean
+from features.define import Feature, OrderFact, days, feature, hours, minutes
+from features.errors import FeatureDefinitionError
 from features.events import LARGEST_AMOUNT, Order, microseconds
 from features.money import exponent
 from features.rates import Rates
 
 __all__ = [
+    "BUILT_IN",
     "CATALOGUE",
     "GROUPS",
     "SERVED",
     "SERVED_ENTITIES",
     "STARTER",
+    "Catalogue",
     "amounts_in",
     "by_name",
     "by_names",
+    "is_declared",
     "is_served",
     "unserved",
 ]
@@ -465,10 +471,8 @@ SERVED: Final[tuple[Feature, ...]] = tuple(
 )
 """The features a model in service may use: no worker reads yet what becomes of orders."""
 
-_BY_NAME: Final = {each.name: each for each in CATALOGUE}
-
 STARTER: Final[tuple[Feature, ...]] = tuple(
-    _BY_NAME[name]
+    {each.name: each for each in CATALOGUE}[name]
     for name in (
         "amount",
         "hour_of_day",
@@ -523,18 +527,119 @@ def amounts_in(rates: Rates) -> tuple[Feature, ...]:
     )
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """The features that can be asked for by name: those of CATALOGUE, and a shop's `own`.
+
+    Raises FeatureDefinitionError where one of the own is no declared feature, or has a name that another
+    feature or a group has.
+    """
+
+    own: tuple[Feature, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the shop's own features."""
+        taken = {each.name: "the catalogue has a feature" for each in CATALOGUE}
+        taken |= dict.fromkeys((*GROUPS, *_SETS), "there is a group")
+        for number, each in enumerate(self.own, 1):
+            if not is_declared(each):
+                message = f"number {number} should be a declared feature and is {_not_one(each)}"
+                raise FeatureDefinitionError(message)
+            if each.name in taken:
+                message = (
+                    f"number {number} has the name {each.name!r}, and {taken[each.name]} of that name "
+                    "already; leave it out, or give it another name"
+                )
+                raise FeatureDefinitionError(message)
+            taken[each.name] = "one before it is a feature"
+
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[Feature, ...]]:
+        """Every feature by the name of its group; a shop's own are the group `own`."""
+        return MappingProxyType({**GROUPS, "own": self.own}) if self.own else GROUPS
+
+    @cached_property
+    def served(self) -> tuple[Feature, ...]:
+        """The features a model in service may use."""
+        return tuple(each for each in (*CATALOGUE, *self.own) if is_served(each))
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Feature]:
+        return {each.name: each for each in (*CATALOGUE, *self.own)}
+
+    def by_name(self, name: str) -> Feature:
+        """The feature of this name; an unknown one is refused with the nearest that exists."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            message = f"there is no feature {name!r}{self._nearest(name, self._by_name)}"
+            raise FeatureDefinitionError(message) from None
+
+    def by_names(self, names: Iterable[str]) -> tuple[Feature, ...]:
+        """The features of these names, in their order, as a trained model lists them."""
+        return tuple(self.by_name(name) for name in names)
+
+    def chosen(self, what: str) -> tuple[Feature, ...]:
+        """What a person asks for: `starter`, `served`, a group's name or a feature's, or several with commas.
+
+        In the order they are asked for; one that is asked for twice counts where it came first.
+        """
+        sets = {"starter": STARTER, "served": self.served, **self.groups}
+        found: dict[str, Feature] = {}
+        for word in map(str.strip, what.split(",")):
+            if word not in sets and word not in self._by_name:
+                message = (
+                    f"there is no feature or group {word!r}{self._nearest(word, (*sets, *self._by_name))}"
+                )
+                raise FeatureDefinitionError(message)
+            found |= {each.name: each for each in sets.get(word) or (self._by_name[word],)}
+        return tuple(found.values())
+
+    def _nearest(self, typed: str, known: Iterable[str]) -> str:
+        near = get_close_matches(typed, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; 'fraudstream features' lists them"
+        return hint if self.own else f"{hint} (a shop's own are those that the setting 'features' names)"
+
+
+_SETS: Final = ("starter", "served", "own")
+
+_WORDS: Final = frozenset(
+    {
+        *(OrderFact, OrderAmount, Category, Count, Share, Distinct, Sum, Mean, Min, Max, Std, ZScore),
+        *(Trend, SinceFirst, SinceLast, IsNew, Distance, Speed, Ratio),
+    }
+)
+"""What features are declared with; of another class, or of one derived, no digest would hold the code."""
+
+
+def is_declared(thing: object) -> bool:
+    """Whether it is a feature made by `@feature` or by a word of the grammar."""
+    return type(thing) in _WORDS
+
+
+def _not_one(thing: object) -> str:
+    """What came in place of a feature, and what to write."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}; write what it is to count, such as Count(over=days(30))"
+    if isinstance(thing, tuple | list):
+        return f"a {type(thing).__name__}; write a * before it, as in (weight, *amounts_in(RATES))"
+    if callable(thing):
+        return "a function; write @feature(...) above it"
+    return f"of the class {type(thing).__name__}; declare it with @feature or the grammar's words"
+
+
+BUILT_IN: Final = Catalogue()
+"""The catalogue of a shop without features of its own."""
+
+
 def by_name(name: str) -> Feature:
-    """The feature of this name; an unknown one is refused with the nearest that exists."""
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        message = f"there is no feature {name!r}{did_you_mean(name, _BY_NAME)}"
-        raise FeatureDefinitionError(message) from None
+    """The feature of CATALOGUE of this name; an unknown one is refused with the nearest that exists."""
+    return BUILT_IN.by_name(name)
 
 
 def by_names(names: Iterable[str]) -> tuple[Feature, ...]:
-    """The features of these names, in their order, as a trained model lists them."""
-    return tuple(by_name(name) for name in names)
+    """The features of CATALOGUE of these names, in their order."""
+    return BUILT_IN.by_names(names)
 
 
 def is_served(feature: Feature) -> bool:

@@ -159,10 +159,19 @@ class OrderFact:
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: ARG002 - as every feature
         """What the function answers, as a float."""
-        answer = self.read(order)
-        if answer is None:
-            return None
-        if not isfinite(answer):
+        try:
+            answer = self.read(order)
+            if answer is None:
+                return None
+            is_finite = isfinite(answer)
+        except Exception as error:
+            # without the error's own words: they may hold what the order says of a person
+            message = (
+                f"feature {self.name!r} failed on order {order.order_id!r} with {type(error).__name__}; "
+                "answer a finite number, or None for unknown, whatever an order does not say"
+            )
+            raise FeatureValueError(message) from error
+        if not is_finite:
             message = f"feature {self.name!r} answered {answer}; answer a finite number, or None for unknown"
             raise FeatureValueError(message)
         return float(answer)

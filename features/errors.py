@@ -11,7 +11,7 @@ class FeatureDefinitionError(ValueError):
 
 
 class FeatureValueError(ValueError):
-    """A feature's function answered what is not a finite number; the function has to be corrected."""
+    """A feature's function failed, or answered what is not a finite number; it has to be corrected."""
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -42,6 +43,8 @@ CHAMPION: Final = "champion"
 
 _MANIFEST_LIMIT: Final = 4 * 1024 * 1024
 _FILE_LIMIT: Final = 1024 * 1024 * 1024
+_BEFORE_IT: Final = 40
+_LONGEST_SHOWN: Final = 120
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8}")
 
@@ -331,9 +334,10 @@ class Registry:
                 message = f"{said} was trained on feature '{entry.name}', and {unknown}"
                 raise RegistryError(message) from unknown
             if feature.declaration != entry.declaration:
+                then, now = _difference(entry.declaration, feature.declaration)
                 message = (
-                    f"{said} was trained on feature '{entry.name}' declared as {entry.declaration}, "
-                    f"and here it is {feature.declaration}; train again or go back to the old definition"
+                    f"{said} was trained on feature '{entry.name}' declared as {then}, and here it is {now}, "
+                    "so its digest differs; train again or go back to the old definition"
                 )
                 raise RegistryError(message)
             found.append(feature)
@@ -365,6 +369,21 @@ def _entry(feature: Feature, reason: Reason) -> FeatureEntry:
         missing=feature.missing,
         declaration=feature.declaration,
     )
+
+
+def _difference(then: str, now: str) -> tuple[str, str]:
+    """Where two declarations first differ, short enough for one line: a function's is its whole source."""
+    for one, other in zip_longest(then.splitlines(), now.splitlines(), fillvalue=""):
+        if one != other:
+            alike = next(at for at, (a, b) in enumerate(zip_longest(one, other)) if a != b)
+            begin = max(0, alike - _BEFORE_IT)
+            return _cut(one, begin), _cut(other, begin)
+    return _cut(then, 0), _cut(now, 0)  # in how their lines end
+
+
+def _cut(line: str, begin: int) -> str:
+    cut = line[begin : begin + _LONGEST_SHOWN]
+    return f"'{'…' if begin else ''}{cut}{'…' if begin + _LONGEST_SHOWN < len(line) else ''}'"
 
 
 def _model(manifest: Manifest, arrays: bytes) -> FlatModel:

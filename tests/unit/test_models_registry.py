@@ -261,7 +261,10 @@ def test_a_model_that_fails_its_golden_rows_is_refused(
         (lambda m: m.pop("metrics"), "metrics"),
         (lambda m: m.update(features_digest="0" * 64), "digest differs"),
         (lambda m: m["features"][0].update(name="amuont"), "did you mean 'amount'"),
-        (lambda m: m["features"][0].update(declaration="amount: return 0"), "declared as amount: return 0"),
+        (
+            lambda m: m["features"][0].update(declaration="amount: return 0"),
+            "declared as 'amount: return 0'",
+        ),
         (lambda m: m["features"].reverse(), "digest differs"),
         (lambda m: m["imputer"]["medians"].pop("amount"), "do not follow the features"),
         (lambda m: m["imputer"].update(flagged=["nobody"]), "name the imputer's own features"),
