@@ -165,12 +165,12 @@ def _write_no_more() -> None:
 
 def _refusals() -> tuple[type[Exception], ...]:
     """What is said in one line; the lower packages know nothing of `stream`, so theirs are named here."""
-    from features.errors import FeatureDefinitionError
+    from features.errors import FeatureDefinitionError, FeatureValueError
     from features.history import RowVersionError
     from models.errors import ModelError
     from stream.errors import Refusal
 
-    return Refusal, ModelError, FeatureDefinitionError, RowVersionError
+    return Refusal, ModelError, FeatureDefinitionError, FeatureValueError, RowVersionError
 
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
@@ -577,6 +577,14 @@ def train(
             autocompletion=_models,
         ),
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What it learns from, in this order: starter, served, a group or a feature of "
+            "'fraudstream features', own, or several of these with commas.",
+        ),
+    ] = "starter",
     predictor: Annotated[
         str, typer.Option(metavar="KIND", help="random_forest or logistic_regression.")
     ] = "random_forest",
@@ -622,6 +630,7 @@ def train(
         _lines(str(file)),
         said=str(file),
         name=trained_name,
+        features=features,
         predictor=predictor,  # type: ignore[arg-type]
         seed=seed,
         promote=promote,
@@ -631,12 +640,13 @@ def train(
     if as_json:
         told = {"name": learnt.name, "version": learnt.version, "champion": learnt.promoted}
         told |= {"labelled": learnt.labelled, "fraud": learnt.fraud, "metrics": dict(learnt.metrics)}
-        typer.echo(json.dumps(told | {"place": str(learnt.place)}))
+        typer.echo(json.dumps(told | {"features": learnt.features, "place": str(learnt.place)}))
         return
     typer.echo(
         f"trained {learnt.name}@{learnt.version} "
         f"on {learnt.labelled:,} orders, {learnt.fraud:,} of them fraud"
     )
+    typer.echo(f"  {len(learnt.features)} features: {features}")
     if unread:
         typer.echo(f"  left out {unread:,} lines that can't be read")
     for what, orders in learnt.left_out.items():

@@ -40,6 +40,7 @@ from stream.demo_view import (
     what_next,
 )
 from stream.demo_worker import DemoError, DemoWorker
+from stream.own_features import catalogue_of
 from stream.publish import publish
 from stream.settings import Settings
 from stream.shop import Placed, ShopSimulator
@@ -258,7 +259,7 @@ class _Demo:
             + (f", after {self._progress.live:,} of earlier runs" if self._progress.live else ""),
         )
         tally = Tally()
-        view = LiveView(tally, rate)
+        view = LiveView(tally, rate, find_feature=catalogue_of(self._settings).by_name)
         orders = itertools.islice(self._live_orders(), count)
         with LiveOrders(self._settings, orders, rate=rate, placed=self._remember_placed) as live:
             try:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -22,6 +22,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from features.catalogue import by_name
+from features.define import Feature
 from models.decision import Decision
 from models.policy import Action
 from stream.demo_tally import Tally
@@ -143,6 +145,8 @@ class LiveView:
     is_over: bool = False
     now: float | None = None
     """The instant to draw, if not the present one."""
+    find_feature: Callable[[str], Feature] = by_name
+    """The feature of a name, for the units of its values."""
 
     def add(self, row: Row, *, shown: bool) -> None:
         """Take in a decision; it joins the stream if `shown`."""
@@ -281,7 +285,7 @@ class LiveView:
         row = self.declined
         order = "" if row.placed is None else f"{_amount(row.placed)} "
         truth = "" if row.placed is None else f"; it is {_truth(row.placed) or 'honest'}"
-        reasons = why(row.decision)
+        reasons = why(row.decision, self.find_feature)
         title = (
             f"why {order}at {row.at:%H:%M:%S} was [red]declined[/] with {_probability(row.decision)}{truth}"
         )

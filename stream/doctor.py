@@ -341,6 +341,7 @@ def _home(look: _Look) -> Iterator[Said]:
 
 def _model(look: _Look) -> Iterator[Said]:
     from models.registry import Registry  # noqa: PLC0415 (numpy and faust: not for `--help`)
+    from stream.own_features import OwnFeaturesError  # noqa: PLC0415
     from stream.worker import load_model  # noqa: PLC0415
 
     settings = look.settings
@@ -350,13 +351,18 @@ def _model(look: _Look) -> Iterator[Said]:
         root = settings.home / "models"
         name = settings.model.partition("@")[0]
         published = {each for each, _ in Registry(root).list()}
-        if name not in published:
+        if isinstance(error, OwnFeaturesError):
+            do = "do what it says"
+        elif name not in published:
             do = "train one: fraudstream train FILE"
             if published:
                 do += (
                     f"; or name one of those in {root} with FRAUDSTREAM_MODEL: {', '.join(sorted(published))}"
                 )
-        elif any(word in str(error) for word in ("row_limit", "ROW_LIMIT", "REVIEW_AT", "no champion")):
+        elif any(
+            word in str(error)
+            for word in ("row_limit", "ROW_LIMIT", "REVIEW_AT", "no champion", "trained on feature")
+        ):
             do = "do what it says"
         else:
             do = (

@@ -29,7 +29,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "FRAUDSTREAM_WORKER=worker-2 fraudstream --config shop.toml worker",
             "fraudstream worker --observe",
         ),
-        "train": ("fraudstream train past.jsonl", "fraudstream train past.jsonl --name starter --no-promote"),
+        "train": (
+            "fraudstream train past.jsonl",
+            "fraudstream train past.jsonl --name starter --no-promote",
+            "fraudstream train past.jsonl --features starter,fraud,declined_count_1h",
+        ),
         "features": (
             "fraudstream features",
             "fraudstream features --group novelty --json",

@@ -20,7 +20,20 @@ _MARKS = str.maketrans({"|": r"\|", "<": "&lt;"})
 def _groups(incomplete: str) -> list[str]:
     from features.catalogue import GROUPS
 
-    return [name for name in GROUPS if name.startswith(incomplete)]
+    return [name for name in (*GROUPS, "own") if name.startswith(incomplete)]
+
+
+def _known_groups(asked: typer.Context) -> Mapping[str, "tuple[Feature, ...]"]:
+    """The catalogue's groups, and a shop's own."""
+    from stream.errors import Refusal
+    from stream.own_features import catalogue_of
+    from stream.settings import load_settings
+
+    try:
+        return catalogue_of(load_settings(asked.find_root().params.get("config"))).groups
+    except Refusal as error:
+        typer.echo(f"fraudstream: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @features_app.callback(invoke_without_command=True)
@@ -34,21 +47,23 @@ def features(
 ) -> None:
     """List every feature: what it means, its unit, its range and what a missing value means.
 
+    A shop's own, which the setting 'features' names, are the group 'own'.
+
     A feature that is not yet served is of an entity whose history no worker keeps so far: a model that
     asks for it is refused.
     """
     if asked.invoked_subcommand is not None:
         return
-    from features.catalogue import GROUPS
     from features.errors import did_you_mean
 
-    if group is not None and group not in GROUPS:
+    groups = _known_groups(asked)
+    if group is not None and group not in groups:
         raise typer.BadParameter(
-            f"there is no group {group!r}{did_you_mean(group, GROUPS)}", param_hint="--group"
+            f"there is no group {group!r}{did_you_mean(group, groups)}", param_hint="--group"
         )
     if as_markdown and as_json:
         raise typer.BadParameter("--markdown or --json, not both")
-    chosen = GROUPS if group is None else {group: GROUPS[group]}
+    chosen = groups if group is None else {group: groups[group]}
     if as_json:
         for each in listed(chosen):
             typer.echo(json.dumps(each))

@@ -13,6 +13,7 @@ from models.errors import TrainingError
 from models.policy import Policy
 from models.registry import Registry
 from models.train import LEFT_OUT, PredictorKind, train
+from stream.own_features import catalogue_of
 from stream.settings import Settings
 
 __all__ = ["Learnt", "UnreadLine", "learn", "learn_from_lines"]
@@ -39,6 +40,8 @@ class Learnt:
     place: Path
     promoted: bool
     """Whether it is the champion now."""
+    features: tuple[str, ...]
+    """The names of its features, in the model's order."""
     labelled: int
     fraud: int
     metrics: Mapping[str, float | int | None]
@@ -52,24 +55,30 @@ def learn(
     examples: Iterable[_Labelled],
     *,
     name: str,
+    features: str = "starter",
     predictor: PredictorKind = "random_forest",
     seed: int = 0,
     promote: bool | None = None,
 ) -> Learnt:
     """Train on orders in log order, publish the model to the registry and make it the champion.
 
-    Unless told whether to `promote` it, a model measured on fewer than FEWEST_FRAUD frauds it had not
-    seen stays out of service: nobody knows how good it is.
+    `features` names those it learns from, as `Catalogue.chosen` reads it. Unless told whether to `promote`
+    it, a model measured on fewer than FEWEST_FRAUD frauds it had not seen stays out of service: nobody
+    knows how good it is.
     """
+    catalogue = catalogue_of(settings)
     trained = train(
         examples,
         name=name,
+        features=catalogue.chosen(features),
         predictor=predictor,
         trained_at=datetime.now(UTC).date(),
         row_limit=settings.row_limit,
         seed=seed,
     )
-    registry = Registry(settings.home / "models", key=settings.signing_secret())
+    registry = Registry(
+        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
+    )
     # The same past, seed and day give the same version, and versions never change: nothing to publish.
     if (name, trained.version) in registry.list():
         place = registry.root / name / trained.version
@@ -85,6 +94,7 @@ def learn(
         name=name,
         version=trained.version,
         place=place,
+        features=tuple(each.name for each in trained.features),
         labelled=int(trained.trained_on["labelled_orders"]),
         fraud=int(trained.trained_on["fraud_orders"]),
         metrics=trained.metrics,
@@ -115,6 +125,7 @@ def learn_from_lines(
     *,
     said: str,
     name: str,
+    features: str = "starter",
     predictor: PredictorKind = "random_forest",
     seed: int = 0,
     promote: bool | None = None,
@@ -127,7 +138,15 @@ def learn_from_lines(
     nothing is learnt, unless `allow_rejects`: a model of half a file would look like any other.
     """
     examples = _labelled(lines, said, allow_rejects=allow_rejects, unread=unread)
-    return learn(settings, examples, name=name, predictor=predictor, seed=seed, promote=promote)
+    return learn(
+        settings,
+        examples,
+        name=name,
+        features=features,
+        predictor=predictor,
+        seed=seed,
+        promote=promote,
+    )
 
 
 def _labelled(

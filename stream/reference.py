@@ -191,7 +191,8 @@ def _features() -> str:
         "*In the 30 days before this one* is from exactly 30 days before the order on, up to and without its",
         "own microsecond; *that ended 7 days before this one* moves the window back by 7 days. A missing",
         "value is unknown, which is not 0. The texts of the group `categories` are a start: put your own",
-        "shop's into `features/catalogue.py`, and train again.",
+        "shop's into `features/catalogue.py`, and train again. Features beside these, of a shop's own:",
+        "[own-features.md](own-features.md).",
         "",
         *markdown(GROUPS),
     )

@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     """The worker's stable name; two living workers must not share one."""
     model: str = "starter"
     """The model in service: `name` for its champion or `name@version`."""
+    features: str | None = None
+    """A shop's own features, beside the built-in ones (docs/own-features.md): `module:NAME` or
+    `path/to/file.py:NAME` of a tuple of them. It is code that runs; the same for training and for workers."""
     observe: bool = False
     """Whether decisions go to `topics.decisions_shadow` only, as long as nothing was recorded for the group:
     after `fraudstream go-live` or `fraudstream observe` the record wins."""

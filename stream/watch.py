@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from features.catalogue import by_name
+from features.define import Feature
 from features.errors import FeatureDefinitionError
 from models.decision import Decision, Reason, decode_decision
 from models.policy import Action
@@ -132,20 +133,23 @@ def sentence(decision: Decision) -> str:
     )
 
 
-def why(decision: Decision) -> list[tuple[str, str]]:
+def why(decision: Decision, find_feature: Callable[[str], Feature] = by_name) -> list[tuple[str, str]]:
     """Each reason of a decision, for an analyst: what was looked at, and what was found.
 
     ("How often payment was tried for this order", "5 tries")
     """
-    return [(reason.text.removeprefix("Unknown: "), _found(reason, decision)) for reason in decision.reasons]
+    return [
+        (reason.text.removeprefix("Unknown: "), _found(reason, decision, find_feature))
+        for reason in decision.reasons
+    ]
 
 
-def _found(reason: Reason, decision: Decision) -> str:
+def _found(reason: Reason, decision: Decision, find_feature: Callable[[str], Feature]) -> str:
     value = None if reason.feature is None else decision.features.get(reason.feature)
     if value is None or reason.feature is None:
         return "unknown"
     try:
-        unit = by_name(reason.feature).unit
+        unit = find_feature(reason.feature).unit
     except FeatureDefinitionError:  # of a model that knows more than we do
         unit = ""
     if unit == "0 or 1":

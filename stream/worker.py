@@ -36,6 +36,7 @@ from stream.kafka import KafkaCluster, RealClock
 from stream.keeping import check_horizons
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
+from stream.own_features import catalogue_of
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
 from stream.settings import Settings
 from stream.store import RocksStore
@@ -360,8 +361,10 @@ def check_topics(settings: Settings) -> None:
 
 
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
-    """The model in service and its policy. Raises Refused naming what is missing."""
-    registry = Registry(settings.home / "models", key=settings.signing_secret())
+    """The model in service and its policy. Raises Refused, or OwnFeaturesError, naming what is missing."""
+    registry = Registry(
+        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue_of(settings).by_name
+    )
     try:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
