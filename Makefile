@@ -95,6 +95,10 @@ bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/
 bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 	$(PY) tests/bench/profile.py $(ARGS)
 
+.PHONY: bench-features
+bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past orders, and restore 1,000,000 rows (5 min).
+	$(PY) tests/bench/features.py $(ARGS)
+
 .PHONY: bench-history
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)

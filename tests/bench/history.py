@@ -374,7 +374,7 @@ def held(settings: Settings, workers: Sequence[str]) -> tuple[int, int]:
                     if key.startswith(b"c"):
                         row = Row.decode(value, ROW_LIMIT)
                         customers += 1
-                        orders += len(row) + row.dropped
+                        orders += len(row) + row.folded
         finally:
             store.close()
     return customers, orders

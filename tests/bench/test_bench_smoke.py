@@ -40,6 +40,17 @@ def test_the_profile_tells_what_each_step_of_an_order_costs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.broker
+def test_the_features_bench_tells_what_an_order_costs_whatever_its_customers_past() -> None:
+    figures = smoke("features.py")
+
+    assert figures["orders held one by one"] == [10, 100, 512, 528], "the longest past is folded in part"
+    costs = figures["all of it, 30 features"]
+    assert isinstance(costs, list)
+    assert all(cost > 0 for cost in costs)
+
+
+@pytest.mark.slow
+@pytest.mark.broker
 def test_the_latency_bench_sees_every_order_it_sent_decided() -> None:
     assert smoke("latency.py")["orders measured"] == [150]
 
