@@ -20,7 +20,7 @@ from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import LARGEST_AMOUNT, Order
 from features.facts import FACTS
 from features.history import History, Span, span
-from features.money import exponent
+from features.money import CURRENCIES, exponent
 from features.rates import Rates
 from features.remembered import ENTITIES, NUMBERS, VALUES, coordinates, fingerprint, place_of
 
@@ -170,7 +170,7 @@ class _OfHistory(_Derived):
             message = f"{type(self).__name__}(by={self.by!r}): no such entity{hint}"
             raise FeatureDefinitionError(message)
 
-    @property
+    @cached_property
     def entity(self) -> str:  # type: ignore[override]
         return self.by
 
@@ -198,7 +198,10 @@ class _OfHistory(_Derived):
 
     def _told(self, order: Order, history: History | None) -> bool:
         """Whether there is a history, and the order says what the condition compares with."""
-        return history is not None and all(VALUES[what](order) is not None for what in self._needs)
+        if history is None:
+            return False
+        # a list: a generator costs more than the one field that is usually asked
+        return None not in [VALUES[what](order) for what in self._needs]
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
@@ -464,9 +467,15 @@ class OrderAmount(_Derived):
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
         if self.rates is None:
-            return order.amount, 10 ** exponent(order.currency)
+            return order.amount, _minor_units(order.currency)
         worth = self.rates.numerators.get(order.currency)
         return None if worth is None else (order.amount * worth, self.rates.denominator)
+
+
+@lru_cache(maxsize=len(CURRENCIES))
+def _minor_units(currency: str) -> int:
+    """How many of them are one of the currency: 100 cents."""
+    return int(10 ** exponent(currency))
 
 
 def _money_name(rates: Rates | None) -> str:
@@ -486,6 +495,8 @@ class _OfQuantities(_OfHistory):
     between: ClassVar[tuple[float, float | None]] = (0, None)
     _says = ""
     _word = ""
+    _squared = False
+    """Whether it needs the squares added up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -498,8 +509,12 @@ class _OfQuantities(_OfHistory):
         _check_rates(word, self.what, self.rates)
 
     @cached_property
+    def _is_fact(self) -> bool:
+        return self.what in FACTS
+
+    @cached_property
     def _is_money(self) -> bool:
-        return self.what == _AMOUNT or self.what in FACTS
+        return self.what == _AMOUNT or self._is_fact
 
     @cached_property
     def _called_what(self) -> str:
@@ -545,7 +560,7 @@ class _OfQuantities(_OfHistory):
     def _scale(self, order: Order, history: History) -> tuple[Sequence[tuple[int, int]], int]:
         """Which currencies count, what their minor units are multiplied with, and what then divides them."""
         if self.rates is None:
-            return ((fingerprint(order.currency), 1),), 10 ** exponent(order.currency)
+            return ((fingerprint(order.currency), 1),), _minor_units(order.currency)
         worth = _worth(self.rates)
         known = [(code, worth[code]) for code in history.currencies(self.span) if code in worth]
         return known, self.rates.denominator
@@ -553,17 +568,21 @@ class _OfQuantities(_OfHistory):
     def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
         """How many, their total and the total of their squares, scaled alike, and what divides the scale.
 
-        The squares are added up for Std and ZScore alone.
+        The squares are 0 where nobody needs them.
         """
         chosen = None
         if self.where is not None:
             chosen = self._chosen(order, history)
             if chosen is None:
                 return None
-        squared = self._word in {"std", "zscore"}
+        squared = self._squared
         if not self._is_money:
             numbers = history.numbers(self.what, self.span, chosen)
             return len(numbers), sum(numbers), sum([n * n for n in numbers]) if squared else 0, 1
+        if self.rates is None:
+            currency, divided_by = fingerprint(order.currency), _minor_units(order.currency)
+            count, total = history.spent(self.span, currency, chosen)
+            return count, total, history.squares(self.span, currency, chosen) if squared else 0, divided_by
         count = total = squares = 0
         scale, divided_by = self._scale(order, history)
         for currency, worth in scale:
@@ -611,9 +630,9 @@ class Sum(_OfQuantities):
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         if history is None:
             return None
-        if self.what in FACTS:
+        if self._is_fact:
             if self.rates is None:
-                scale, divided_by = {fingerprint(order.currency): 1}, 10 ** exponent(order.currency)
+                scale, divided_by = {fingerprint(order.currency): 1}, _minor_units(order.currency)
             else:
                 scale, divided_by = _worth(self.rates), self.rates.denominator
             known = history.known_amounts(self.what, self.span)
@@ -658,6 +677,7 @@ class Std(_OfQuantities):
 
     _says = "Standard deviation of the {}"
     _word = "std"
+    _squared = True
 
     def value(self, order: Order, history: History | None) -> float | None:
         """The root of the exact variance, rounded before and after the root."""
@@ -679,6 +699,7 @@ class ZScore(_OfQuantities):
     between: ClassVar[tuple[float, float | None]] = (float("-inf"), None)
     _says = "Standard deviations of this order's {} from the mean"
     _word = "zscore"
+    _squared = True
     unit = "standard deviations"
 
     @property
@@ -929,7 +950,7 @@ class IsNew(_Derived):
         check_value("IsNew", self.what)
         _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
 
-    @property
+    @cached_property
     def entity(self) -> str:  # type: ignore[override] # noqa: D102
         return self.by
 
@@ -988,7 +1009,7 @@ class Distance(_Derived):
         """Check the words."""
         _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
 
-    @property
+    @cached_property
     def entity(self) -> str:  # type: ignore[override] # noqa: D102
         return self.by
 
@@ -1085,7 +1106,7 @@ class Ratio(_Derived):
             )
             raise FeatureDefinitionError(message)
 
-    @property
+    @cached_property
     def entity(self) -> str | None:  # type: ignore[override] # noqa: D102
         return self.quantity.entity or self.to.entity
 

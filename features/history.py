@@ -14,9 +14,10 @@ holds, and never more than a sixteenth of the orders newer than it.
 import struct
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import accumulate, compress
+from itertools import chain, compress
+from operator import mul
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -69,6 +70,7 @@ _NUMBER = struct.Struct("<q")
 _SMALL = struct.Struct("<I")
 _STATEMENT = struct.Struct("<qBqBqqq")
 """When it was known, what, of which order, whether it is so; when that was placed, amount and currency."""
+_WHERE_WHAT, _WHERE_IS_SO = 8, 17
 _NEVER: Final = -(2**63)
 """Where bytes say that there was none; no order can be that old."""
 _WHAT = {what: code for code, what in enumerate(FACTS)}
@@ -133,6 +135,7 @@ class Row:
 
     __slots__ = (
         "_amounts",
+        "_amounts_read",
         "_changes",
         "_columns",
         "_facts",
@@ -140,11 +143,9 @@ class Row:
         "_first_at",
         "_folded",
         "_orders",
-        "_squares",
         "_tile_view",
         "_tiles",
         "_times",
-        "_totals",
         "_used",
         "limit",
     )
@@ -168,7 +169,7 @@ class Row:
         self._folded = 0
         self._first_at: int | None = None
         self._changes = 0
-        self._forget_sums()
+        self._amounts_read: list[int] | None = None
         self._tile_view: TileView | None = None
 
     def __len__(self) -> int:
@@ -252,7 +253,7 @@ class Row:
         self._amounts = _amounts_packed(amounts)
         self._times = _without(self._times, where)
         self._orders = _without(self._orders, where)
-        self._forget_sums()
+        self._amounts_read = None
         if not self._folded:
             self._first_at = self._times_view()[0] if self._times else None
         return True
@@ -332,7 +333,7 @@ class Row:
             or len(stored.columns) > _COLUMNS
             or len(stored.tiles) % TILE_BYTES
             or len(stored.facts) % _STATEMENT.size
-            or not all(fits(column, held) for column in stored.columns)
+            or not all(fits(column, held) for column in stored.columns if isinstance(column, tuple))
         ):
             raise RowBytesError(_not_a_row(data))
         self._first_at = None if stored.first_at == _NEVER else stored.first_at
@@ -374,10 +375,6 @@ class Row:
     def _amounts_view(self) -> memoryview:
         return memoryview(self._amounts).cast("q" if len(self._amounts) == len(self._times) else "I")
 
-    def _forget_sums(self) -> None:
-        self._totals: list[int] | None = None
-        self._squares: list[int] | None = None
-
     def _insert(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
         times = self._times
         held = len(times) // WORD
@@ -402,7 +399,7 @@ class Row:
                 column = columns[position]
                 if column != value and (value or column is not None):  # all that it has, the usual case
                     columns[position] = lengthened(column, held, value)
-        self._forget_sums()
+        self._amounts_read = None
         self._fold()
 
     def _insert_between(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
@@ -475,7 +472,7 @@ class Row:
             self._amounts = _amounts_packed(self._amounts_of(self._amounts))
         self._times = self._times[WORD * start :]
         self._orders = self._orders[WORD * start :]
-        self._forget_sums()
+        self._amounts_read = None
 
     @staticmethod
     def _amounts_of(raw: bytes) -> tuple[int, ...]:
@@ -509,16 +506,10 @@ class Row:
 
     # What follows only asks ---------------------------------------------------------------------
 
-    def _running_totals(self) -> list[int]:
-        if self._totals is None:
-            self._totals = list(accumulate(self._amounts_view().tolist(), initial=0))
-        return self._totals
-
-    def _running_squares(self) -> list[int]:
-        if self._squares is None:
-            squares = [each * each for each in self._amounts_view().tolist()]
-            self._squares = list(accumulate(squares, initial=0))
-        return self._squares
+    def _amounts_list(self) -> list[int]:
+        if self._amounts_read is None:
+            self._amounts_read = self._amounts_view().tolist()
+        return self._amounts_read
 
     def _tiled(self) -> TileView:
         if self._tile_view is None:
@@ -578,7 +569,10 @@ class History:
     change every question raises StaleHistoryError.
     """
 
-    __slots__ = ("_changes", "_end", "_row", "_said", "_times", "_windows", "as_of", "is_exact")
+    __slots__ = (
+        *("_changes", "_end", "_row", "_said", "_spent", "_squares", "_times", "_windows"),
+        *("as_of", "is_exact"),
+    )
 
     def __init__(self, row: Row, as_of: int) -> None:
         """Cut the row off at an instant in microseconds since 1970."""
@@ -590,7 +584,9 @@ class History:
         self._end = bisect_left(self._times, as_of)
         self._changes = row._changes
         self._windows: dict[Span, Found] = {}
-        self._said: dict[str, dict[int, _Said]] | None = None
+        self._spent: dict[tuple[Span, int], tuple[int, int]] = {}
+        self._squares: dict[tuple[Span, int], int] = {}
+        self._said: dict[str, dict[int, _Said]] = {}
 
     def __len__(self) -> int:
         """How many orders are held one by one from before `as_of`."""
@@ -599,9 +595,11 @@ class History:
 
     def within(self, window: Span) -> Found:
         """Where the window's orders lie."""
+        row = self._row
+        if self._changes != row._changes:
+            self._fresh()
         found = self._windows.get(window)
         if found is None:
-            row = self._fresh()
             over, after = window
             end, until = self._end, self.as_of - after
             if after:
@@ -612,14 +610,12 @@ class History:
             if not start and row._folded:
                 found = self._with_tiles(start, end, since, until)
             self._windows[window] = found
-        elif self._changes != self._row._changes:
-            self._fresh()
         return found
 
     def _with_tiles(self, start: int, end: int, since: int, until: int) -> Found:
         tiles = self._row._tiled()
         high = bisect_left(tiles.lasts, until)
-        low = min(bisect_left(tiles.middles, since), high)
+        low = min(tiles.from_middle(since), high)
         # orders that a row of version 1 dropped are in no tile
         is_cut = self._row._folded > tiles.counts[-1]
         for edge in (since, until):
@@ -664,18 +660,6 @@ class History:
             return tiles.firsts[before]
         return tiles.lasts[before - 1] if before else self.first_at()
 
-    def amounts(self, window: Span, currency: int, chosen: bytes | None = None) -> Sequence[int]:
-        """The amounts, in minor units, of the window's held orders in a currency (its fingerprint).
-
-        `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
-        """
-        start, end, *_ = self.within(window)
-        amounts = self._row._amounts_view()[start:end].tolist()
-        if not self._is_all_in(currency):
-            mask = self.where_is(_CURRENCY, currency, start, end)
-            chosen = mask if chosen is None else both(mask, chosen)
-        return amounts if chosen is None else list(compress(amounts, chosen))
-
     def currencies(self, window: Span) -> list[int]:
         """The currencies of the window's orders, as fingerprints, in a fixed order."""
         start, end, low, high, _ = self._of_tiles(window)
@@ -685,53 +669,66 @@ class History:
         return sorted(found)
 
     def spent(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int]:
-        """How many of the window's orders are in a currency, and their total in minor units."""
+        """How many of the window's orders are in a currency (its fingerprint), and their minor units in all.
+
+        `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
+        """
         start, end, low, high, _ = self._of_tiles(window)
-        if chosen is None and self._is_all_in(currency):
-            totals = self._row._running_totals()
-            count, total = end - start, totals[end] - totals[start]
-        else:
-            amounts = self.amounts(window, currency, chosen)
-            count, total = len(amounts), sum(amounts)
-        if high > low and chosen is None:
-            for money in self._row._tiled().money(low, high, currency):
-                count, total = count + money.orders, total + money.total
-        return count, total
+        found = None if chosen is not None else self._spent.get((window, currency))
+        if found is None:
+            amounts = self._amounts(start, end, currency, chosen)
+            found = len(amounts), sum(amounts)
+            if chosen is None:
+                if high > low:
+                    orders, total = self._row._tiled().spent(low, high, currency)
+                    found = found[0] + orders, found[1] + total
+                self._spent[window, currency] = found
+        return found
 
     def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
         """The sum of the squares of the amounts that `spent` adds up."""
         start, end, low, high, _ = self._of_tiles(window)
-        if chosen is None and self._is_all_in(currency):
-            running = self._row._running_squares()
-            squares = running[end] - running[start]
-        else:
-            squares = sum([each * each for each in self.amounts(window, currency, chosen)])
-        if high > low and chosen is None:
-            squares += sum(money.squares for money in self._row._tiled().money(low, high, currency))
-        return squares
+        found = None if chosen is not None else self._squares.get((window, currency))
+        if found is None:
+            amounts = self._amounts(start, end, currency, chosen)
+            found = sum(map(mul, amounts, amounts))
+            if chosen is None:
+                if high > low:
+                    found += self._row._tiled().squares(low, high, currency)
+                self._squares[window, currency] = found
+        return found
 
     def smallest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
         """The smallest of the amounts that `spent` adds up; None without one."""
-        _, _, low, high, _ = self._of_tiles(window)
-        least = min(self.amounts(window, currency, chosen), default=None)
+        start, end, low, high, _ = self._of_tiles(window)
+        amounts: Iterable[int] = self._amounts(start, end, currency, chosen)
         if high > low and chosen is None:
-            tiles = [money.smallest for money in self._row._tiled().money(low, high, currency)]
-            least = min([*tiles, *([] if least is None else [least])], default=None)
-        return least
+            amounts = chain(amounts, self._row._tiled().smallest(low, high, currency))
+        return min(amounts, default=None)
 
     def largest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
         """The largest of the amounts that `spent` adds up; None without one."""
-        _, _, low, high, _ = self._of_tiles(window)
-        most = max(self.amounts(window, currency, chosen), default=None)
+        start, end, low, high, _ = self._of_tiles(window)
+        amounts: Iterable[int] = self._amounts(start, end, currency, chosen)
         if high > low and chosen is None:
-            tiles = [money.largest for money in self._row._tiled().money(low, high, currency)]
-            most = max([*tiles, *([] if most is None else [most])], default=None)
-        return most
+            amounts = chain(amounts, self._row._tiled().largest(low, high, currency))
+        return max(amounts, default=None)
+
+    def _amounts(self, start: int, end: int, currency: int, chosen: bytes | None) -> list[int]:
+        """The amounts, in minor units, of the held orders from start to end in a currency."""
+        amounts = self._row._amounts_list()[start:end]
+        if self._row._columns[_CURRENCY] != currency:  # that of every order held, the usual case
+            mask = self.where_is(_CURRENCY, currency, start, end)
+            chosen = mask if chosen is None else both(mask, chosen)
+        return amounts if chosen is None else list(compress(amounts, chosen))
 
     def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
         """The known numbers, of one of NUMBERS, of the window's held orders."""
         start, end, *_ = self.within(window)
         self._looks_only_at_held(window)
+        column = self._row._columns[COLUMN_OF[what]]
+        if chosen is None and not isinstance(column, tuple):
+            return [] if column is None else [column - 1] * (end - start)
         values = self._slice(COLUMN_OF[what], start, end)
         return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
 
@@ -818,7 +815,7 @@ class History:
 
     def held_amounts(self, start: int, end: int) -> Sequence[int]:
         """The amount, in minor units of its own currency, of each held order from start to end."""
-        return self._row._amounts_view()[start:end]
+        return self._row._amounts_list()[start:end]
 
     def held_times(self, start: int, end: int) -> Sequence[int]:
         """When each held order from start to end was placed, in microseconds since 1970."""
@@ -868,26 +865,32 @@ class History:
 
     def _facts(self, what: str) -> Mapping[int, _Said]:
         row = self._fresh()
-        if self._said is None:
-            self._said = {}
+        said = self._said.get(what)
+        if said is None:
+            said = self._said[what] = self._read_facts(row._facts, _WHAT[what])
             if row._facts_dropped:
                 self.is_exact = False
-            for known_at, code, order, is_so, placed_at, amount, currency in _STATEMENT.iter_unpack(
-                row._facts
-            ):
-                if known_at >= self.as_of:
-                    break  # sorted by it
-                about = self._said.setdefault(FACTS[code], {})
-                before = about.get(order)
-                if not is_so:
-                    # of two statements known at one instant the one that it is so comes last, and wins
-                    about.pop(order, None)
-                elif before is None:
-                    about[order] = _Said(known_at, known_at, placed_at, ((amount, currency),))
-                else:
-                    money = (*before.money, (amount, currency))
-                    about[order] = _Said(known_at, before.first_known_at, placed_at, money)
-        return self._said.get(what, {})
+        return said
+
+    def _read_facts(self, statements: bytes, what: int) -> dict[int, _Said]:
+        about: dict[int, _Said] = {}
+        mine = statements[_WHERE_WHAT :: _STATEMENT.size].translate(only(what))
+        if 1 not in both(mine, statements[_WHERE_IS_SO :: _STATEMENT.size]):
+            return about  # the usual case: nothing but that orders were no fraud
+        for at in compress(range(0, len(statements), _STATEMENT.size), mine):
+            known_at, _, order, is_so, placed_at, amount, currency = _STATEMENT.unpack_from(statements, at)
+            if known_at >= self.as_of:
+                break  # sorted by it
+            before = about.get(order)
+            if not is_so:
+                # of two statements known at one instant the one that it is so comes last, and wins
+                about.pop(order, None)
+            elif before is None:
+                about[order] = _Said(known_at, known_at, placed_at, ((amount, currency),))
+            else:
+                money = (*before.money, (amount, currency))
+                about[order] = _Said(known_at, before.first_known_at, placed_at, money)
+        return about
 
     # Columns ------------------------------------------------------------------------------------
 
@@ -901,10 +904,6 @@ class History:
         _, _, low, high, is_cut = self._windows[window]
         if is_cut or high > low:
             self.is_exact = False
-
-    def _is_all_in(self, currency: int) -> bool:
-        """Whether every order held is in this currency, the usual case."""
-        return self._row._columns[_CURRENCY] == currency
 
     def _slice(self, position: int, start: int, end: int) -> list[int]:
         column = self._row._columns[position]
