@@ -116,9 +116,9 @@ MUTANTS = (
         ALL_WAYS,
     ),
     Mutant(
-        "running sums are not made anew",
+        "amounts are not read anew",
         "history.py",
-        (("        self._forget_sums()\n        self._fold()\n", "        self._fold()\n"),),
+        (("        self._amounts_read = None\n        self._fold()\n", "        self._fold()\n"),),
         ASKED_BETWEEN,
     ),
     Mutant(
@@ -151,7 +151,7 @@ MUTANTS = (
     Mutant(
         "the first tile of a window is left out",
         "history.py",
-        (("bisect_left(tiles.middles, since), high)", "bisect_left(tiles.middles, since) + 1, high)"),),
+        (("tiles.from_middle(since), high)", "tiles.from_middle(since) + 1, high)"),),
         SHORT_ROWS,
     ),
     Mutant(
@@ -223,9 +223,10 @@ MUTANTS = (
         "aggregates.py",
         (
             (
-                "return ((fingerprint(order.currency), 1),), 10",
-                "return [(code, 1) for code in history.currencies(self.span)], 10",
+                "return ((fingerprint(order.currency), 1),), _minor_units",
+                "return [(code, 1) for code in history.currencies(self.span)], _minor_units",
             ),
+            ("        if self.rates is None:\n            currency, divided_by", "        if False:\n            currency, divided_by"),
         ),
         ALL_WAYS,
     ),
