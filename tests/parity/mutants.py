@@ -226,7 +226,10 @@ MUTANTS = (
                 "return ((fingerprint(order.currency), 1),), _minor_units",
                 "return [(code, 1) for code in history.currencies(self.span)], _minor_units",
             ),
-            ("        if self.rates is None:\n            currency, divided_by", "        if False:\n            currency, divided_by"),
+            (
+                "        if self.rates is None:\n            currency, divided_by",
+                "        if False:\n            currency, divided_by",
+            ),
         ),
         ALL_WAYS,
     ),
