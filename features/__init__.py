@@ -23,6 +23,7 @@ from features.aggregates import (
     Trend,
     ZScore,
 )
+from features.arrow import table
 from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, Catalogue, amounts_in, by_name, by_names
 from features.conditions import as_large, at_least, below, is_in, near_hour, other, same, was
 from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, identity_in, read_order
@@ -33,6 +34,7 @@ from features.facts import FACTS, Fact, fact_of
 from features.history import History, Row, RowBytesError, RowVersionError, StaleHistoryError
 from features.rates import Rates, RatesError
 from features.remembered import ENTITIES, NUMBERS, VALUES
+from features.replay import LeftOut, Replay
 from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "Identity",
     "IsNew",
     "Item",
+    "LeftOut",
     "Max",
     "Mean",
     "Min",
@@ -74,6 +77,7 @@ __all__ = [
     "RatesError",
     "Ratio",
     "Rejection",
+    "Replay",
     "Revision",
     "Revisions",
     "Row",
@@ -110,6 +114,7 @@ __all__ = [
     "other",
     "read_order",
     "same",
+    "table",
     "was",
     "weeks",
     "years",

@@ -6,10 +6,11 @@ Imported by name (`from models.train import train`): it brings scikit-learn, whi
 import hashlib
 import platform
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from math import nan
 from typing import Any, Final, Literal
 
@@ -24,8 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from features.catalogue import STARTER, unserved
 from features.define import Feature, compute, features_digest
 from features.events import Order
-from features.history import Row
-from features.revisions import Revisions
+from features.replay import LeftOut, Replay
 from models.errors import ExportError, TrainingError
 from models.flat import FlatForest, FlatLinear, FlatModel, Predictor
 from models.impute import Imputer, Matrix, fit_imputer
@@ -77,38 +77,22 @@ def replay(
 ) -> Iterator[Example]:
     """The vectors of past orders, in log order, each seeing only what its customer had done before.
 
-    What the worker does, without Kafka: recall, compute, remember. An order sent again counts once and
-    gives no second example; revisions take each other's place as `features.revisions` says; a guest has no
-    history; a test order is never remembered. `left_out` counts what gives no example, by LEFT_OUT.
+    What the worker does, without Kafka, as `features.replay` says. An order sent again counts once and gives
+    no second example. `left_out` counts what gives no example, by LEFT_OUT.
     """
     left_out = Counter() if left_out is None else left_out
     labels: dict[tuple[str, int], bool | None] = {}
-    rows: dict[str, Row] = defaultdict(lambda: Row(row_limit))
-    orders: dict[str, Revisions] = defaultdict(Revisions)
+    entities = {each.entity for each in features}
+    past = Replay(partial(compute, features), row_limit=row_limit, entities=entities)
     for order, is_fraud in examples:
-        revisions = orders[order.order_id]
-        content = order.content_digest
-        known = revisions.of(order.revision)
-        if known is not None:
-            if known.content != content:
-                left_out["conflicting_content"] += 1
-            elif labels[order.order_id, order.revision] is not is_fraud:
-                left_out["conflicting_label"] += 1
-            else:
-                left_out["repeated"] += 1
-            continue
-        if revisions.is_full:
-            left_out["too_many_revisions"] += 1
-            continue
-        labels[order.order_id, order.revision] = is_fraud
-        arrival = revisions.arrive(order, content)
-        if arrival.forgotten is not None:
-            rows[arrival.forgotten.customer_id].forget(order.order_id, arrival.forgotten.placed_at)
-        row = None if order.customer_id is None else rows[order.customer_id]
-        histories = {"customer": None if row is None else row.as_of(order.placed_at)}
-        yield Example(order, is_fraud, compute(features, order, histories))
-        if row is not None and arrival.is_remembered:
-            row.remember(order)  # after compute: an order is not part of its own past
+        label = labels.setdefault((order.order_id, order.revision), is_fraud)
+        vector = past.follow(order)
+        if vector is LeftOut.REPEATED and label is not is_fraud:
+            left_out["conflicting_label"] += 1
+        elif isinstance(vector, LeftOut):
+            left_out[vector] += 1
+        elif vector is not None:
+            yield Example(order, is_fraud, vector)
 
 
 def train(

@@ -1,0 +1,171 @@
+"""Recorded events, one after the other, through the rules of a worker: what was known before each order.
+
+    past = Replay(partial(compute, features), row_limit=512, entities=["customer"])
+    for event in events:
+        vector = past.follow(event)
+
+For training, for notebooks and for explaining: no topic, no store, the same rules.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from features.errors import FeatureDefinitionError, did_you_mean
+from features.events import Order, OrderEvent, Outcome
+from features.facts import fact_of
+from features.fast import Told
+from features.history import History, Row
+from features.remembered import ENTITIES
+from features.revisions import Revisions
+
+__all__ = ["Event", "LeftOut", "Replay"]
+
+Event = Order | Told | OrderEvent | Outcome
+"""Whatever a shop says."""
+
+_ORDERS = (Told, Order)
+"""In this order: asking whether something is a pydantic model is slow, unless it is that very one."""
+
+Answer = TypeVar("Answer")
+
+
+class LeftOut(StrEnum):
+    """Why an order gave no answer and changed no history; an earlier one of the same name counted instead."""
+
+    REPEATED = "repeated"
+    CONFLICTING_CONTENT = "conflicting_content"
+    TOO_MANY_REVISIONS = "too_many_revisions"
+
+
+class _Standing(NamedTuple):
+    """Where an order stands, by its newest revision: its time, its money, and each entity's id."""
+
+    placed_at: datetime
+    amount: int
+    currency: str
+    ids: tuple[str | None, ...]
+
+
+class Replay(Generic[Answer]):
+    """Follows events in the order in which they were recorded, as a worker does.
+
+    `look` is asked about each order, before that is remembered, with the history of each entity as of the
+    order: `partial(compute, features)` answers its feature vector. A resend counts once; the newest revision
+    stands in the histories of all that it names; a guest has no customer, and a test order is never
+    remembered. What became of an order is told to the histories in which it stands then, and waits as long
+    as it stands in none.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[Order, Mapping[str, History | None]], Answer],
+        *,
+        row_limit: int,
+        entities: Iterable[str | None] = ("customer",),
+    ) -> None:
+        """`row_limit` has to be the worker's. None among the entities is passed over.
+
+        Raises FeatureDefinitionError for what is no entity.
+        """
+        self._look = look
+        self._named = tuple(dict.fromkeys(each for each in entities if each is not None))
+        for name in self._named:
+            if name not in ENTITIES:
+                message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
+                raise FeatureDefinitionError(message)
+        self._entities = tuple((name, ENTITIES[name], _rows_of(row_limit)) for name in self._named)
+        self._revisions: defaultdict[str, Revisions] = defaultdict(Revisions)
+        self._standing: dict[str, _Standing] = {}
+        self._waiting: dict[str, list[OrderEvent | Outcome]] = {}
+        self.left_out: Counter[LeftOut] = Counter()
+        """How many orders were left out, by why."""
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes and order events wait for an order that was not seen, or is a test order."""
+        return sum(map(len, self._waiting.values()))
+
+    def follow(self, event: Event) -> Answer | LeftOut | None:
+        """Take the next event: for an order what `look` answers, or why it was left out; else None."""
+        if not isinstance(event, _ORDERS):
+            self._tell(event)
+            return None
+        revisions, content = self._revisions[event.order_id], event.content_digest
+        seen = revisions.of(event.revision)
+        if seen is not None:
+            is_same = seen.content == content
+            return self._leave_out(LeftOut.REPEATED if is_same else LeftOut.CONFLICTING_CONTENT)
+        if revisions.is_full:
+            return self._leave_out(LeftOut.TOO_MANY_REVISIONS)
+        revisions.arrive(event, content)
+        is_first = len(revisions.seen) == 1
+        is_newest = is_first or all(each.revision <= event.revision for each in revisions.seen)
+        if is_newest and not is_first:
+            # before the look: an order is not part of its own past
+            self._take_out(event.order_id)
+        answer = self._look(cast("Order", event), self.recall(event))  # either has the fields features read
+        if is_newest and not event.test:
+            self._remember(event)
+        return answer
+
+    def recall(self, order: Order | Told) -> dict[str, History | None]:
+        """The history of each entity as of the order, None where it names none.
+
+        Good until the next event is followed; nothing changes by it, so it may be asked of any order.
+        """
+        found: dict[str, History | None] = {}
+        for name, id_of, rows in self._entities:
+            named = id_of(order)
+            found[name] = None if named is None else rows[named].as_of(order.placed_at)
+        return found
+
+    def row(self, entity: str, key: str) -> Row:
+        """The row of an entity, as it is now; one without orders where nothing is known."""
+        return self._entities[self._named.index(entity)][2][key]
+
+    def _leave_out(self, why: LeftOut) -> LeftOut:
+        self.left_out[why] += 1
+        return why
+
+    def _take_out(self, order_id: str) -> None:
+        stood = self._standing.pop(order_id, None)
+        if stood is not None:
+            for row in self._rows_with(stood):
+                row.forget(order_id, stood.placed_at)
+
+    def _remember(self, order: Order | Told) -> None:
+        ids = tuple([id_of(order) for _, id_of, _ in self._entities])
+        stands = _Standing(order.placed_at, order.amount, order.currency, ids)
+        self._standing[order.order_id] = stands
+        for row in self._rows_with(stands):
+            row.remember(order)
+        if self._waiting:
+            for event in self._waiting.pop(order.order_id, ()):
+                self._learn(event, stands)
+
+    def _tell(self, event: OrderEvent | Outcome) -> None:
+        stands = self._standing.get(event.order_id)
+        if stands is None:
+            self._waiting.setdefault(event.order_id, []).append(event)
+        else:
+            self._learn(event, stands)
+
+    def _learn(self, event: OrderEvent | Outcome, stands: _Standing) -> None:
+        fact = fact_of(event, placed_at=stands.placed_at, amount=stands.amount, currency=stands.currency)
+        for row in self._rows_with(stands):
+            row.learn(fact)
+
+    def _rows_with(self, stands: _Standing) -> list[Row]:
+        """The rows of the entities that an order names."""
+        return [
+            rows[named]
+            for (_, _, rows), named in zip(self._entities, stands.ids, strict=True)
+            if named is not None
+        ]
+
+
+def _rows_of(limit: int) -> defaultdict[str, Row]:
+    return defaultdict(lambda: Row(limit))
