@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from math import asin, cos, hypot, radians, sin, sqrt
 from typing import ClassVar
 
+from features.columns import both, neither
 from features.conditions import Condition, check_condition, check_fact, check_value, spoken
 from features.define import Quantity, days, hours, minutes, years
 from features.errors import FeatureDefinitionError, did_you_mean
@@ -22,7 +23,16 @@ from features.facts import FACTS
 from features.history import History, Span, span
 from features.money import CURRENCIES, exponent
 from features.rates import Rates
-from features.remembered import ENTITIES, NUMBERS, VALUES, coordinates, fingerprint, place_of
+from features.remembered import (
+    ENTITIES,
+    NUMBERS,
+    PLACE,
+    UNKNOWN,
+    VALUES,
+    coordinates,
+    fingerprint,
+    place_of,
+)
 
 __all__ = [
     "Category",
@@ -309,7 +319,8 @@ class Count(_OfHistory):
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
-        return _known_among(self, super().looked_at(order, history), history)
+        positions = super().looked_at(order, history)
+        return positions if self.what == _ORDERS else _known_among(self.what, positions, history)
 
 
 @dataclass(frozen=True)
@@ -386,11 +397,15 @@ def _check_counted(word: str, what: str) -> None:
     check_fact(word, what)
 
 
-def _known_among(feature: Count, positions: list[int], history: History) -> list[int]:
-    if feature.what == _ORDERS or not positions:
-        return positions
-    known = history.where_known(feature.what, positions[0], positions[-1] + 1)
-    return [position for position in positions if known[position - positions[0]]]
+def _known_among(fact: str, positions: list[int], history: History) -> list[int]:
+    if not positions:
+        return []
+    return _among(positions, history.where_known(fact, positions[0], positions[-1] + 1))
+
+
+def _among(positions: list[int], counts: Sequence[object]) -> list[int]:
+    """Those positions that count; `counts` begins at the first of them."""
+    return [position for position in positions if counts[position - positions[0]]]
 
 
 @dataclass(frozen=True)
@@ -432,6 +447,14 @@ class Distinct(_OfHistory):
             return history.distinct(self.what, self.span), 1
         chosen = self._chosen(order, history)
         return None if chosen is None else (history.distinct(self.what, self.span, chosen), 1)
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        positions = super().looked_at(order, history)
+        if not positions:
+            return []
+        start, end = positions[0], positions[-1] + 1
+        return _among(positions, neither(history.where_is(self.what, UNKNOWN, start, end)))
 
 
 # Amounts and numbers ------------------------------------------------------------------------------
@@ -564,6 +587,24 @@ class _OfQuantities(_OfHistory):
         worth = _worth(self.rates)
         known = [(code, worth[code]) for code in history.currencies(self.span) if code in worth]
         return known, self.rates.denominator
+
+    def looked_at(self, order: Order, history: History) -> list[int]:
+        """The positions, among the orders held, of those that made the value."""
+        positions = super().looked_at(order, history)
+        if self.what in FACTS:
+            return _known_among(self.what, positions, history)
+        if not positions:
+            return []
+        start, end = positions[0], positions[-1] + 1
+        if self.what in NUMBERS:
+            return _among(
+                positions, [each is not None for each in history.held_numbers(self.what, start, end)]
+            )
+        counts = bytes(end - start)
+        for currency, _ in self._scale(order, history)[0]:
+            in_it = history.where_is("currency", currency, start, end)
+            counts = neither(both(neither(counts), neither(in_it)))
+        return _among(positions, counts)
 
     def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
         """How many, their total and the total of their squares, scaled alike, and what divides the scale.
@@ -929,8 +970,14 @@ class SinceFirst(_Since):
         return None if where < 0 else history.held_times(0, where + 1)[where]
 
     def looked_at(self, order: Order, history: History) -> list[int]:
-        """The position, among the orders held, of the one that made the value."""
-        return self._positions(order, history)[:1] if self.what == _ORDERS else []
+        """The position, among the orders held, of the one that made the value; none for one not held."""
+        first = self._positions(order, history)[:1] if self.what == _ORDERS else []
+        # where the first of all is folded, another is the first that is held
+        return (
+            first
+            if first and history.held_times(first[0], first[0] + 1)[0] == self._at(order, history)
+            else []
+        )
 
 
 @dataclass(frozen=True)
@@ -985,6 +1032,8 @@ class IsNew(_Derived):
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that had it."""
         code = fingerprint(VALUES[self.what](order))
+        if code == UNKNOWN:
+            return []
         return [at for at, has in enumerate(history.where_is(self.what, code, 0, len(history))) if has]
 
 
@@ -1049,8 +1098,10 @@ class Distance(_Derived):
     def looked_at(self, order: Order, history: History) -> list[int]:  # noqa: ARG002
         """The position, among the orders held, of the last one that says where."""
         last = history.last_place()
-        times = history.held_times(0, len(history))
-        return [] if last is None else [max(where for where, at in enumerate(times) if at == last[1])]
+        if last is None:
+            return []
+        places = history.held_numbers(PLACE, 0, len(history))
+        return [max(where for where, place in enumerate(places) if place is not None)]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from stream.examples import put_in
 from stream.features_cli import features_app
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from stream.deadletters import DeadLetter, Filters, Place
     from stream.settings import Settings
     from stream.shop import ShopSimulator
@@ -894,16 +896,22 @@ OfTopic = Annotated[
 
 
 def _filters(reason: str | None, since: str | None, topic: str | None) -> "Filters":
-    from datetime import UTC, datetime
-
     from features.decode import REJECTION_CODES
-    from stream.deadletters import DeadLetterError, Filters
-    from stream.deadletters import since as instant
+    from stream.deadletters import Filters
 
     if reason is not None and reason not in REJECTION_CODES:
         raise typer.BadParameter(f"'{reason}' is none of {', '.join(REJECTION_CODES)}", param_hint="--reason")
+    return Filters(reason, _instant(since), topic)
+
+
+def _instant(since: str | None) -> "datetime | None":
+    from datetime import UTC, datetime
+
+    from stream.deadletters import DeadLetterError
+    from stream.deadletters import since as instant
+
     try:
-        return Filters(reason, None if since is None else instant(since, datetime.now(UTC)), topic)
+        return None if since is None else instant(since, datetime.now(UTC))
     except DeadLetterError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
 
@@ -1035,6 +1043,67 @@ def dead_letters_redrive(
         typer.echo(f"{done.sent:,} {sent}, {done.before:,} had been sent before, {len(done.left):,} can't be")
     if done.left:
         raise typer.Exit(1)
+
+
+def _feature_names(incomplete: str) -> list[str]:
+    from features.catalogue import SERVED
+
+    return [each.name for each in SERVED if each.name.startswith(incomplete)]
+
+
+@features_app.command("explain")
+@_said_plainly
+def features_explain(
+    order_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ORDER_ID", help="An order in the topic; else give one with --order."),
+    ] = None,
+    *,
+    given: Annotated[
+        Path | None,
+        typer.Option("--order", metavar="FILE", help="An order as the shop sends it, in JSON; - for stdin."),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--feature",
+            metavar="NAME",
+            help="Only this feature, and others so named; without it, those of the model in service.",
+            autocompletion=_feature_names,
+            show_default=False,
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="GROUP", help="Only this group of the catalogue.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Look at nothing that arrived before: 24h or 90d ago, or 2026-11-20T08:00Z."
+        ),
+    ] = None,
+    most: Annotated[
+        int, typer.Option(metavar="ORDERS", min=0, max=100_000, help="At most so many past orders a feature.")
+    ] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object for the order, then one a feature.")
+    ] = False,
+) -> None:
+    """Show an order's features and the past orders that made each value, newest first.
+
+    Reads the topic of orders as a worker would have, and changes nothing; a large topic takes a while. This
+    prints a customer's data.
+    """
+    if (order_id is None) == (given is None):
+        raise typer.BadParameter("name an order, or give one with --order; one of both")
+    if names and group is not None:
+        raise typer.BadParameter("--feature or --group, not both")
+    from stream import explain_cli
+
+    explain_cli.run_explain(
+        _settings(),
+        explain_cli.Asked(order_id, given, names or (), group, _instant(since), most, as_json),
+    )
 
 
 @app.command()

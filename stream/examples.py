@@ -39,6 +39,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream features --group novelty --json",
             "fraudstream features --markdown > features.md",
         ),
+        "features explain": (
+            "fraudstream features explain o-4711",
+            "fraudstream features explain o-4711 --feature amount_mean_30d --most 20 --json",
+            "fraudstream features explain --order order.json --group velocity",
+        ),
         "demo": ("fraudstream demo", "fraudstream demo --once"),
         "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
         "simulate live": ("fraudstream simulate live --rate 50",),

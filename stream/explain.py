@@ -1,0 +1,415 @@
+"""Why an order's features are what they are: each value, and the past orders that made it.
+
+The past is read from the topic and goes through `features.replay`, as a worker would have seen it.
+Nothing is joined, committed or changed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, cast
+
+from features.catalogue import unserved
+from features.decode import Rejection
+from features.define import Feature
+from features.events import Order
+from features.fast import Told
+from features.history import History
+from features.money import in_major_units
+from features.remembered import NUMBERS, VALUES, hashed
+from features.replay import LeftOut, Replay
+from stream.decoder import CONTRACT, decoder_of
+from stream.desk import is_history, partition_of
+from stream.errors import Refusal
+from stream.kafka import KafkaCluster, once_it_answers
+from stream.ports import TP, Record
+from stream.settings import Settings
+from stream.topics import partitions_of
+
+__all__ = ["ExplainError", "Explained", "Explanation", "PastOrder", "explain_given", "explain_order", "said"]
+
+_CUSTOMER: Final = "customer"
+_AS_MANY_AGAIN: Final = 4
+"""Times the orders of a row that are kept by what they say, before those no longer in the row are let go."""
+
+Read = Callable[[int, int], None]
+"""Told how many records were read so far, and of how many."""
+
+
+class ExplainError(Refusal):
+    """The order can't be explained; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastOrder:
+    """One of the orders that made a value."""
+
+    order_id: str
+    placed_at: datetime
+    amount: int
+    currency: str
+    said: Mapping[str, str | int]
+    """What it says of the fields that the feature looks at; what it does not say is left out."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for machines."""
+        return {
+            "order_id": self.order_id,
+            "placed_at": self.placed_at.isoformat(),
+            "amount": self.amount,
+            "currency": self.currency,
+            "said": dict(self.said),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A feature's value for the order, None where it is missing, and what made it."""
+
+    feature: Feature
+    value: float | None
+    is_exact: bool
+    """False where older orders than those held one by one count, within the bound of docs/history.md."""
+    orders: tuple[PastOrder, ...]
+    """Newest first; not all of them where `more` is not 0."""
+    more: int
+
+    @property
+    def shown(self) -> str:
+        """The value with its unit, or why there is none."""
+        if self.value is None:
+            return f"missing: {self.feature.missing}"
+        if self.feature.categories is not None:
+            return self.feature.categories[int(self.value)]
+        number = f"{self.value:,.0f}" if self.value.is_integer() else f"{self.value:,.6g}"
+        return f"{number}  ({self.feature.unit})"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for machines."""
+        feature = self.feature
+        told: dict[str, Any] = {"feature": feature.name, "value": self.value, "unit": feature.unit}
+        if feature.categories is not None and self.value is not None:
+            told["category"] = feature.categories[int(self.value)]
+        if self.value is None:
+            told["missing"] = feature.missing
+        orders = [each.as_json() for each in self.orders]
+        return told | {"exact": self.is_exact, "orders": orders, "more": self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An order's features, and of how many past orders they know."""
+
+    order: Order | Told
+    past: int | None
+    """The customer's remembered orders from before this one; None for a guest."""
+    folded: int
+    """How many more are counted in tiles only."""
+    features: tuple[Explained, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The order, without its features, for machines."""
+        order = self.order
+        return {
+            "order_id": order.order_id,
+            "revision": order.revision,
+            "customer_id": order.customer_id,
+            "placed_at": order.placed_at.isoformat(),
+            "amount": order.amount,
+            "currency": order.currency,
+            "past_orders": self.past,
+            "folded_orders": self.folded,
+        }
+
+
+def explain_order(
+    settings: Settings,
+    order_id: str,
+    features: Sequence[Feature],
+    *,
+    since: datetime | None = None,
+    most: int = 5,
+    told: Read = lambda _read, _of: None,
+) -> Explanation:
+    """The features of an order in the topic as of its arrival; of several revisions the newest.
+
+    `since`: what arrived before is not looked at. At most `most` past orders are shown for each feature.
+    Raises ExplainError, TopicError, Unreachable, MappingFileError.
+    """
+    _refuse_unserved(features)
+    with closing(_Shop(settings, since, told)) as shop:
+        place, order = shop.find(order_id)
+        return _explained(order, shop.past(order, place.partition, place.offset), features, settings, most)
+
+
+def explain_given(
+    settings: Settings,
+    value: bytes,
+    features: Sequence[Feature],
+    *,
+    since: datetime | None = None,
+    most: int = 5,
+    told: Read = lambda _read, _of: None,
+) -> Explanation:
+    """The features that an order would have if it arrived now; `value` is as the shop sends it.
+
+    What the topic has under its id is not part of its past. Raises as `explain_order` does.
+    """
+    _refuse_unserved(features)
+    decoder = decoder_of(settings)
+    named = decoder.identity(value)
+    key = (named.customer_id or named.order_id or "").encode()
+    order = decoder.order(value, key=key, arrived_at=None, ahead_by_at_most=_ahead(settings))
+    if isinstance(order, Rejection):
+        raise ExplainError(f"the order would be rejected: {order.code}: {order.detail}")
+    with closing(_Shop(settings, since, told)) as shop:
+        partition = partition_of(key, shop.partitions)
+        return _explained(order, shop.past(order, partition, None), features, settings, most)
+
+
+def _refuse_unserved(features: Sequence[Feature]) -> None:
+    if why := unserved(features):
+        raise ExplainError(f"the explanation {why.partition(';')[0]}; ask for features of the customer")
+
+
+def _ahead(settings: Settings) -> timedelta:
+    return timedelta(seconds=settings.ahead_by_at_most_s)
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    partition: int
+    offset: int
+    is_live: bool
+    order: Order | Told
+
+
+class _Place(NamedTuple):
+    partition: int
+    offset: int
+
+
+class _Shop:
+    """The topic of orders, to be read."""
+
+    def __init__(self, settings: Settings, since: datetime | None, told: Read) -> None:
+        self._settings = settings
+        self._topic = settings.topics.orders
+        self._since = since
+        self._decoder = decoder_of(settings)
+        self.partitions = partitions_of(settings, self._topic)[self._topic]
+        self._cluster = KafkaCluster(settings, quiet=True)
+        self._told = told
+        self._read = self._of = 0
+
+    def close(self) -> None:
+        self._cluster.close()
+
+    def find(self, order_id: str) -> tuple[_Place, Order | Told]:
+        """Where the order's newest revision was first decided, else first remembered.
+
+        Two partitions know nothing of each other, so the first that has the order is read to its end.
+        """
+        refused: Rejection | None = None
+        wanted = order_id.encode()
+        bounds = {partition: self._bounds(partition) for partition in range(self.partitions)}
+        self._of = sum(end - begin for begin, end in bounds.values())
+        for partition, (begin, end) in bounds.items():
+            found: list[_Found] = []
+            for record in self._records(partition, begin, end):
+                value = record.value
+                # decoding is most of the work; JSON may write any letter with a backslash, and a mapping
+                # may make the id of several fields
+                if value is None or (
+                    self._decoder is CONTRACT and wanted not in value and b"\\" not in value
+                ):
+                    continue
+                order = self._order(record)
+                if order.order_id != order_id:
+                    continue
+                if isinstance(order, Rejection):
+                    refused = order
+                else:
+                    found.append(_Found(partition, record.offset, not is_history(record), order))
+            if found:
+                return _newest(found)
+        if refused is not None:
+            raise ExplainError(
+                f"order '{order_id}' is in topic '{self._topic}' and was rejected: {refused.code}: "
+                f"{refused.detail}; 'fraudstream dead-letters list' shows it"
+            )
+        when = "" if self._since is None else f" since {self._since.isoformat()}"
+        further = "" if self._since is None else ", read further back with --since"
+        raise ExplainError(
+            f"no order '{order_id}' arrived in topic '{self._topic}' on {self._settings.broker}{when}; "
+            f"check the id{further}, or give the order itself: --order FILE"
+        )
+
+    def past(self, order: Order | Told, partition: int, before: int | None) -> Iterator[Order | Told]:
+        """The customer's other orders that arrived before an offset, in log order; none for a guest."""
+        if order.customer_id is None:
+            return
+        key = order.key.encode()
+        begin, end = self._bounds(partition)
+        end = end if before is None else min(before, end)
+        self._of = self._read + max(0, end - begin)
+        for record in self._records(partition, begin, end):
+            if record.key != key:
+                continue
+            other = self._order(record)
+            if not isinstance(other, Rejection) and other.order_id != order.order_id:
+                yield other
+
+    def _order(self, record: Record) -> Order | Told | Rejection:
+        return self._decoder.order(
+            record.value,
+            key=record.key,
+            arrived_at=record.timestamp,
+            ahead_by_at_most=_ahead(self._settings),
+        )
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
+        tp: TP = (self._topic, partition)
+        # what an open transaction holds back has not arrived for a worker either
+        begin, end = once_it_answers(self._cluster.bounds, tp, stable=True)
+        if self._since is not None:
+            ms = int(self._since.timestamp() * 1000)
+            first = once_it_answers(self._cluster.since, [tp], ms)[tp]
+            begin = end if first is None else min(max(begin, first), end)
+        return begin, end
+
+    def _records(self, partition: int, begin: int, end: int) -> Iterator[Record]:
+        before = self._read
+        for chunk in self._cluster.read((self._topic, partition), begin, end):
+            yield from chunk
+            self._read = before + chunk[-1].offset + 1 - begin
+            self._told(self._read, self._of)
+        self._read = before + end - begin
+
+
+def _newest(found: Sequence[_Found]) -> tuple[_Place, Order | Told]:
+    """The first live arrival of the newest revision as it counted: what came first under its number."""
+    newest = max(each.order.revision for each in found)
+    same = [each for each in found if each.order.revision == newest]
+    content = same[0].order.content_digest
+    counted = [each for each in same if each.order.content_digest == content]
+    first = next((each for each in counted if each.is_live), counted[0])
+    return _Place(first.partition, first.offset), first.order
+
+
+# Explaining ---------------------------------------------------------------------------------------
+
+
+def _explained(
+    order: Order | Told,
+    past: Iterator[Order | Told],
+    features: Sequence[Feature],
+    settings: Settings,
+    most: int,
+) -> Explanation:
+    replay = Replay(lambda _order, _histories: None, row_limit=settings.row_limit)
+    by_id: dict[int, Order | Told] = {}
+    for other in past:
+        if isinstance(replay.follow(other), LeftOut):
+            continue
+        where = hashed(other.order_id)
+        known = by_id.get(where)
+        if known is None or known.revision < other.revision:
+            by_id[where] = other
+        if len(by_id) > _AS_MANY_AGAIN * settings.row_limit:
+            held = replay.row(_CUSTOMER, other.key).column("order")
+            by_id = {order: by_id[order] for order in held}
+    history = replay.recall(order)[_CUSTOMER]
+    return Explanation(
+        order,
+        None if history is None else len(history),
+        0 if order.customer_id is None else replay.row(_CUSTOMER, order.customer_id).folded,
+        tuple([_feature_explained(each, cast("Order", order), history, by_id, most) for each in features]),
+    )
+
+
+def _feature_explained(
+    feature: Feature,
+    order: Order,
+    history: History | None,
+    by_id: Mapping[int, Order | Told],
+    most: int,
+) -> Explained:
+    if feature.entity is None or history is None:
+        return Explained(feature, feature.value(order, history), True, (), 0)
+    history.is_exact = True
+    value = feature.value(order, history)
+    is_exact = history.is_exact
+    looked_at: Callable[[Order, History], list[int]] | None = getattr(feature, "looked_at", None)
+    positions = [] if looked_at is None or value is None else looked_at(order, history)
+    held = history.held_orders(0, len(history))
+    words = tuple(dict.fromkeys(_words(feature)))
+    newest = [by_id[held[position]] for position in reversed(positions[len(positions) - most :])]
+    orders = tuple([_past_order(each, words) for each in newest])
+    return Explained(feature, value, is_exact, orders, len(positions) - len(orders))
+
+
+def _past_order(order: Order | Told, words: Sequence[str]) -> PastOrder:
+    told = {word: (VALUES.get(word) or NUMBERS[word])(order) for word in words}
+    known = {word: value for word, value in told.items() if value is not None}
+    return PastOrder(order.order_id, order.placed_at, order.amount, order.currency, known)
+
+
+_PARTS: Final = frozenset({"what", "where", "one", "another", "condition", "quantity", "to"})
+"""What a declaration is made of that names a field of an order."""
+
+
+def _words(declared: object) -> Iterator[str]:
+    """The fields of past orders that a feature, or a condition, looks at."""
+    if isinstance(declared, str):
+        if declared in VALUES or declared in NUMBERS:
+            yield declared
+    elif is_dataclass(declared):
+        for each in fields(declared):
+            if each.name in _PARTS:
+                yield from _words(getattr(declared, each.name))
+
+
+# Telling ------------------------------------------------------------------------------------------
+
+
+def said(explanation: Explanation, since: datetime | None = None) -> Iterator[str]:
+    """The explanation in lines for a person; a terminal never reads a customer's text as a command."""
+    order = explanation.order
+    yield _plain(
+        f"{order.order_id}, revision {order.revision}, placed {_when(order.placed_at)}, "
+        f"{_money(order.amount, order.currency)}"
+    )
+    if explanation.past is None:
+        yield "a guest, who has no history"
+    else:
+        folded = f"; {explanation.folded:,} older ones are counted in tiles" if explanation.folded else ""
+        arrived = f" that arrived since {_when(since)}" if since is not None else ""
+        plural = "" if explanation.past == 1 else "s"
+        yield f"{explanation.past:,} order{plural} of the customer before it{arrived}{folded}"
+    widest = max((len(each.feature.name) for each in explanation.features), default=0)
+    for each in explanation.features:
+        about = "" if each.is_exact else ", about"
+        yield _plain(f"{each.feature.name:<{widest}}  {each.shown}{about}")
+        for past in each.orders:
+            words = "".join(f"  {word} {value}" for word, value in past.said.items())
+            yield _plain(
+                f"    {_when(past.placed_at)}  {past.order_id}  {_money(past.amount, past.currency)}{words}"
+            )
+        if each.more:
+            yield f"    and {each.more:,} more"
+
+
+def _when(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _money(amount: int, currency: str) -> str:
+    return f"{in_major_units(amount, currency)} {currency}"
+
+
+def _plain(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -1,0 +1,98 @@
+"""The command `fraudstream features explain`: which features are meant, progress, and how they are told."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+from features.catalogue import GROUPS, by_names, unserved
+from features.define import Feature
+from features.errors import did_you_mean
+from features.events import LARGEST_RECORD
+from models.registry import Registry, named
+from stream.explain import ExplainError, explain_given, explain_order, said
+from stream.settings import Settings
+
+__all__ = ["Asked", "run_explain"]
+
+
+class Asked(NamedTuple):
+    """What was asked on the command line."""
+
+    order_id: str | None
+    given: Path | None
+    """A file with the order, when it is not named."""
+    names: Sequence[str]
+    group: str | None
+    since: datetime | None
+    most: int
+    as_json: bool
+
+
+def run_explain(settings: Settings, asked: Asked) -> None:
+    """Explain the order and print it. Raises ExplainError, ModelError, FeatureDefinitionError, TopicError."""
+    features = _features(settings, asked)
+    value = None if asked.given is None else _bytes_of(asked.given)
+    with _progress() as told:
+        if value is None:
+            explanation = explain_order(
+                settings, asked.order_id or "", features, since=asked.since, most=asked.most, told=told
+            )
+        else:
+            explanation = explain_given(
+                settings, value, features, since=asked.since, most=asked.most, told=told
+            )
+    if asked.as_json:
+        typer.echo(json.dumps(explanation.as_json()))
+        for each in explanation.features:
+            typer.echo(json.dumps(each.as_json()))
+        return
+    for line in said(explanation, asked.since):
+        typer.echo(line)
+
+
+def _features(settings: Settings, asked: Asked) -> Sequence[Feature]:
+    """Those named, else those of the group, else those of the model in service."""
+    if asked.names:
+        return by_names(dict.fromkeys(asked.names))
+    if asked.group is not None:
+        if asked.group not in GROUPS:
+            hint = did_you_mean(asked.group, GROUPS)
+            raise typer.BadParameter(f"there is no group {asked.group!r}{hint}", param_hint="--group")
+        if unserved(GROUPS[asked.group]):
+            raise ExplainError(
+                f"group '{asked.group}' is of an entity whose history no worker keeps yet, so nothing says "
+                "what it knew; ask for a group of the customer's ('fraudstream features' lists them)"
+            )
+        return GROUPS[asked.group]
+    registry = Registry(settings.home / "models", key=settings.signing_secret())
+    return registry.load(*named(settings.model)).features
+
+
+def _bytes_of(file: Path) -> bytes:
+    """The order in the file; more than an order may have is not read."""
+    with sys.stdin.buffer if str(file) == "-" else file.open("rb") as source:
+        return source.read(LARGEST_RECORD + 1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _read, _of: None
+        return
+    from rich.console import Console  # noqa: PLC0415 (only a terminal needs it)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("reading orders"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("reading", total=None)
+        yield lambda read, of: bar.update(task, completed=read, total=of)
