@@ -24,9 +24,13 @@ a_story = stories(longest=10)
 
 def last_of(feature: Feature, story: Story, *, through_bytes: bool = False) -> float | None:
     """The feature of the story's last order."""
-    return through_rows(
-        lambda order: [feature] if order is story.last else [], story, 100, through_bytes=through_bytes
-    )[-1][0]
+    rows = Rows(100, through_bytes=through_bytes, entities=(feature.entity,))
+    (value,) = (
+        feature.value(order, rows.histories(order).get(feature.entity))
+        for order in rows.play(story)
+        if order is story.last
+    )
+    return value
 
 
 @every_feature
@@ -150,7 +154,7 @@ def test_it_is_the_same_after_a_restart_and_of_an_order_that_went_through_json(
 @a_few
 @given(story=a_story)
 def test_it_answers_the_same_twice_and_changes_nothing(feature: Feature, story: Story) -> None:
-    rows = Rows(100, through_bytes=False)
+    rows = Rows(100, through_bytes=False, entities=(feature.entity,))
     for order in rows.play(story):
         if order is not story.last:
             continue

@@ -1,7 +1,7 @@
 """The ways an order's features come about: the worker's, the replay's, and the oracle's."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 
 from features.aggregates import Ratio
@@ -30,8 +30,12 @@ class Rows:
     As a worker has them, each goes through its bytes whenever it is looked at; in a replay they are kept.
     """
 
-    def __init__(self, limit: int, *, through_bytes: bool) -> None:
+    def __init__(
+        self, limit: int, *, through_bytes: bool, entities: Collection[str | None] = tuple(ENTITIES)
+    ) -> None:
+        """Keep the rows of these entities."""
         self.limit = limit
+        self._entities = entities
         self._through_bytes = through_bytes
         self._rows: dict[Key, Row] = {}
         self._bytes: dict[Key, bytes] = {}
@@ -43,7 +47,7 @@ class Rows:
         """Take the story's events one by one; at each order stop before it is remembered."""
         for event in (*story.events, story.last):
             if isinstance(event, Statement):
-                for at in keys_of(event.about):
+                for at in self._keys_of(event.about):
                     row = self.recall(at)
                     row.learn(event.fact)
                     self._keep(at, row)
@@ -52,7 +56,7 @@ class Rows:
             is_newer = before is None or before.revision < event.revision
             if before is not None and is_newer and not before.test:
                 # what it takes the place of is not its past
-                for at in keys_of(before):
+                for at in self._keys_of(before):
                     row = self.recall(at)
                     if not row.forget(before.order_id, before.placed_at):
                         self.torn.add(at)
@@ -61,14 +65,17 @@ class Rows:
             if is_newer:
                 self._highest[event.order_id] = event
             if is_newer and not event.test:
-                for at in keys_of(event):
+                for at in self._keys_of(event):
                     row = self.recall(at)
                     row.remember(event)
                     self._keep(at, row)
 
     def histories(self, order: Order) -> dict[str | None, History | None]:
         """What each entity of the order did before it."""
-        return {entity: self.recall((entity, key)).as_of(order.placed_at) for entity, key in keys_of(order)}
+        return {at[0]: self.recall(at).as_of(order.placed_at) for at in self._keys_of(order)}
+
+    def _keys_of(self, order: Order) -> list[Key]:
+        return [(entity, key) for entity, key in keys_of(order) if entity in self._entities]
 
     def recall(self, at: Key) -> Row:
         """An entity's row."""
