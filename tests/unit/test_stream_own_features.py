@@ -98,14 +98,17 @@ def test_without_the_setting_there_is_the_catalogue_alone(file: Path) -> None:
         by_name("weight")
 
 
-def test_what_runs_is_what_the_digest_holds_however_fast_a_file_is_changed(file: Path) -> None:
+def test_what_runs_is_what_the_digest_holds_however_fast_a_file_is_changed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as it is unless told
     order = an_order(amount=3500)
     (before,) = own(file).by_names(["is_large"])
-    file.write_text(OWN.replace("LARGE = 3", "LARGE = 4"))  # as long as before, within one second
+    file.write_text(OWN.replace("* 1000", "* 2000"))  # as long as before, within one second
     (after,) = own(file).by_names(["is_large"])
 
     assert (before.value(order, None), after.value(order, None)) == (1.0, 0.0)
-    assert "LARGE = 4" in after.declaration
+    assert "LARGE * 2000" in after.declaration
     assert features_digest([before]) != features_digest([after])
 
 
