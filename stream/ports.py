@@ -19,8 +19,7 @@ TP = tuple[str, int]
 Headers = tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record of the log, as the broker keeps it."""
 
     topic: str
@@ -28,10 +27,13 @@ class Record:
     offset: int
     timestamp: int
     """When the broker appended it, in milliseconds since 1970; -1 when unknown."""
-    # not shown: whatever logs a record must not log an order's values
-    key: bytes | None = field(repr=False)
-    value: bytes | None = field(repr=False)
-    headers: Headers = field(default=(), repr=False)
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    def __repr__(self) -> str:
+        """The place only: whatever logs a record must not log an order's values."""
+        return f"<Record of {self.topic}/{self.partition}, offset={self.offset}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
