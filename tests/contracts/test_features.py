@@ -18,7 +18,7 @@ from tests.strategies import an_order
 
 every_feature = pytest.mark.parametrize("feature", CATALOGUE, ids=lambda each: each.name)
 # a few each: what is subtle is tried harder, for all features at once, by tests/parity
-a_few = settings(max_examples=6, suppress_health_check=list(HealthCheck), deadline=None)
+a_few = settings(max_examples=4, suppress_health_check=list(HealthCheck), deadline=None)
 a_story = stories(longest=10)
 
 
