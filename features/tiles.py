@@ -125,7 +125,9 @@ class TileView:
         self.currencies = cells[2::_TILE_WORDS]
         self.counts = list(accumulate(cells[_ORDERS::_TILE_WORDS], initial=0))
         codes = self.currencies.tobytes()
-        self._only = self.currencies[0] if codes == codes[:_WORD] * len(self.currencies) else None
+        # of a row of version 1 that dropped orders there are none
+        alone = bool(codes) and codes == codes[:_WORD] * len(self.currencies)
+        self._only = self.currencies[0] if alone else None
 
     def from_middle(self, at: int) -> int:
         """Where the entries begin whose tile's middle is at or after an instant."""

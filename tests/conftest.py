@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from stream.broker import EmbeddedBroker, free_ports
 from stream.settings import Settings, Topics
 
 _NUMBER = itertools.count(1)
+
+# no timed assertions: machines are shared, and a slow example says nothing of the code
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -219,13 +219,11 @@ def by_recursion(model: FlatModel, row: Any) -> float:
     return total / len(forest.roots)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(forests(), matrices)
 def test_a_forest_walks_as_one_would_explain_it(model: FlatModel, matrix: Any) -> None:
     assert model.walk(matrix, engine="numba").p.tolist() == [by_recursion(model, row) for row in matrix]
 
 
-@settings(deadline=None)
 @given(forests() | linears(), matrices)
 def test_both_engines_give_the_same_bits_whatever_the_batch(model: FlatModel, matrix: Any) -> None:
     whole = model.walk(matrix, engine="numba")
@@ -241,7 +239,6 @@ def bits(walked: Walked) -> list[bytes]:
     return [walked.p.tobytes(), walked.attributions.tobytes(), walked.first.tobytes()]
 
 
-@settings(deadline=None)
 @given(forests(), matrices)
 def test_attributions_add_up_to_what_separates_a_score_from_the_average(
     model: FlatModel, matrix: Any
@@ -257,7 +254,7 @@ KINDS: tuple[PredictorKind, ...] = ("logistic_regression", "random_forest")
 MOST = st.one_of(st.none(), st.floats(0, 1e12))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.lists(MOST, min_size=len(STARTER), max_size=len(STARTER)), min_size=1, max_size=9), st.data()
 )

@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import pairwise
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import features.revisions
@@ -81,7 +81,6 @@ def heard(
     return produced, shop.rows, counts
 
 
-@settings(deadline=None)
 @given(log=logs(), data=st.data())
 def test_however_a_log_is_fetched_the_same_is_decided_and_kept(
     log: list[Record], data: st.DataObject
@@ -95,7 +94,6 @@ def test_however_a_log_is_fetched_the_same_is_decided_and_kept(
         assert heard(log, cuts) == heard(log, []) == heard(log, list(range(len(log))))
 
 
-@settings(deadline=None)
 @given(log=logs())
 def test_a_batch_tried_again_says_the_same(log: list[Record]) -> None:
     shop = Shop(scorer=CountingScorer(ALL), reject_share=0.01)
@@ -104,7 +102,6 @@ def test_a_batch_tried_again_says_the_same(log: list[Record]) -> None:
     assert tried[0] == tried[1]
 
 
-@settings(deadline=None)
 @given(log=logs(history=False))
 def test_training_sees_what_the_worker_saw(log: list[Record]) -> None:
     shop = Shop(scorer=CountingScorer(ALL))
@@ -129,7 +126,6 @@ def test_training_sees_what_the_worker_saw(log: list[Record]) -> None:
     ]
 
 
-@settings(deadline=None)
 @given(log=logs(history=False, bad=False))
 def test_every_live_order_is_answered_once_and_in_order(log: list[Record]) -> None:
     shop = Shop(scorer=CountingScorer(ALL))
