@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import Order, OrderEvent, Outcome
@@ -40,13 +40,8 @@ class LeftOut(StrEnum):
     TOO_MANY_REVISIONS = "too_many_revisions"
 
 
-class _Standing(NamedTuple):
-    """Where an order stands, by its newest revision: its time, its money, and each entity's id."""
-
-    placed_at: datetime
-    amount: int
-    currency: str
-    ids: tuple[str | None, ...]
+_Standing = tuple[datetime, int, str, list[str | None]]
+"""Where an order stands, by its newest revision: its time, amount and currency, and each entity's id."""
 
 
 class Replay(Generic[Answer]):
@@ -77,7 +72,7 @@ class Replay(Generic[Answer]):
                 message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
                 raise FeatureDefinitionError(message)
         self._entities = tuple((name, ENTITIES[name], _rows_of(row_limit)) for name in self._named)
-        self._revisions: defaultdict[str, Revisions] = defaultdict(Revisions)
+        self._revisions: dict[str, Revisions] = {}
         self._standing: dict[str, _Standing] = {}
         self._waiting: dict[str, list[OrderEvent | Outcome]] = {}
         self.left_out: Counter[LeftOut] = Counter()
@@ -93,19 +88,22 @@ class Replay(Generic[Answer]):
         if not isinstance(event, _ORDERS):
             self._tell(event)
             return None
-        revisions, content = self._revisions[event.order_id], event.content_digest
-        seen = revisions.of(event.revision)
-        if seen is not None:
-            is_same = seen.content == content
-            return self._leave_out(LeftOut.REPEATED if is_same else LeftOut.CONFLICTING_CONTENT)
-        if revisions.is_full:
-            return self._leave_out(LeftOut.TOO_MANY_REVISIONS)
+        content = event.content_digest
+        revisions, is_newest = self._revisions.get(event.order_id), True
+        if revisions is None:
+            revisions = self._revisions[event.order_id] = Revisions()
+        else:
+            seen = revisions.of(event.revision)
+            if seen is not None:
+                is_same = seen.content == content
+                return self._leave_out(LeftOut.REPEATED if is_same else LeftOut.CONFLICTING_CONTENT)
+            if revisions.is_full:
+                return self._leave_out(LeftOut.TOO_MANY_REVISIONS)
+            is_newest = all(each.revision < event.revision for each in revisions.seen)
+            if is_newest:
+                # before the look: an order is not part of its own past
+                self._take_out(event.order_id)
         revisions.arrive(event, content)
-        is_first = len(revisions.seen) == 1
-        is_newest = is_first or all(each.revision <= event.revision for each in revisions.seen)
-        if is_newest and not is_first:
-            # before the look: an order is not part of its own past
-            self._take_out(event.order_id)
         answer = self._look(cast("Order", event), self.recall(event))  # either has the fields features read
         if is_newest and not event.test:
             self._remember(event)
@@ -134,14 +132,16 @@ class Replay(Generic[Answer]):
         stood = self._standing.pop(order_id, None)
         if stood is not None:
             for row in self._rows_with(stood):
-                row.forget(order_id, stood.placed_at)
+                row.forget(order_id, stood[0])
 
     def _remember(self, order: Order | Told) -> None:
-        ids = tuple([id_of(order) for _, id_of, _ in self._entities])
-        stands = _Standing(order.placed_at, order.amount, order.currency, ids)
-        self._standing[order.order_id] = stands
-        for row in self._rows_with(stands):
-            row.remember(order)
+        ids = []
+        for _, id_of, rows in self._entities:
+            named = id_of(order)
+            ids.append(named)
+            if named is not None:
+                rows[named].remember(order)
+        stands = self._standing[order.order_id] = (order.placed_at, order.amount, order.currency, ids)
         if self._waiting:
             for event in self._waiting.pop(order.order_id, ()):
                 self._learn(event, stands)
@@ -154,17 +154,15 @@ class Replay(Generic[Answer]):
             self._learn(event, stands)
 
     def _learn(self, event: OrderEvent | Outcome, stands: _Standing) -> None:
-        fact = fact_of(event, placed_at=stands.placed_at, amount=stands.amount, currency=stands.currency)
+        placed_at, amount, currency, _ = stands
+        fact = fact_of(event, placed_at=placed_at, amount=amount, currency=currency)
         for row in self._rows_with(stands):
             row.learn(fact)
 
     def _rows_with(self, stands: _Standing) -> list[Row]:
         """The rows of the entities that an order names."""
-        return [
-            rows[named]
-            for (_, _, rows), named in zip(self._entities, stands.ids, strict=True)
-            if named is not None
-        ]
+        each = zip(self._entities, stands[3], strict=True)
+        return [rows[named] for (_, _, rows), named in each if named is not None]
 
 
 def _rows_of(limit: int) -> defaultdict[str, Row]:

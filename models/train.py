@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
 from math import nan
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,7 @@ _CUTS_KEPT: Final = 30
 _ROWS_KEPT: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """An order as the worker would have scored it, and whether it turned out to be fraud (None: unknown)."""
 
     order: Order
@@ -87,12 +86,12 @@ def replay(
     for order, is_fraud in examples:
         label = labels.setdefault((order.order_id, order.revision), is_fraud)
         vector = past.follow(order)
-        if vector is LeftOut.REPEATED and label is not is_fraud:
-            left_out["conflicting_label"] += 1
-        elif isinstance(vector, LeftOut):
-            left_out[vector] += 1
-        elif vector is not None:
+        if isinstance(vector, tuple):
             yield Example(order, is_fraud, vector)
+        elif vector is LeftOut.REPEATED and label is not is_fraud:
+            left_out["conflicting_label"] += 1
+        elif vector is not None:
+            left_out[vector] += 1
 
 
 def train(
