@@ -844,12 +844,17 @@ class Trend(_OfHistory):
             return Sum(_AMOUNT, over=self.over, **word)  # type: ignore[arg-type]
         return Count(over=self.over, where=self.where, **word)  # type: ignore[arg-type]
 
+    @cached_property
+    def _minutes(self) -> tuple[int, int]:
+        return self.over // minutes(1), self.against // minutes(1)
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         lately, ever = self._shorter.exact(order, history), self._longer.exact(order, history)
         if lately is None or ever is None or not ever[0]:
             return None
         # both over the same denominator
-        return lately[0] * (self.against // minutes(1)), ever[0] * (self.over // minutes(1))
+        minutes_over, minutes_against = self._minutes
+        return lately[0] * minutes_against, ever[0] * minutes_over
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
