@@ -580,13 +580,11 @@ class _OfQuantities(_OfHistory):
     def declaration(self) -> str:
         return f"{type(self).__name__}({self._arguments(repr(self.what), rates=self.rates)})"
 
-    def _scale(self, order: Order, history: History) -> tuple[Sequence[tuple[int, int]], int]:
+    def _scale(self, rates: Rates, history: History) -> tuple[Sequence[tuple[int, int]], int]:
         """Which currencies count, what their minor units are multiplied with, and what then divides them."""
-        if self.rates is None:
-            return ((fingerprint(order.currency), 1),), _minor_units(order.currency)
-        worth = _worth(self.rates)
+        worth = _worth(rates)
         known = [(code, worth[code]) for code in history.currencies(self.span) if code in worth]
-        return known, self.rates.denominator
+        return known, rates.denominator
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
@@ -625,7 +623,7 @@ class _OfQuantities(_OfHistory):
             count, total = history.spent(self.span, currency, chosen)
             return count, total, history.squares(self.span, currency, chosen) if squared else 0, divided_by
         count = total = squares = 0
-        scale, divided_by = self._scale(order, history)
+        scale, divided_by = self._scale(self.rates, history)
         for currency, worth in scale:
             these, spent = history.spent(self.span, currency, chosen)
             count, total = count + these, total + spent * worth
@@ -644,8 +642,11 @@ class _OfQuantities(_OfHistory):
         if not self._is_money:
             numbers = history.numbers(self.what, self.span, chosen)
             return ((min if is_min else max)(numbers), 1) if numbers else None
-        scale, divided_by = self._scale(order, history)
         ask = history.smallest if is_min else history.largest
+        if self.rates is None:
+            amount = ask(self.span, fingerprint(order.currency), chosen)
+            return None if amount is None else (amount, _minor_units(order.currency))
+        scale, divided_by = self._scale(self.rates, history)
         found = [
             amount * worth
             for currency, worth in scale

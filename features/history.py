@@ -618,8 +618,7 @@ class History:
         low = min(tiles.from_middle(since), high)
         # orders that a row of version 1 dropped are in no tile
         is_cut = self._row._folded > tiles.counts[-1]
-        for edge in (since, until):
-            where = bisect_left(tiles.lasts, edge)
+        for edge, where in ((since, bisect_left(tiles.lasts, since)), (until, high)):
             is_cut = is_cut or (where < len(tiles.firsts) and tiles.firsts[where] < edge)
         return start, end, low, high, is_cut
 
@@ -874,6 +873,8 @@ class History:
 
     def _read_facts(self, statements: bytes, what: int) -> dict[int, _Said]:
         about: dict[int, _Said] = {}
+        if not statements:
+            return about
         mine = statements[_WHERE_WHAT :: _STATEMENT.size].translate(only(what))
         if 1 not in both(mine, statements[_WHERE_IS_SO :: _STATEMENT.size]):
             return about  # the usual case: nothing but that orders were no fraud
@@ -929,6 +930,6 @@ class History:
         until = self.as_of - after
         since = _NEVER if over is None else until - over
         used = _used_in(row._used[position]) if row._used else {}
-        if len(used) >= _USED or not row._used or any(at >= until for at in used.values()):
+        if len(used) >= _USED or not row._used or max(used.values(), default=_NEVER) >= until:
             self.is_exact = False
         return {value for value, at in used.items() if since <= at < until}
