@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain, compress
-from operator import mul
+from operator import mul, neg
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -163,7 +163,7 @@ class Row:
         self._columns: list[Column] = [None] * _COLUMNS
         self._tiles = b""
         self._used: list[bytes] = []
-        """For each of VALUES, pairs of a text folded with its order and when it was last used so."""
+        """For each of VALUES, pairs of a text folded with its order and when it was last so, newest first."""
         self._facts = b""
         self._facts_dropped = 0
         self._folded = 0
@@ -929,7 +929,9 @@ class History:
         over, after = window
         until = self.as_of - after
         since = _NEVER if over is None else until - over
-        used = _used_in(row._used[position]) if row._used else {}
-        if len(used) >= _USED or not row._used or max(used.values(), default=_NEVER) >= until:
+        pairs = words(row._used[position]) if row._used else ()
+        texts, last_used = pairs[0::2], pairs[1::2]  # the newest first
+        low, high = (bisect_right(last_used, -edge, key=neg) for edge in (until, since))
+        if low or len(texts) >= _USED or not row._used:
             self.is_exact = False
-        return {value for value, at in used.items() if since <= at < until}
+        return set(texts[low:high])

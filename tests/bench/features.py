@@ -116,9 +116,10 @@ def an_order(number: int, customer: str, placed_at: datetime, chance: random.Ran
 
 
 def past_orders(customer: str, count: int) -> Iterator[Told]:
-    """A customer's orders, oldest first: one in nine hours, or so many more that a year is enough."""
+    """A customer's orders, oldest first: one in nine hours, or in five minutes where they are many."""
     chance = random.Random(customer)
-    apart = min(timedelta(hours=9), timedelta(days=365) / count)
+    # with a full row even the windows of days are full: the dearest there is, and the same for all of them
+    apart = timedelta(hours=9) if count < LIMIT else min(timedelta(minutes=5), timedelta(days=365) / count)
     some = [an_order(number, customer, AT, chance) for number in range(min(count, 2_000))]
     for number in range(count):
         order = copy(some[number % len(some)])
@@ -403,7 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Features, by the length of the past",
         figures,
         f"Microseconds of processor time an order, by how many past orders its customer has; rows of "
-        f"{LIMIT} orders, tiles beyond; the 30 features are {', '.join(each.name for each in THIRTY)}. "
+        f"{LIMIT} orders, tiles beyond; an order in nine hours, from {LIMIT} on in five minutes or less, "
+        f"so that every window is full; the 30 features are {', '.join(each.name for each in THIRTY)}. "
         "Recall is from memory: RocksDB and Kafka are not in it."
         + "".join(f" MISSED: {each}." for each in missed),
         columns=[f"{past:,}" for past in pasts],
