@@ -599,7 +599,11 @@ class _OfQuantities(_OfHistory):
                 positions, [each is not None for each in history.held_numbers(self.what, start, end)]
             )
         counts = bytes(end - start)
-        for currency, _ in self._scale(order, history)[0]:
+        if self.rates is None:
+            currencies = [fingerprint(order.currency)]
+        else:
+            currencies = [currency for currency, _ in self._scale(self.rates, history)[0]]
+        for currency in currencies:
             in_it = history.where_is("currency", currency, start, end)
             counts = neither(both(neither(counts), neither(in_it)))
         return _among(positions, counts)
