@@ -31,9 +31,11 @@ WORD = 8
 Column = int | tuple[bytes, bytes] | None
 """All unknown; all the same; or the values in order of their first use, and a code for each order."""
 
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _CODES_A_BYTE = 256
 _CODES_A_WORD = 65_536
-_BYTE = [bytes((code,)) for code in range(_CODES_A_BYTE)]
+_BYTES = bytes(range(_CODES_A_BYTE))
+_BYTE = [bytes((code,)) for code in _BYTES]
 _NUMBER = struct.Struct("<q")
 
 
@@ -115,11 +117,19 @@ def only(code: int) -> bytes:
 
 
 def fits(column: Column, held: int) -> bool:
-    """Whether this can be the column of so many orders."""
+    """Whether this can be the column of so many orders: a code for each, and a value for each code."""
     if not isinstance(column, tuple):
-        return True
+        return column is None or _SMALLEST <= column <= _LARGEST
     vocabulary, codes = column
-    return bool(held) and len(vocabulary) % WORD == 0 and len(codes) in (held, 2 * held, 4 * held)
+    known = len(vocabulary) // WORD
+    if not held or len(vocabulary) % WORD:
+        return False
+    if len(codes) == held:  # the usual case, and felt: this is asked of each row that is read
+        return known <= _CODES_A_BYTE and not codes.translate(None, _BYTES[:known])
+    if len(codes) not in (2 * held, 4 * held) or (len(codes) == 2 * held and known > _CODES_A_WORD):
+        return False
+    last: int = max(struct.unpack(f"<{held}{'H' if len(codes) == 2 * held else 'I'}", codes))
+    return last < known
 
 
 def both(one: bytes, other: bytes) -> bytes:

@@ -73,6 +73,8 @@ _STATEMENT = struct.Struct("<qBqBqqq")
 _WHERE_WHAT, _WHERE_IS_SO = 8, 17
 _NEVER: Final = -(2**63)
 """Where bytes say that there was none; no order can be that old."""
+_TOO_LARGE: Final = 2**63
+"""What no number of a row can be; bytes that say so are not a row's."""
 _WHAT = {what: code for code, what in enumerate(FACTS)}
 _V1 = struct.Struct("<BBHIQq")
 _V1_COLUMNS: Final = 14
@@ -106,7 +108,10 @@ def span(over: timedelta | None, after: timedelta | None = None) -> Span:
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):
-    """A row's bytes, after their head."""
+    """A row's bytes, after their head.
+
+    `_read` looks at the bounds of its numbers: msgspec's own, beside a tuple of two, crash Python (0.22).
+    """
 
     first_at: int
     folded: int
@@ -274,9 +279,13 @@ class Row:
         self._changes += 1
         at = where * _STATEMENT.size
         self._facts = self._facts[:at] + _STATEMENT.pack(*statement) + self._facts[at:]
-        if len(statements) >= self.limit:
-            self._facts = self._facts[_STATEMENT.size :]
-            self._facts_dropped += 1
+        self._drop_facts()
+
+    def _drop_facts(self) -> None:
+        dropped = len(self._facts) // _STATEMENT.size - self.limit
+        if dropped > 0:
+            self._facts = self._facts[_STATEMENT.size * dropped :]
+            self._facts_dropped += dropped
 
     def as_of(self, instant: datetime) -> "History":
         """What the row held from strictly before the instant; good until the row changes."""
@@ -302,7 +311,10 @@ class Row:
 
     @classmethod
     def decode(cls, data: bytes, limit: int) -> Self:
-        """The row in the bytes; when `limit` is smaller than it was, the oldest are folded."""
+        """The row in the bytes; where `limit` is smaller than it was, the oldest are folded.
+
+        Raises RowVersionError for bytes of a newer version, and RowBytesError for what is not a row.
+        """
         if not data:
             message = "a row's bytes are empty; restore the row from its changelog"
             raise RowBytesError(message)
@@ -317,7 +329,11 @@ class Row:
             row._read(data)
         else:
             row._read_version_1(data)
-        row._fold()
+        try:
+            row._fold()
+        except struct.error as error:  # tiles that say more than any order could
+            raise RowBytesError(_not_a_row(data)) from error
+        row._drop_facts()
         return row
 
     def _read(self, data: bytes) -> None:
@@ -333,7 +349,12 @@ class Row:
             or len(stored.columns) > _COLUMNS
             or len(stored.tiles) % TILE_BYTES
             or len(stored.facts) % _STATEMENT.size
-            or not all(fits(column, held) for column in stored.columns if isinstance(column, tuple))
+            or not all(fits(column, held) for column in stored.columns if column is not None)
+            or len(stored.used) > len(VALUES)
+            or any(len(used) % (2 * WORD) for used in stored.used)
+            or not _NEVER <= stored.first_at < _TOO_LARGE
+            or not 0 <= stored.folded < _TOO_LARGE
+            or not 0 <= stored.facts_dropped < _TOO_LARGE
         ):
             raise RowBytesError(_not_a_row(data))
         self._first_at = None if stored.first_at == _NEVER else stored.first_at
@@ -344,6 +365,8 @@ class Row:
             # written before a column was added: of these orders nobody remembers it
             self._columns += [None] * (_COLUMNS - len(stored.columns))
         self._tiles, self._used = stored.tiles, stored.used
+        if self._used:
+            self._used += [b""] * (len(VALUES) - len(self._used))
         self._facts, self._facts_dropped = stored.facts, stored.facts_dropped
 
     def _read_version_1(self, data: bytes) -> None:
@@ -351,7 +374,13 @@ class Row:
             raise RowBytesError(_not_a_row(data))
         _, count, constant, held, dropped, first_at = _V1.unpack_from(data)
         numbers = count * held - constant.bit_count() * (held - 1)
-        if count != _V1_COLUMNS or constant >> count or len(data) != _V1.size + WORD * numbers:
+        if (
+            count != _V1_COLUMNS
+            or constant >> count
+            or dropped >= _TOO_LARGE
+            or held > LARGEST_LIMIT  # where all columns are constant, no length says how many orders
+            or len(data) != _V1.size + WORD * numbers
+        ):
             raise RowBytesError(_not_a_row(data))
         columns, start = [], _V1.size
         for position in range(count):
@@ -469,14 +498,10 @@ class Row:
         width = len(self._amounts) // held
         self._amounts = self._amounts[width * start :]
         if width == WORD:
-            self._amounts = _amounts_packed(self._amounts_of(self._amounts))
+            self._amounts = _amounts_packed(words(self._amounts))
         self._times = self._times[WORD * start :]
         self._orders = self._orders[WORD * start :]
         self._amounts_read = None
-
-    @staticmethod
-    def _amounts_of(raw: bytes) -> tuple[int, ...]:
-        return words(raw)
 
     def _use(self, last_used: Mapping[int, Mapping[int, int]]) -> None:
         """Note when each text was last used by an order that is folded."""
@@ -511,6 +536,10 @@ class Row:
             self._amounts_read = self._amounts_view().tolist()
         return self._amounts_read
 
+    def _has_dropped(self) -> bool:
+        """Whether orders are in no tile: those that a row of version 1 no longer held."""
+        return self._folded > self._tiled().counts[-1]
+
     def _tiled(self) -> TileView:
         if self._tile_view is None:
             self._tile_view = TileView(self._tiles)
@@ -537,7 +566,7 @@ def _used_in(raw: bytes) -> dict[int, int]:
 
 def last_event_at(data: bytes) -> int | None:
     """`Row.last_at` of a row's bytes, without reading the rest of them."""
-    if data[0] != ROW_VERSION:
+    if len(data) < _HEAD.size or data[0] != ROW_VERSION:
         return Row.decode(data, LARGEST_LIMIT).last_at
     last_at: int = _HEAD.unpack_from(data)[1]
     return None if last_at == _NEVER else last_at
@@ -616,8 +645,7 @@ class History:
         tiles = self._row._tiled()
         high = bisect_left(tiles.lasts, until)
         low = min(tiles.from_middle(since), high)
-        # orders that a row of version 1 dropped are in no tile
-        is_cut = self._row._folded > tiles.counts[-1]
+        is_cut = self._row._has_dropped()
         for edge, where in ((since, bisect_left(tiles.lasts, since)), (until, high)):
             is_cut = is_cut or (where < len(tiles.firsts) and tiles.firsts[where] < edge)
         return start, end, low, high, is_cut
@@ -657,7 +685,11 @@ class History:
         if before < len(tiles.firsts) and tiles.firsts[before] < self.as_of:
             self.is_exact = False
             return tiles.firsts[before]
-        return tiles.lasts[before - 1] if before else self.first_at()
+        if before:
+            return tiles.lasts[before - 1]
+        if row._has_dropped():
+            self.is_exact = False
+        return self.first_at()
 
     def currencies(self, window: Span) -> list[int]:
         """The currencies of the window's orders, as fingerprints, in a fixed order."""
@@ -776,7 +808,7 @@ class History:
         last = used.get(value)
         if last is not None and last < self.as_of:
             return last
-        if last is not None or len(used) >= _USED or not row._used:
+        if last is not None or len(used) >= _USED or row._has_dropped():
             self.is_exact = False
         return None
 
@@ -785,9 +817,10 @@ class History:
         row = self._fresh()
         column = row._columns[COLUMN_OF[PLACE]]
         if column is not None:
+            places = self._slice(COLUMN_OF[PLACE], 0, self._end)
             for where in range(self._end - 1, -1, -1):
-                if place := self._slice(COLUMN_OF[PLACE], where, where + 1)[0]:
-                    return place, self._times[where]
+                if places[where]:
+                    return places[where], self._times[where]
         if row._folded:
             self.is_exact = False
         return None
@@ -932,6 +965,6 @@ class History:
         pairs = words(row._used[position]) if row._used else ()
         texts, last_used = pairs[0::2], pairs[1::2]  # the newest first
         low, high = (bisect_right(last_used, -edge, key=neg) for edge in (until, since))
-        if low or len(texts) >= _USED or not row._used:
+        if low or len(texts) >= _USED or row._has_dropped():
             self.is_exact = False
         return set(texts[low:high])

@@ -62,8 +62,8 @@ VALUES: Mapping[str, Callable[[Order | Told], str | None]] = MappingProxyType(
 """The texts a history remembers of an order, and where the order says them.
 
 Kept as 64-bit fingerprints: enough to tell two of one customer's devices apart, and no personal data.
-The order of the names, then of NUMBERS and the place, is the order of the columns in a row's bytes: new ones
-go to the end.
+The order of the names, then of NUMBERS and the place, is the order of the columns in a row's bytes. A new
+column has to come after the place; anywhere else it moves the others, and rows need another version.
 """
 
 NUMBERS: Mapping[str, Callable[[Order | Told], int | None]] = MappingProxyType(

@@ -1,7 +1,9 @@
 """Rows remember in time's order, within bounds, and histories end before their instant."""
 
+import struct
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from features.define import days, hours
@@ -425,6 +427,67 @@ def test_a_row_of_a_newer_version_is_not_guessed_at() -> None:
 def test_half_a_row_is_refused(cut: int) -> None:
     with pytest.raises(RowBytesError, match="restore"):
         Row.decode(a_row(2, 1).encode()[:cut], 125)
+
+
+def with_parts(**parts: object) -> bytes:
+    """A row of two orders, of two devices, whose bytes say something else in these parts."""
+    row = Row(125)
+    for hour in (1, 2):
+        row.remember(an_order(order_id=f"o{hour}", placed_at=NOON + hours(hour), device_id=f"d{hour}"))
+    data = row.encode()
+    names = "first_at folded times amounts orders columns tiles used facts dropped".split()
+    said = dict(zip(names, msgspec.msgpack.decode(data[9:]), strict=True))
+    return data[:9] + msgspec.msgpack.encode(list((said | parts).values()))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"columns": [2**63]},
+        {"columns": [(b"12345678", b"\0\1")]},
+        {"columns": [(b"12345678", b"\0\0\1\0")]},
+        {"columns": [(b"12345678", b"\0")]},
+        {"columns": [(b"1234567", b"\0\0")]},
+        {"used": [b"12345678"]},
+        {"used": [b""] * 99},
+        {"folded": 2**63},
+        {"folded": -1},
+        {"first_at": 2**63},
+        {"dropped": 2**63},
+    ],
+)
+def test_bytes_that_no_row_has_are_refused_before_they_are_asked(parts: dict[str, object]) -> None:
+    with pytest.raises(RowBytesError, match="restore the row from its changelog"):
+        Row.decode(with_parts(**parts), 1)
+
+
+def test_tiles_that_add_up_to_more_than_a_number_are_refused() -> None:
+    tile = struct.pack("<9q", 0, 0, 1, 1, 2**63 - 1, 0, 0, 0, 0)
+    with pytest.raises(RowBytesError, match="restore"):
+        Row.decode(with_parts(tiles=tile + tile, folded=2), 1)
+
+
+def test_few_bytes_of_version_1_that_speak_of_billions_of_orders_are_refused() -> None:
+    data = struct.pack("<BBHIQq14q", 1, 14, 2**14 - 1, 2**32 - 1, 0, 0, *range(14))
+    with pytest.raises(RowBytesError, match="not a row of version 1"):
+        Row.decode(data, 125)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 8])
+def test_the_last_event_of_half_a_row_is_refused(cut: int) -> None:
+    with pytest.raises(RowBytesError, match="restore"):
+        last_event_at(a_row(1).encode()[:cut])
+
+
+def test_a_smaller_limit_drops_the_earliest_facts_of_a_row_read_back() -> None:
+    row = Row(8)
+    for hour in range(5):
+        row.learn(a_fact(f"o{hour}", "refunded", known=9 - hour))
+
+    told = Row.decode(row.encode(), 2)
+
+    assert told.facts_dropped == 3
+    assert told.as_of(NOON).known("refunded", Span(None)) == 2
 
 
 def test_a_row_with_a_tail_is_refused() -> None:

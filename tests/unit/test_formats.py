@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 
 from features.facts import Fact
-from features.history import ROW_VERSION, Row, Span
-from features.remembered import NUMBERS, VALUES
+from features.history import ROW_VERSION, History, Row, Span
+from features.remembered import NUMBERS, VALUES, fingerprint
 from features.revisions import _VERSION as REVISIONS_VERSION
 from features.revisions import Held, Revisions
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
@@ -160,6 +160,27 @@ def test_a_row_of_version_1_is_read_with_what_it_knew() -> None:
         assert told.column(name) == [0, 0, 0]
     history = told.as_of(NOON + timedelta(days=3))
     assert (history.count(Span(None)), history.is_exact) == (3, False), "what version 1 dropped is in no tile"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda history: history.count(Span(None)),
+        lambda history: history.spent(Span(None), fingerprint("EUR")),
+        lambda history: history.distinct("device", Span(None)),
+        lambda history: history.last_with("device", fingerprint("never seen")),
+        lambda history: history.last_at(),
+    ],
+)
+@pytest.mark.parametrize("limit", [3, 1])
+def test_a_row_of_version_1_that_dropped_orders_answers_and_says_that_it_is_not_exact(
+    ask: Callable[[History], object], limit: int
+) -> None:
+    history = Row.decode(fixture("row", 1), limit).as_of(NOON - timedelta(microseconds=1))
+
+    ask(history)
+
+    assert not history.is_exact
 
 
 def test_a_position_before_the_first_order_is_written_as_version_1_did() -> None:
