@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from features.columns import both, neither
 from features.conditions import Condition, check_condition, check_fact, check_value, spoken
-from features.define import Quantity, days, hours, minutes, years
+from features.define import OrderFact, Quantity, days, hours, minutes, years
 from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import LARGEST_AMOUNT, Order
 from features.facts import FACTS
@@ -65,6 +65,7 @@ _OTHER_CURRENCIES = " Past orders in another currency than the order's do not co
 _MOST = {"max": "Most", "min": "Fewest"}
 _EVER = Span(None)
 _ORDERS = "orders"
+_OTHER = "other"
 _AMOUNT = "amount"
 
 _DOES = {
@@ -109,10 +110,11 @@ def _check_duration(word: str, over: timedelta) -> None:
 
 def _check_quantity(word: str, what: str) -> None:
     """Refuse what is neither the amount nor a number of a history."""
-    if what == _AMOUNT or what in NUMBERS:
+    is_text = isinstance(what, str)
+    if is_text and (what == _AMOUNT or what in NUMBERS):
         return
     numbers = (_AMOUNT, *NUMBERS)
-    if what in VALUES:
+    if is_text and what in VALUES:
         message = f"{word}({what!r}): {what!r} is a text; count its values with Distinct({what!r}, over=...)"
     else:
         message = f"{word}({what!r}): a history has no number {what!r}{did_you_mean(what, numbers)}"
@@ -175,7 +177,7 @@ class _OfHistory(_Derived):
             check_condition(f"{word}(where=)", self.where)
 
     def _check_entity(self) -> None:
-        if self.by not in ENTITIES:
+        if not isinstance(self.by, str) or self.by not in ENTITIES:
             hint = did_you_mean(self.by, ENTITIES)
             message = f"{type(self).__name__}(by={self.by!r}): no such entity{hint}"
             raise FeatureDefinitionError(message)
@@ -383,15 +385,9 @@ class Share(_OfHistory):
         together = int.from_bytes(chosen, "little") & int.from_bytes(among, "little")
         return (together.bit_count(), count) if count else None
 
-    def looked_at(self, order: Order, history: History) -> list[int]:
-        """The positions, among the orders held, of those that made the value."""
-        return super().looked_at(order, history)
-
 
 def _check_counted(word: str, what: str) -> None:
-    if what in FACTS:
-        return
-    if what in VALUES:
+    if isinstance(what, str) and what in VALUES:
         message = f"{word}({what!r}): count a text's values with Distinct({what!r}, over=...)"
         raise FeatureDefinitionError(message)
     check_fact(word, what)
@@ -524,7 +520,7 @@ class _OfQuantities(_OfHistory):
     def __post_init__(self) -> None:
         super().__post_init__()
         word = type(self).__name__
-        if self.what not in FACTS or word != "Sum":
+        if word != "Sum" or not isinstance(self.what, str) or self.what not in FACTS:
             _check_quantity(word, self.what)
         elif self.where is not None:
             message = f"Sum({self.what!r}, where=...): what became of orders is added up without conditions"
@@ -1153,7 +1149,7 @@ class Ratio(_Derived):
     def __post_init__(self) -> None:
         """Check what is compared."""
         for each in (self.quantity, self.to):
-            if not hasattr(each, "exact"):
+            if type(each) not in _QUANTITIES:
                 message = f"Ratio compares features such as Mean('amount', over=days(30)), not {each!r}"
                 raise FeatureDefinitionError(message)
             if each.between[0] < 0:
@@ -1223,15 +1219,19 @@ class Category(_Derived):
 
     def __post_init__(self) -> None:
         """Check the field and its vocabulary."""
-        if self.what not in _TEXTS:
+        if not isinstance(self.what, str) or self.what not in _TEXTS:
             message = f"Category({self.what!r}): no such text of an order{did_you_mean(self.what, _TEXTS)}"
             raise FeatureDefinitionError(message)
         words = self.vocabulary
-        if not isinstance(words, tuple) or not words or len(set(words)) < len(words):
+        is_texts = isinstance(words, tuple) and all(isinstance(word, str) and word for word in words)
+        if not is_texts or not words or len(set(words)) < len(words):
             message = f"Category({self.what!r}) takes a tuple of different texts, not {words!r}"
             raise FeatureDefinitionError(message)
-        if not all(isinstance(word, str) and word for word in words):
-            message = f"Category({self.what!r}) takes texts, not {words!r}"
+        if _OTHER in words:
+            message = (
+                f"Category({self.what!r}): {_OTHER!r} is what every text outside the vocabulary is called; "
+                "leave it out"
+            )
             raise FeatureDefinitionError(message)
 
     @cached_property
@@ -1255,7 +1255,7 @@ class Category(_Derived):
     @property
     def categories(self) -> tuple[str, ...]:  # type: ignore[override]
         """The vocabulary, and at its end what stands for every other text."""
-        return (*self.vocabulary, "other")
+        return (*self.vocabulary, _OTHER)
 
     @property
     def declaration(self) -> str:  # noqa: D102
@@ -1268,6 +1268,15 @@ class Category(_Derived):
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
         text = _TEXTS[self.what](order)
         return None if text is None else (self._position.get(text, len(self.vocabulary)), 1)
+
+
+_QUANTITIES = frozenset(
+    {
+        *(OrderFact, OrderAmount, Count, Share, Distinct, Sum, Mean, Min, Max, Std, ZScore),
+        *(Trend, SinceFirst, SinceLast, IsNew, Distance, Speed, Ratio),
+    }
+)
+"""What can be compared: everything but a category, whose values are no quantities."""
 
 
 def _funding(order: Order) -> str | None:

@@ -62,6 +62,9 @@ def table(
     """
     import pyarrow as pa  # noqa: PLC0415 - half a second, and only for those who want a table
 
+    if isinstance(only, str):
+        message = f"table(only=...) takes the ids of orders, such as [{only!r}], not one text"
+        raise TypeError(message)
     columns = _columns(features)
     names = [name for name, _ in columns]
     twice = [name for name, count in Counter(names).items() if count > 1]

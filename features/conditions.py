@@ -75,6 +75,11 @@ class _Combined:
     def __invert__(self) -> "_Not":
         return _Not(self)  # type: ignore[arg-type]
 
+    def __bool__(self) -> bool:
+        # `one and another` would be the other alone
+        message = "conditions are joined with & and turned round with ~; and, or and not see only one of them"
+        raise FeatureDefinitionError(message)
+
 
 @dataclass(frozen=True)
 class _And(_Combined):
@@ -115,11 +120,17 @@ class _Not(_Combined):
 
     @property
     def name(self) -> str:
-        return f"not_{self.condition.name}"
+        # of what, or ~(a & b) would be called what ~a & b is
+        joined = _joined(self.condition)
+        if len(joined) == 1:
+            return f"not_{joined[0].name}"
+        which = "both" if len(joined) == 2 else f"all_{len(joined)}"
+        return f"not_{which}_{self.condition.name}"
 
     @property
     def doc(self) -> str:
-        return f"other than those {self.condition.doc}"
+        which = "both " if isinstance(self.condition, _And) else ""
+        return f"other than those {which}{self.condition.doc}"
 
     @property
     def declaration(self) -> str:
@@ -135,6 +146,13 @@ class _Not(_Combined):
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:
         return neither(self.condition.mask(order, history, start, end))
+
+
+def _joined(condition: Condition) -> tuple[Condition, ...]:
+    """The conditions that are all to be met."""
+    if isinstance(condition, _And):
+        return (*_joined(condition.one), *_joined(condition.another))
+    return (condition,)
 
 
 @dataclass(frozen=True)
@@ -203,7 +221,7 @@ class is_in(_Combined):  # noqa: N801
         words = [
             "".join(c if c.isascii() and c.isalnum() else "_" for c in text.lower()) for text in self.texts
         ]
-        return f"{self.what}_in_{'_'.join(words)}"
+        return f"{self.what}_in_{'_or_'.join(words)}"
 
     @property
     def doc(self) -> str:  # noqa: D102
@@ -281,7 +299,7 @@ class near_hour(_Combined):  # noqa: N801
 
     def __post_init__(self) -> None:
         """Check the hours."""
-        if self.hours not in range(1, _MOST_HOURS + 1):
+        if type(self.hours) is not int or not 1 <= self.hours <= _MOST_HOURS:
             message = f"near_hour takes 1 to {_MOST_HOURS} hours, not {self.hours!r}; a day has 24, both ways"
             raise FeatureDefinitionError(message)
 
@@ -351,6 +369,9 @@ class as_large(_Combined):  # noqa: N801
         return both(large, history.where_is("currency", fingerprint(order.currency), start, end))
 
 
+_CONDITIONS = frozenset({_And, _Not, same, other, is_in, at_least, below, near_hour, was, as_large})
+
+
 def spoken(what: str) -> str:
     """A field's name as words."""
     return _SPOKEN.get(what) or what.replace("_", " ")
@@ -366,29 +387,29 @@ def _counted(what: str, number: int) -> str:
 
 def check_condition(word: str, where: object) -> None:
     """Refuse what is not a condition."""
-    if not hasattr(where, "mask"):
+    if type(where) not in _CONDITIONS:  # of another class no digest would hold the code
         message = f"{word}: a condition such as same('card') or was('declined') is needed, not {where!r}"
         raise FeatureDefinitionError(message)
 
 
 def check_value(word: str, what: str) -> None:
     """Refuse what a history does not remember as a text."""
-    if what not in VALUES:
+    if not isinstance(what, str) or what not in VALUES:
         message = f"{word}({what!r}): a history does not remember {what!r}{did_you_mean(what, VALUES)}"
-        if what == "amount" or what in NUMBERS:
+        if isinstance(what, str) and (what == "amount" or what in NUMBERS):
             message = f"{word}({what!r}): {what!r} is a number; {word} takes texts such as 'device'"
         raise FeatureDefinitionError(message)
 
 
 def check_number(word: str, what: str) -> None:
     """Refuse what a history does not remember as a number."""
-    if what not in NUMBERS:
+    if not isinstance(what, str) or what not in NUMBERS:
         message = f"{word}({what!r}): a history has no number {what!r}{did_you_mean(what, NUMBERS)}"
         raise FeatureDefinitionError(message)
 
 
 def check_fact(word: str, what: str) -> None:
     """Refuse what is not one of FACTS."""
-    if what not in FACTS:
+    if not isinstance(what, str) or what not in FACTS:
         message = f"{word}({what!r}): no such fact about an order{did_you_mean(what, FACTS)}"
         raise FeatureDefinitionError(message)

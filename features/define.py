@@ -19,7 +19,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from hashlib import sha256
-from math import isfinite
+from math import isfinite, isnan
+from operator import index
 from types import MappingProxyType
 from typing import Protocol
 
@@ -116,27 +117,39 @@ def features_digest(features: Iterable[Feature]) -> str:
 
 def days(number: int) -> timedelta:
     """So many days of 24 hours."""
-    return timedelta(days=number)
+    return _whole("days", number, timedelta(days=1))
 
 
 def hours(number: int) -> timedelta:
     """So many hours."""
-    return timedelta(hours=number)
+    return _whole("hours", number, timedelta(hours=1))
 
 
 def minutes(number: int) -> timedelta:
     """So many minutes."""
-    return timedelta(minutes=number)
+    return _whole("minutes", number, timedelta(minutes=1))
 
 
 def weeks(number: int) -> timedelta:
     """So many weeks of 7 days."""
-    return timedelta(days=7 * number)
+    return _whole("weeks", number, timedelta(days=7))
 
 
 def years(number: int) -> timedelta:
     """So many years of 365 days: what the calendar says would make two windows of one name differ."""
-    return timedelta(days=365 * number)
+    return _whole("years", number, timedelta(days=365))
+
+
+def _whole(word: str, number: int, unit: timedelta) -> timedelta:
+    try:
+        if isinstance(number, bool):
+            raise TypeError(number)  # noqa: TRY301 - said below
+        return index(number) * unit
+    except (TypeError, OverflowError) as error:
+        message = (
+            f"{word}() takes a whole number that a duration can hold, such as {word}(30), not {number!r}"
+        )
+        raise FeatureDefinitionError(message) from error
 
 
 # Facts of the order itself ------------------------------------------------------------------------
@@ -207,6 +220,16 @@ def feature(
             )
             raise FeatureDefinitionError(message)
         _check_fields(name, read)
+        for word, text in (("unit", unit), ("missing", missing)):
+            if not isinstance(text, str) or not text:
+                message = f"feature {name!r} needs a text for {word}=, not {text!r}"
+                raise FeatureDefinitionError(message)
+        if not _is_range(between):
+            message = (
+                f"feature {name!r}: between= takes the smallest and the largest value, such as (0, 1), "
+                f"or None for no largest, not {between!r}"
+            )
+            raise FeatureDefinitionError(message)
         low, high = between
         if high is not None and high < low:
             message = f"feature {name!r} says it lies between {low} and {high}; write the smaller first"
@@ -222,6 +245,13 @@ def feature(
         )
 
     return declare
+
+
+def _is_range(between: object) -> bool:
+    if not isinstance(between, tuple) or len(between) != 2:
+        return False
+    numbers = between if between[1] is not None else between[:1]
+    return all(isinstance(each, int | float) and not isnan(each) for each in numbers)
 
 
 _FIELDS = {
@@ -271,19 +301,26 @@ def _source(name: str, read: Callable[..., object]) -> str:
 
 def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> None:
     """Add the text of a function, and of what it names, under the names they have where they are used."""
-    called = f"{read.__module__}.{read.__qualname__}"
+    called = f"{id(read)}"  # one text of a program may define several functions, each of other numbers
     if called in texts:
         return
+    if hasattr(read, "__wrapped__"):
+        message = (
+            f"feature {name!r}: {read.__name__!r} is wrapped by a decorator, which no digest would hold; "
+            "do in its body what the decorator does"
+        )
+        raise FeatureDefinitionError(message)
     function = _definition(name, read)
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     inside = [node for statement in body for node in ast.walk(statement)]
     own = {argument.arg for node in (function, *inside) for argument in _arguments(node)}
     own |= {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own |= {node.name for node in inside if isinstance(node, ast.FunctionDef)}
+    own |= {node.name for node in inside if isinstance(node, _NAMING) and node.name is not None}
     known = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
     # a helper's arguments are part of it; a feature has one, the order
     head = f"{read.__name__}({ast.unparse(function.args)})\n" if texts else ""
     texts[called] = head + "\n".join(ast.unparse(statement) for statement in body)
+    named = _preset(function.args, read)
     for word in sorted({node.id for node in inside if isinstance(node, ast.Name)} - own):
         if word in known:
             value = known[word].cell_contents
@@ -294,6 +331,8 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
         else:
             message = f"feature {name!r} names {word!r}, which is not there yet; define it above the feature"
             raise FeatureDefinitionError(message)
+        named.append((word, value))
+    for word, value in named:
         if isinstance(value, _CONSTANTS):
             # told for each function that names it: two modules may give one name to two numbers
             texts[f"{called} {word}"] = f"{word} = {_constant(name, word, value)}"
@@ -303,6 +342,22 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
             _describe(name, value, texts)
         else:
             raise FeatureDefinitionError(_undescribed(name, word, value))
+
+
+def _preset(arguments: ast.arguments, read: Callable[..., object]) -> list[tuple[str, object]]:
+    """What arguments are preset to, where the text does not say it: the text, and the value it had."""
+    by_place = zip(arguments.defaults, getattr(read, "__defaults__", None) or (), strict=True)
+    by_word = getattr(read, "__kwdefaults__", None) or {}
+    by_name = [
+        (node, by_word[argument.arg])
+        for argument, node in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if node is not None
+    ]
+    said = [(node, value) for node, value in (*by_place, *by_name) if not isinstance(node, ast.Constant)]
+    return [(ast.unparse(node), value) for node, value in said]
+
+
+_NAMING = (ast.FunctionDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
 
 
 def _from_python(value: object) -> str | None:

@@ -1,8 +1,9 @@
 """A declared table of exchange rates: amounts in several currencies are compared in one, never added raw."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -11,6 +12,8 @@ from types import MappingProxyType
 from features.money import CURRENCIES, exponent
 
 __all__ = ["Rates", "RatesError"]
+
+_RATE = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 class RatesError(ValueError):
@@ -34,11 +37,17 @@ class Rates:
 
     def __post_init__(self) -> None:
         """Check the table, and make it one that cannot change."""
-        if not self.name or not self.name.isprintable():
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
             message = f"Rates need a name such as '2026-01', not {self.name!r}"
             raise RatesError(message)
-        if self.base not in CURRENCIES:
+        if not isinstance(self.base, str) or self.base not in CURRENCIES:
             message = f"Rates {self.name!r} need a base currency of ISO 4217 such as 'EUR', not {self.base!r}"
+            raise RatesError(message)
+        if not isinstance(self.per_unit, Mapping):
+            message = (
+                f"Rates {self.name!r}: per_unit= takes what one unit of each currency is worth, such as "
+                f"{{'USD': '0.92'}}, not {self.per_unit!r}"
+            )
             raise RatesError(message)
         for currency, rate in self.per_unit.items():
             if currency not in CURRENCIES:
@@ -51,14 +60,10 @@ class Rates:
         object.__setattr__(self, "per_unit", MappingProxyType(dict(sorted(self.per_unit.items()))))
 
     def _check(self, currency: str, rate: str) -> None:
-        try:
-            worth = Decimal(rate) if isinstance(rate, str) else Decimal("NaN")
-        except InvalidOperation:
-            worth = Decimal("NaN")
-        if not worth.is_finite() or worth <= 0:
+        if not isinstance(rate, str) or not _RATE.fullmatch(rate) or not Decimal(rate):
             message = (
                 f"Rates {self.name!r}: one {currency} must be worth a positive number of {self.base} written "
-                f"as text, such as '0.92'; got {rate!r}"
+                f"as text, such as '0.92', of at most 15 digits before and behind the point; got {rate!r}"
             )
             raise RatesError(message)
 

@@ -2,15 +2,33 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
+from typing import Any
 
 import pytest
 
-from features.aggregates import Count, Distinct, IsNew, Max, Mean, Ratio, SinceFirst, SinceLast, Sum
+from features.aggregates import (
+    Category,
+    Count,
+    Distance,
+    Distinct,
+    IsNew,
+    Max,
+    Mean,
+    OrderAmount,
+    Ratio,
+    Share,
+    SinceFirst,
+    SinceLast,
+    Sum,
+)
 from features.catalogue import STARTER, amount, by_name, by_names
-from features.define import Feature, compute, days, feature, features_digest, hours, minutes
+from features.conditions import at_least, is_in, near_hour, same, was
+from features.define import Feature, compute, days, feature, features_digest, hours, minutes, weeks, years
 from features.errors import FeatureDefinitionError, FeatureValueError
 from features.events import Order
 from features.history import Row
+from features.rates import Rates, RatesError
 from tests.strategies import NOON, an_order
 
 
@@ -286,3 +304,179 @@ def test_a_misspelt_feature_is_refused_with_the_nearest() -> None:
 def test_the_starter_features_are_what_trained_models_know_them_as() -> None:
     """A change here makes every model trained before refuse to load: say so in the changelog."""
     assert features_digest(STARTER) == "c7a43bb5dfc84b8000d735bf540f7391ce9fe35e8ba2c02363713dbe25430898"
+
+
+@pytest.mark.parametrize(
+    ("declare", "told"),
+    [
+        (lambda: Count(over=days(1), by=["device"]), "no such entity; did you mean 'device'"),
+        (lambda: Distance(by=[]), "no such entity; there are"),
+        (lambda: Count(["fraud"], over=days(1)), "no such fact about an order"),
+        (lambda: Sum(["amount"], over=days(1)), "no number"),
+        (lambda: Distinct(["device"], over=days(1)), "does not remember"),
+        (lambda: same(["card"]), "does not remember"),
+        (lambda: was(["fraud"]), "no such fact"),
+        (lambda: at_least(["pieces"], 1), "no number"),
+        (lambda: near_hour(True), "near_hour takes 1 to 11 hours, not True"),
+        (lambda: near_hour(2.0), "near_hour takes 1 to 11 hours, not 2.0"),
+        (lambda: Count(over=days(1), where=same), "a condition such as"),
+        (lambda: Share(same, over=days(1)), "a condition such as"),
+        (lambda: same("card") & same, "a condition such as"),
+        (lambda: same("card") and was("declined"), "joined with &"),
+        (lambda: Ratio(OrderAmount, to=OrderAmount), "Ratio compares features"),
+        (lambda: Ratio(Category("country", ("DE",)), to=amount), "Ratio compares features"),
+        (lambda: Category(["country"], ("DE",)), "no such text"),
+        (lambda: Category("country", (["DE"],)), "a tuple of different texts"),
+        (lambda: Category("country", ("DE", "other")), "leave it out"),
+        (lambda: days(True), r"days\(\) takes a whole number"),
+        (lambda: hours("3"), r"hours\(\) takes a whole number"),
+        (lambda: minutes(0.5), r"minutes\(\) takes a whole number"),
+        (lambda: weeks(None), r"weeks\(\) takes a whole number"),
+        (lambda: years(10**12), r"years\(\) takes a whole number"),
+    ],
+)
+def test_what_no_feature_can_mean_is_refused_where_it_is_written(
+    declare: Callable[[], Any], told: str
+) -> None:
+    with pytest.raises(FeatureDefinitionError, match=told):
+        declare()
+
+
+@pytest.mark.parametrize(
+    ("per_unit", "told"),
+    [
+        ({"USD": "1e99999999"}, "must be worth a positive number"),
+        ({"USD": " 0.9"}, "must be worth a positive number"),
+        ({"USD": "1_0"}, "must be worth a positive number"),
+        ({"USD": "0.0"}, "must be worth a positive number"),
+        ([("USD", "0.9")], "per_unit= takes what one unit"),
+    ],
+)
+def test_a_rate_is_a_plain_positive_decimal(per_unit: Any, told: str) -> None:
+    with pytest.raises(RatesError, match=told):
+        Rates("2026-01", base="EUR", per_unit=per_unit)
+
+
+@pytest.mark.parametrize("declared", [(5, "EUR"), ("2026-01", ["EUR"])])
+def test_the_words_of_a_table_of_rates_are_texts(declared: tuple[Any, Any]) -> None:
+    with pytest.raises(RatesError, match="need a"):
+        Rates(declared[0], base=declared[1], per_unit={})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"between": 5}, "between="),
+        ({"between": (0,)}, "between="),
+        ({"between": (None, 5)}, "between="),
+        ({"between": (float("nan"), 5)}, "between="),
+        ({"unit": None}, "a text for unit="),
+        ({"missing": None}, "a text for missing="),
+    ],
+)
+def test_what_a_feature_says_of_itself_is_checked(words: dict[str, Any], told: str) -> None:
+    def said(order: Order) -> float:
+        """Something."""
+        return order.amount
+
+    with pytest.raises(FeatureDefinitionError, match=told):
+        feature(**{"unit": "1", "between": (0, 1), "missing": "never"} | words)(said)
+
+
+def test_conditions_that_differ_have_names_that_differ() -> None:
+    card, ip, device = same("card"), same("ip"), same("device")
+    conditions = [
+        *(~(card & ip), ~card & ip, ~(card & ip) & device, ~(card & ip & device), ~card & ip & device),
+        *(~(~(card & ip) & device), ~(card & ip) & ~device),
+        *(is_in("country", "DE", "FR"), is_in("country", "DE FR")),
+    ]
+
+    assert len({each.name for each in conditions}) == len(conditions)
+    assert (~(card & ip)).doc == "other than those both with the same card and with the same IP address"
+
+
+def _at_most(largest: int) -> Callable[[int], bool]:
+    def allowed(number: int) -> bool:
+        return number <= largest
+
+    return allowed
+
+
+def _between(low: int, high: int) -> Feature:
+    above, below = _at_most(low), _at_most(high)
+
+    @feature(unit="0 or 1", between=(0, 1), missing="never")
+    def is_between(order: Order) -> float:
+        """Whether it lies between two."""
+        return below(order.amount) and not above(order.amount)
+
+    return is_between
+
+
+def test_the_digest_of_a_function_holds_each_of_two_made_by_one_function() -> None:
+    assert features_digest([_between(1, 5)]) == features_digest([_between(1, 5)])
+    assert len({features_digest([_between(*each)]) for each in ((1, 5), (2, 5), (1, 6))}) == 3
+
+
+def _with_preset(preset: int) -> Feature:
+    def scaled(number: int, by: int = preset) -> float:
+        return number * by
+
+    @feature(unit="1", between=(0, None), missing="never")
+    def preset_amount(order: Order) -> float:
+        """The amount, scaled."""
+        return scaled(order.amount)
+
+    return preset_amount
+
+
+def _with_preset_by_name(preset: int) -> Feature:
+    def scaled(number: int, *, by: int = preset) -> float:
+        return number * by
+
+    @feature(unit="1", between=(0, None), missing="never")
+    def preset_amount(order: Order) -> float:
+        """The amount, scaled."""
+        return scaled(order.amount)
+
+    return preset_amount
+
+
+@pytest.mark.parametrize("made", [_with_preset, _with_preset_by_name])
+def test_the_digest_of_a_function_holds_what_arguments_are_preset_to(made: Callable[[int], Feature]) -> None:
+    assert features_digest([made(2)]) == features_digest([made(2)])
+    assert features_digest([made(2)]) != features_digest([made(3)])
+
+
+def _tripled(function: Callable[[Order], float]) -> Callable[[Order], float]:
+    @wraps(function)
+    def thrice(order: Order) -> float:
+        return 3 * function(order)
+
+    return thrice
+
+
+def test_a_decorator_that_changes_what_a_feature_answers_is_refused() -> None:
+    with pytest.raises(FeatureDefinitionError, match="'tripled_amount' is wrapped by a decorator"):
+
+        @feature(unit="1", between=(0, None), missing="never")
+        @_tripled
+        def tripled_amount(order: Order) -> float:
+            """The amount, three times."""
+            return order.amount
+
+
+def test_a_feature_may_catch_an_error_and_match_a_pattern() -> None:
+    @feature(unit="1", between=(0, None), missing="never")
+    def caught(order: Order) -> float:
+        """The amount over the revision."""
+        try:
+            return order.amount / order.revision
+        except ZeroDivisionError as error:
+            match error.args:
+                case (first, *others):
+                    return len(first) + len(others)
+                case _:
+                    return 0
+
+    assert caught.value(an_order(amount=10, revision=0), None) == len("division by zero")

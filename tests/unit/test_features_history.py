@@ -435,7 +435,18 @@ def with_parts(**parts: object) -> bytes:
     for hour in (1, 2):
         row.remember(an_order(order_id=f"o{hour}", placed_at=NOON + hours(hour), device_id=f"d{hour}"))
     data = row.encode()
-    names = "first_at folded times amounts orders columns tiles used facts dropped".split()
+    names = [
+        "first_at",
+        "folded",
+        "times",
+        "amounts",
+        "orders",
+        "columns",
+        "tiles",
+        "used",
+        "facts",
+        "dropped",
+    ]
     said = dict(zip(names, msgspec.msgpack.decode(data[9:]), strict=True))
     return data[:9] + msgspec.msgpack.encode(list((said | parts).values()))
 
