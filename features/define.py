@@ -185,7 +185,10 @@ class OrderFact:
             )
             raise FeatureValueError(message) from error
         if not is_finite:
-            message = f"feature {self.name!r} answered {answer}; answer a finite number, or None for unknown"
+            message = (
+                f"feature {self.name!r} answered {answer} on order {order.order_id!r}; answer a finite "
+                "number, or None for unknown"
+            )
             raise FeatureValueError(message)
         return float(answer)
 

@@ -32,7 +32,10 @@ class ScoreOf:
     categories = None
 
     def __post_init__(self) -> None:
-        """Check that one history is enough."""
+        """Check that it is a model, and that one history is enough."""
+        if not isinstance(self.scorer, Scorer):
+            message = f"ScoreOf takes a loaded model, such as registry.load('velocity'), not {self.scorer!r}"
+            raise FeatureDefinitionError(message)
         entities = {each.entity for each in self.scorer.features} - {None}
         if len(entities) > 1:
             looked_at = " and ".join(sorted(map(str, entities)))

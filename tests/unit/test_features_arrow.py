@@ -85,3 +85,8 @@ def test_with_pandas_the_table_is_a_frame_with_nan_for_missing() -> None:
 
     assert frame["orders_count_30d"].isna().tolist() == [False, True]
     assert frame["country_category"].cat.categories.tolist() == ["DE", "FR", "other"]
+
+
+def test_one_text_is_not_taken_for_the_ids_of_its_letters() -> None:
+    with pytest.raises(TypeError, match=r"takes the ids of orders, such as \['o1'\]"):
+        table([COUNT], [at(1)], only="o1")

@@ -103,7 +103,7 @@ def test_a_feature_that_answers_nan_is_named() -> None:
         """Never a number."""
         return order.amount * float("nan")
 
-    with pytest.raises(FeatureValueError, match="feature 'broken' answered nan"):
+    with pytest.raises(FeatureValueError, match="feature 'broken' answered nan on order 'o1'; answer"):
         broken.value(an_order(), None)
 
 

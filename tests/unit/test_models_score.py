@@ -110,3 +110,8 @@ def test_another_version_is_another_feature(registry: Registry, velocity: Scorer
 
     assert ScoreOf(registry.load("velocity", other.version)).declaration != ScoreOf(velocity).declaration
     assert replace(ScoreOf(velocity)).declaration == ScoreOf(velocity).declaration
+
+
+def test_the_name_of_a_model_is_not_a_model() -> None:
+    with pytest.raises(FeatureDefinitionError, match=r"a loaded model, .* not 'velocity'"):
+        ScoreOf("velocity")  # type: ignore[arg-type]
