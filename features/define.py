@@ -9,6 +9,7 @@ digest that ties a model to its features are derived from it, so that none of th
 
 import ast
 import builtins
+import dis
 import inspect
 import json
 import sys
@@ -21,7 +22,7 @@ from fractions import Fraction
 from hashlib import sha256
 from math import isfinite, isnan
 from operator import index
-from types import MappingProxyType
+from types import CellType, CodeType, MappingProxyType
 from typing import Protocol
 
 from features.errors import FeatureDefinitionError, FeatureValueError, did_you_mean
@@ -315,17 +316,13 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
         raise FeatureDefinitionError(message)
     function = _definition(name, read)
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    inside = [node for statement in body for node in ast.walk(statement)]
-    own = {argument.arg for node in (function, *inside) for argument in _arguments(node)}
-    own |= {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own |= {node.name for node in inside if isinstance(node, _NAMING) and node.name is not None}
     known = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
     # a helper's arguments are part of it; a feature has one, the order
     head = f"{read.__name__}({ast.unparse(function.args)})\n" if texts else ""
     texts[called] = head + "\n".join(ast.unparse(statement) for statement in body)
     named = _preset(function.args, read)
-    for word in sorted({node.id for node in inside if isinstance(node, ast.Name)} - own):
-        if word in known:
+    for word in sorted(known.keys() | _outside(read.__code__)):
+        if word in known and not _is_empty(known[word]):
             value = known[word].cell_contents
         elif word in read.__globals__:
             value = read.__globals__[word]
@@ -360,7 +357,22 @@ def _preset(arguments: ast.arguments, read: Callable[..., object]) -> list[tuple
     return [(ast.unparse(node), value) for node, value in said]
 
 
-_NAMING = (ast.FunctionDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+def _outside(code: CodeType) -> set[str]:
+    """The names that code takes from its module or from Python: what it names and does not set itself."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname in _LOADS}
+    return names.union(*(_outside(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME")
+
+
+def _is_empty(cell: CellType) -> bool:
+    """Whether a name of the function around has no value yet."""
+    try:
+        cell.cell_contents  # noqa: B018 - asking is all there is
+    except ValueError:
+        return True
+    return False
 
 
 def _from_python(value: object) -> str | None:
@@ -414,11 +426,3 @@ def _definition(name: str, read: Callable[..., object]) -> ast.FunctionDef:
         message = f"feature {name!r}, and what it calls, must be written with def"
         raise FeatureDefinitionError(message)
     return function
-
-
-def _arguments(node: ast.AST) -> list[ast.arg]:
-    if not isinstance(node, ast.FunctionDef | ast.Lambda):
-        return []
-    told = node.args
-    others = [argument for argument in (told.vararg, told.kwarg) if argument is not None]
-    return [*told.posonlyargs, *told.args, *told.kwonlyargs, *others]

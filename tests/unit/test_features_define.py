@@ -480,3 +480,38 @@ def test_a_feature_may_catch_an_error_and_match_a_pattern() -> None:
                     return 0
 
     assert caught.value(an_order(amount=10, revision=0), None) == len("division by zero")
+
+
+LATER = 3
+
+
+def _with_two_of_one_name(order: Order) -> float:
+    return LATER * order.amount + sum(map(lambda LATER: LATER, (1,)))  # noqa: C417, N803 - on purpose
+
+
+def test_the_digest_holds_a_constant_whose_name_is_also_that_of_an_argument_inside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def declared() -> Feature:
+        @feature(unit="1", between=(0, None), missing="never")
+        def twice_named(order: Order) -> float:
+            """The amount, scaled."""
+            return _with_two_of_one_name(order)
+
+        return twice_named
+
+    before = features_digest([declared()])
+    monkeypatch.setitem(globals(), "LATER", 4)
+    assert features_digest([declared()]) != before
+
+
+def test_a_feature_that_names_what_is_defined_below_it_is_refused() -> None:
+    with pytest.raises(FeatureDefinitionError, match="names 'below', which is not there yet"):
+
+        @feature(unit="1", between=(0, None), missing="never")
+        def early(order: Order) -> float:
+            """The amount."""
+            return below(order.amount)
+
+    def below(amount: int) -> int:
+        return amount
