@@ -124,12 +124,19 @@ def fits(column: Column, held: int) -> bool:
     known = len(vocabulary) // WORD
     if not held or len(vocabulary) % WORD:
         return False
-    if len(codes) == held:  # the usual case, and felt: this is asked of each row that is read
+    # tables, and no loop over the codes: this is asked of each row that is read, and felt
+    if len(codes) == held:
         return known <= _CODES_A_BYTE and not codes.translate(None, _BYTES[:known])
-    if len(codes) not in (2 * held, 4 * held) or (len(codes) == 2 * held and known > _CODES_A_WORD):
-        return False
-    last: int = max(struct.unpack(f"<{held}{'H' if len(codes) == 2 * held else 'I'}", codes))
-    return last < known
+    if len(codes) == 2 * held:
+        page, last = divmod(known - 1, _CODES_A_BYTE)
+        low, high = codes[0::2], codes[1::2]
+        beyond = bytes(last + 1) + b"\1" * (_CODES_A_BYTE - 1 - last)
+        return (
+            0 < known <= _CODES_A_WORD
+            and not high.translate(None, _BYTES[: page + 1])
+            and 1 not in both(high.translate(only(page)), low.translate(beyond))
+        )
+    return len(codes) == 4 * held and all(code < known for code in struct.unpack(f"<{held}I", codes))
 
 
 def both(one: bytes, other: bytes) -> bytes:

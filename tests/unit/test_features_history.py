@@ -6,6 +6,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from features.columns import fits
 from features.define import days, hours
 from features.events import microseconds
 from features.facts import Fact
@@ -482,6 +483,16 @@ def test_few_bytes_of_version_1_that_speak_of_billions_of_orders_are_refused() -
     data = struct.pack("<BBHIQq14q", 1, 14, 2**14 - 1, 2**32 - 1, 0, 0, *range(14))
     with pytest.raises(RowBytesError, match="not a row of version 1"):
         Row.decode(data, 125)
+
+
+@pytest.mark.parametrize("known", [1, 2, 255, 256, 257, 300, 511, 512, 513, 65_536, 65_537])
+@pytest.mark.parametrize("width", ["B", "H", "I"])
+def test_a_column_has_a_value_for_each_of_its_codes(known: int, width: str) -> None:
+    vocabulary = bytes(8 * known)
+    if known - 1 < 256 ** struct.calcsize(width):
+        assert fits((vocabulary, struct.pack(f"<3{width}", 0, known - 1, 0)), 3)
+    if known < 256 ** struct.calcsize(width):
+        assert not fits((vocabulary, struct.pack(f"<3{width}", 0, known, 0)), 3)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 8])
