@@ -219,7 +219,9 @@ class _Batch:
         """The effects, with every row and order that was changed."""
         rows = self.effects.rows
         for (partition, key), row in self._changed_rows.items():
-            rows.setdefault(partition, {})[key] = row.encode()
+            # what a revision left without any event is as no row, and had nothing to be forgotten after
+            is_empty = row.first_at is None and row.last_at is None
+            rows.setdefault(partition, {})[key] = None if is_empty else row.encode()
         for (partition, key), revisions in self._changed_orders.items():
             rows.setdefault(partition, {})[key] = revisions.encode()
         return self.effects

@@ -104,8 +104,8 @@ class RocksStore:
         self._in_index: Any = self._rows.get_column_family_handle(_FILED)
         self._known: dict[int, set[bytes]] = {}
         """Keys that were seen to be there since their partition was last written: the index has them."""
-        self._due: dict[bytes, bytes] = {}
-        """The entries under which keys were found to be expired."""
+        self._due: dict[int, dict[bytes, bytes]] = {}
+        """Keys found to be expired since their partition was last written, and where each is filed."""
         self._first: dict[bytes, bytes] = {}
         """By partition and first byte of its keys: before which entry there is none."""
 
@@ -199,12 +199,12 @@ class RocksStore:
     def write(self, partition: int, rows: Mapping[bytes, bytes | None], position: LocalPosition) -> None:
         """Change rows and position at once or not at all."""
         batch = WriteBatch(raw_mode=True)
-        known = self._known.pop(partition, ())
+        known, due = self._known.pop(partition, ()), self._due.pop(partition, {})
         for key, value in rows.items():
             whole = _key(partition, key)
             if value is None:
                 batch.delete(whole)
-                if (entry := self._due.pop(whole, None)) is not None:
+                if (entry := due.get(key)) is not None:
                     batch.delete(entry, self._in_index)
                 continue
             batch.put(whole, value)
@@ -232,13 +232,13 @@ class RocksStore:
 
         Those that lie longest are found first; at most so many are looked at.
         """
-        found: list[bytes] = []
+        found = self._due[partition] = {}
         for kind, instant in before.items():
             if most > 0:
                 most = self._look(_key(partition, kind), instant // _MICROSECONDS_A_DAY, most, found)
-        return found
+        return list(found)
 
-    def _look(self, place: bytes, today: int, most: int, found: list[bytes]) -> int:
+    def _look(self, place: bytes, today: int, most: int, found: dict[bytes, bytes]) -> int:
         """Look at what is filed before a day; answers how many more may be looked at."""
         end = place + _DAY.pack(today + _DAY_ZERO)
         first = self._first.get(place, place)
@@ -264,13 +264,13 @@ class RocksStore:
                     continue
                 last_at = _last_at(key, value)
                 day = today + _LOOK_AGAIN_DAYS if last_at is None else last_at // _MICROSECONDS_A_DAY
-                if day < today:
-                    found.append(key)
-                    self._due[whole] = entry
+                if day < today and key not in found:
+                    found[key] = entry
                     begin = begin or entry
                 else:
                     anew.delete(entry, self._in_index)
-                    anew.put(self._entry(whole, day), b"", self._in_index)
+                    if day >= today:
+                        anew.put(self._entry(whole, day), b"", self._in_index)
             self._first[place] = begin or end
             if len(anew):
                 self._rows.write(anew)
@@ -291,7 +291,7 @@ class RocksStore:
     def clear(self, partition: int) -> None:
         """Forget the partition's rows and position."""
         self._known.pop(partition, None)
-        self._due = {}
+        self._due.pop(partition, None)
         self._first = {}
         try:
             # rows without an index would never be forgotten; an index without rows mends itself

@@ -88,8 +88,10 @@ class Shop:
     def commit(self, effects: Effects) -> None:
         for partition, rows in effects.rows.items():
             for row_key, row in rows.items():
-                assert row is not None
-                self.rows[partition, row_key] = row
+                if row is None:
+                    self.rows.pop((partition, row_key), None)
+                else:
+                    self.rows[partition, row_key] = row
         self.watermarks |= effects.watermarks
         if effects.committed is not None:
             effects.committed()

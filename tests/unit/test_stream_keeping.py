@@ -180,6 +180,17 @@ def _is_expired(horizons: Horizons, shop: Shop, number: int, key: bytes, value: 
     return last_at is not None and last_at < before
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_customer_whose_only_order_a_revision_took_away_leaves_nothing(at_once: bool) -> None:
+    shop = Shop()
+    orders = [an_order(), an_order(revision=1, customer_id="c2", placed_at=NOON + timedelta(days=1))]
+
+    for some in [orders] if at_once else [[each] for each in orders]:
+        shop.decide(*some)
+
+    assert sorted(key for _, key in shop.rows) == [b"cc2", b"oo1"], "a row without an event has no end"
+
+
 def test_the_effects_of_a_batch_say_how_far_time_has_moved() -> None:
     shop = Shop()
 
@@ -274,6 +285,35 @@ def test_a_key_costs_the_index_one_entry_however_often_it_changes(tmp_path: Path
     assert store.expired(0, {ROW: 19 * DAY}, 10) == [], "it is filed anew"
     assert len(list(store._filed.keys())) == 1
     assert store.expired(0, {ROW: 20 * DAY}, 10) == [b"c1"]
+    store.close()
+
+
+def test_a_key_that_is_filed_twice_is_found_once(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "w1")
+    for day in (1, 5):  # as a restore does, which writes without having read
+        store.write(0, {b"c1": _bytes(b"c1", day)}, _position())
+
+    assert store.expired(0, {ROW: 9 * DAY}, 10) == [b"c1"]
+
+    store.write(0, {b"c1": None}, _position())
+    assert store.expired(0, {ROW: 9 * DAY}, 10) == []
+    assert list(store._filed.keys()) == []
+    store.close()
+
+
+def test_an_expired_key_that_comes_back_in_the_same_batch_is_no_longer_held_in_memory(
+    tmp_path: Path,
+) -> None:
+    store = RocksStore(tmp_path / "w1")
+    store.write(0, {b"c1": _bytes(b"c1", 1)}, _position())
+    store.recall(0, b"c1")
+    assert store.expired(0, {ROW: 9 * DAY}, 10) == [b"c1"]
+
+    store.write(0, {b"c1": _bytes(b"c1", 9)}, _position())
+
+    assert not any(store._due.values())
+    assert store.expired(0, {ROW: 9 * DAY}, 10) == []
+    assert store.expired(0, {ROW: 10 * DAY}, 10) == [b"c1"]
     store.close()
 
 
