@@ -1074,7 +1074,7 @@ def features_explain(
         ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="GROUP", help="Only this group of the catalogue.")
+        str | None, typer.Option(metavar="GROUP", help="Only what is served of this group.")
     ] = None,
     since: Annotated[
         str | None,

@@ -170,7 +170,9 @@ def explain_given(
 
 def _refuse_unserved(features: Sequence[Feature]) -> None:
     if why := unserved(features):
-        raise ExplainError(f"the explanation {why.partition(';')[0]}; ask for features of the customer")
+        raise ExplainError(
+            f"the explanation {why.partition(';')[0]}; 'fraudstream features' says which are served"
+        )
 
 
 def _ahead(settings: Settings) -> timedelta:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import typer
 
-from features.catalogue import GROUPS, by_names, unserved
+from features.catalogue import is_served
 from features.define import Feature
 from features.errors import did_you_mean
 from features.events import LARGEST_RECORD
 from models.registry import Registry, named
 from stream.explain import ExplainError, explain_given, explain_order, said
+from stream.own_features import catalogue_of
 from stream.settings import Settings
 
 __all__ = ["Asked", "run_explain"]
@@ -35,7 +36,7 @@ class Asked(NamedTuple):
 
 
 def run_explain(settings: Settings, asked: Asked) -> None:
-    """Explain the order and print it. Raises ExplainError, ModelError, FeatureDefinitionError, TopicError."""
+    """Explain the order and print it. Raises a Refusal, ModelError or FeatureDefinitionError."""
     features = _features(settings, asked)
     value = None if asked.given is None else _bytes_of(asked.given)
     with _progress() as told:
@@ -57,20 +58,24 @@ def run_explain(settings: Settings, asked: Asked) -> None:
 
 
 def _features(settings: Settings, asked: Asked) -> Sequence[Feature]:
-    """Those named, else those of the group, else those of the model in service."""
+    """Those named, else what is served of the group, else those of the model in service."""
+    catalogue = catalogue_of(settings)
     if asked.names:
-        return by_names(dict.fromkeys(asked.names))
+        return catalogue.by_names(dict.fromkeys(asked.names))
     if asked.group is not None:
-        if asked.group not in GROUPS:
-            hint = did_you_mean(asked.group, GROUPS)
+        if asked.group not in catalogue.groups:
+            hint = did_you_mean(asked.group, catalogue.groups)
             raise typer.BadParameter(f"there is no group {asked.group!r}{hint}", param_hint="--group")
-        if unserved(GROUPS[asked.group]):
+        served = tuple(filter(is_served, catalogue.groups[asked.group]))
+        if not served:
             raise ExplainError(
-                f"group '{asked.group}' is of an entity whose history no worker keeps yet, so nothing says "
-                "what it knew; ask for a group of the customer's ('fraudstream features' lists them)"
+                f"nothing of group '{asked.group}' is served yet: no worker keeps the history that it asks; "
+                "ask for another group ('fraudstream features' lists them)"
             )
-        return GROUPS[asked.group]
-    registry = Registry(settings.home / "models", key=settings.signing_secret())
+        return served
+    registry = Registry(
+        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
+    )
     return registry.load(*named(settings.model)).features
 
 
