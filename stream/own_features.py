@@ -11,6 +11,7 @@ import re
 import sys
 import sysconfig
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -53,14 +54,13 @@ def catalogue_of(settings: Settings) -> Catalogue:
             "path/to/features.py:FEATURES"
         )
     where, name = named["where"], named["name"]
-    if _is_file(where):
-        module = _of_file(Path(where), said)
-    elif _MODULE.fullmatch(where):
-        module = _of_module(where, said)
-    else:
+    if not (_is_file(where) or _MODULE.fullmatch(where)):
         raise OwnFeaturesError(
             f"{said}: {where!r} is neither a module such as shop.features nor a file that ends in .py"
         )
+    # what it prints must not stand among what a command answers
+    with redirect_stdout(sys.stderr):
+        module = _of_file(Path(where), said) if _is_file(where) else _of_module(where, said)
     declared = _attribute(module, name, said)
     try:
         return Catalogue(own=declared)
@@ -77,7 +77,7 @@ def _attribute(module: ModuleType, name: str, said: str) -> tuple[Feature, ...]:
         tuples = sorted(
             each
             for each, value in vars(module).items()
-            if value and isinstance(value, tuple | list) and all(map(is_declared, value))
+            if isinstance(value, tuple | list) and value and all(map(is_declared, value))
         )
         there = f"it has {', '.join(tuples)}; name one" if tuples else f"write {name} = (...) there"
         raise OwnFeaturesError(f"{said}: there is no {name}; {there}")
@@ -103,9 +103,10 @@ def _of_file(file: Path, said: str) -> ModuleType:
     try:
         with file.open("rb") as opened:
             content = opened.read(_LARGEST_FILE + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error  # of a path that can't be one
         raise OwnFeaturesError(
-            f"{said}: can't read {file}: {error.strerror}; name a file that exists and this user may read"
+            f"{said}: can't read {file}: {why}; name a file that exists and this user may read"
         ) from None
     if len(content) > _LARGEST_FILE:
         raise OwnFeaturesError(f"{said}: {file} has more than a million bytes; name a file of features")

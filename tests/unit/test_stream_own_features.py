@@ -18,6 +18,7 @@ from features.events import Order
 from models.registry import Registry
 from stream.cli import app
 from stream.doctor import examine
+from stream.explain_cli import Asked, _features
 from stream.learn import Learnt, learn
 from stream.own_features import OwnFeaturesError, catalogue_of
 from stream.ports import Refused
@@ -140,6 +141,7 @@ def test_a_file_takes_no_other_modules_place(tmp_path: Path) -> None:
         ("no/such/shop.py:FEATURES", "can't read no/such/shop.py: No such file or directory; name a file "),
         ("/dev/zero:FEATURES", "/dev/zero is not Python's source; name a file that ends in .py"),
         ("features.rates:RATES", "there is no RATES; write RATES = (...) there"),
+        ("a\0b.py:FEATURES", "embedded null byte; name a file that exists and this user may read"),
         (
             "features.catalogue:BUILT_IN",
             "BUILT_IN should be a tuple of features and is of the class Cat",
@@ -174,6 +176,10 @@ def test_a_place_where_nothing_is_declared_is_refused(setting: str, said: str) -
         (
             "FEATURES = (lambda order: 1.0,)",
             "number 1 should be a declared feature and is a function; write ",
+        ),
+        (
+            "class Unsure:\n    def __bool__(self): raise ValueError\nARRAY = Unsure()",
+            "there is no FEATURES; write FEATURES = (...) there",
         ),
         ("\nimport no_such_thing", "shop.py, line 5: ModuleNotFoundError: No module named 'no_such_thing'; "),
         ("\nraise SystemExit(3)", "shop.py, line 5: SystemExit: 3; mend it there"),
@@ -381,6 +387,20 @@ def test_a_reason_of_an_own_feature_is_told_in_its_unit(tmp_path: Path, file: Pa
     assert why(decision) == [("Whether the order is large", "1")], "who was not told knows no unit"
 
 
+def test_an_order_is_explained_by_the_own_features_of_the_model_in_service(
+    tmp_path: Path, file: Path
+) -> None:
+    settings = at_home(tmp_path, file)
+    learnt(settings, "own")
+
+    def explained(*names: str, group: str | None = None) -> list[str]:
+        asked = Asked(None, None, names, group, None, 5, as_json=False)
+        return [each.name for each in _features(settings, asked)]
+
+    assert explained() == explained(group="own") == [each.name for each in own(file).own]
+    assert explained("weight") == ["weight"]
+
+
 def test_the_doctor_says_that_the_file_has_changed_and_not_that_somebody_tampered(
     tmp_path: Path, file: Path
 ) -> None:
@@ -419,6 +439,18 @@ def test_own_features_are_listed_as_a_group(
     assert listed == alone
     assert [json.loads(line)["name"] for line in alone][:3] == NAMES
     assert {json.loads(line)["group"] for line in alone} == {"own"}
+
+
+def test_what_a_file_prints_is_not_taken_for_the_list(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(OWN + "\nprint('read')\n")
+    monkeypatch.setenv("FRAUDSTREAM_FEATURES", f"{file}:FEATURES")
+
+    listed = command(monkeypatch, tmp_path, "features", "--group", "own", "--json")
+
+    assert [json.loads(line)["name"] for line in listed.stdout.splitlines()][:3] == NAMES
+    assert listed.stderr == "read\n"
 
 
 def test_own_features_are_found_through_the_settings_file(
