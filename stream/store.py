@@ -8,7 +8,8 @@ Beside the rows stands an index of them by the day of their last event, so that 
 forgotten are found without looking at the others. It is made from the rows alone, with each write, and it
 may be behind: a key is filed under the day it had when it was new, and filed anew when that day is due and
 the key is seen to have lived on. So a key costs the index one entry and, once in the time it is kept, one
-look.
+look. A restore writes without reading, so it may leave one for each day that it met a key under: they go as
+their day is due.
 """
 
 import contextlib
