@@ -269,12 +269,18 @@ _FIELDS = {
 def _check_fields(name: str, read: Callable[..., object]) -> None:
     """Refuse what an order does not say, before an order comes to show it.
 
-    Also what only a pydantic model has: in service an order is read by a faster model with the same fields.
+    Also what only a pydantic model has: in service an order is read by a faster model with the same fields,
+    which nothing else keeps from being changed.
     """
     function = _definition(name, read)
     order = function.args.args[0].arg if function.args.args else ""
     for node in ast.walk(function):
-        if not isinstance(node, ast.Attribute):
+        if not isinstance(node, ast.Attribute | ast.Subscript):
+            continue
+        if not isinstance(node.ctx, ast.Load) and _is_of(node, order):
+            message = f"feature {name!r} changes {ast.unparse(node)}; a feature reads the order and answers"
+            raise FeatureDefinitionError(message)
+        if isinstance(node, ast.Subscript):
             continue
         owner = None
         if isinstance(node.value, ast.Name) and node.value.id == order:
@@ -290,6 +296,13 @@ def _check_fields(name: str, read: Callable[..., object]) -> None:
             hint = did_you_mean(node.attr, _FIELDS[owner])
             message = f"feature {name!r} reads {where}.{node.attr}, which is not a field{hint}"
             raise FeatureDefinitionError(message)
+
+
+def _is_of(node: ast.expr, order: str) -> bool:
+    """Whether it is a part of the order, or a part of a part."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id == order
 
 
 def _source(name: str, read: Callable[..., object]) -> str:
@@ -317,6 +330,8 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
     function = _definition(name, read)
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     known = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
+    for node in (each for statement in body for each in ast.walk(statement)):
+        _check_pure(name, node, known)
     # a helper's arguments are part of it; a feature has one, the order
     head = f"{read.__name__}({ast.unparse(function.args)})\n" if texts else ""
     texts[called] = head + "\n".join(ast.unparse(statement) for statement in body)
@@ -327,6 +342,9 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
         elif word in read.__globals__:
             value = read.__globals__[word]
         elif hasattr(builtins, word):
+            if word in _FROM_ELSEWHERE:
+                message = f"feature {name!r} names {word!r}, and no digest would hold what comes from there"
+                raise FeatureDefinitionError(message)
             continue
         else:
             message = f"feature {name!r} names {word!r}, which is not there yet; define it above the feature"
@@ -340,6 +358,8 @@ def _describe(name: str, read: Callable[..., object], texts: dict[str, str]) -> 
             texts[f"{called} {word}"] = f"{word} is {origin}"
         elif inspect.isfunction(value):
             _describe(name, value, texts)
+            if word != value.__name__:
+                texts[f"{called} {word}"] = f"{word} is {value.__qualname__}"
         else:
             raise FeatureDefinitionError(_undescribed(name, word, value))
 
@@ -386,6 +406,9 @@ def _from_python(value: object) -> str | None:
     return origin if origin.partition(".")[0] in sys.stdlib_module_names else None
 
 
+_FROM_ELSEWHERE = frozenset(("__import__", "compile", "eval", "exec", "globals", "input", "open"))
+"""Python's own words for code and data that do not stand in the function."""
+
 _CONSTANTS = (
     *(bool, int, float, str, bytes, type(None)),
     *(date, timedelta, Decimal, Fraction),
@@ -426,3 +449,23 @@ def _definition(name: str, read: Callable[..., object]) -> ast.FunctionDef:
         message = f"feature {name!r}, and what it calls, must be written with def"
         raise FeatureDefinitionError(message)
     return function
+
+
+def _check_pure(name: str, node: ast.AST, outside: Iterable[str]) -> None:
+    """Refuse what lets a function answer otherwise next time, and no digest would hold."""
+    if isinstance(node, ast.Global | ast.Nonlocal):
+        for word in node.names:
+            if isinstance(node, ast.Global) or word in outside:
+                message = f"feature {name!r} changes {word!r}; a feature reads the order and answers"
+                raise FeatureDefinitionError(message)
+    elif isinstance(node, ast.ClassDef):
+        message = f"feature {name!r} defines a class; write a function beside it"
+        raise FeatureDefinitionError(message)
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        modules = [node.module or "."] if isinstance(node, ast.ImportFrom) else [e.name for e in node.names]
+        for module in modules:
+            if module.partition(".")[0] not in sys.stdlib_module_names:
+                message = (
+                    f"feature {name!r} imports {module!r} while it runs; import what it needs at the top"
+                )
+                raise FeatureDefinitionError(message)

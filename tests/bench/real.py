@@ -243,7 +243,11 @@ def wrong_rows(rows: dict[str, Row], sent: Sequence[Transaction]) -> list[str]:
     for customer, arrived in past.items():
         row = rows.get(customer)
         held = sorted(arrived, key=lambda each: each.placed_at)[-ROW_LIMIT:]  # stable: as they arrived
-        told = {"currency": ["EUR"] * len(held), "merchant": [each.terminal for each in held]}
+        told = {
+            "currency": ["EUR"] * len(held),
+            "merchant": [each.terminal for each in held],
+            "customer": [customer] * len(held),
+        }
         if (
             row is None
             or row.folded != len(arrived) - len(held)

@@ -120,6 +120,106 @@ def test_the_place_of_a_file_is_no_part_of_the_digest(file: Path, tmp_path: Path
     assert features_digest(own(file).own) == features_digest(own(elsewhere).own)
 
 
+IS_X = '''
+@feature(unit="0 or 1", between=(0, 1), missing="never")
+def is_x(order: Order) -> float:
+    """X."""
+    {}
+
+FEATURES = (is_x,)
+'''
+WRAPPED = """
+import functools
+
+def times(f):
+    @functools.wraps(f)
+    def inner(x):
+        return 2 * f(x)
+    return inner
+
+@times
+def n(x):
+    return x
+"""
+FACTORY = "def at_least(least):\n    def inner(x):\n        return x >= least\n    return inner\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "body", "change"),
+    [
+        (
+            "MANY = 3\ndef is_many(x, most=MANY):\n    return x > most\n",
+            "return float(is_many(order.amount))",
+            ("MANY = 3", "MANY = 4"),
+        ),
+        (
+            FACTORY + "one = at_least(3)\nother = at_least(10)\n",
+            "return float(one(order.amount) + other(order.amount))",
+            ("at_least(10)", "at_least(11)"),
+        ),
+        (
+            "def f(x):\n    return x\ndef g(x):\n    return 2 * x\na, b, c = f, g, g\n",
+            "return float(a(1) + 2 * b(2) + 3 * c(3))",
+            ("a, b, c = f, g, g", "a, b, c = f, f, g"),
+        ),
+        (
+            "MANY = 3\n",
+            "return float(sum(1 for MANY in order.items) > MANY)",
+            ("MANY = 3", "MANY = 4"),
+        ),
+    ],
+    ids=["default", "two of one def", "another name", "same name inside"],
+)
+def test_whatever_changes_what_a_function_computes_changes_its_digest(
+    tmp_path: Path, before: str, body: str, change: tuple[str, str]
+) -> None:
+    file = tmp_path / "shop.py"
+
+    def digest(source: str) -> str:
+        file.write_text(source)
+        return features_digest(own(file).own)
+
+    source = f"from features import Order, feature\n{before}{IS_X.format(body)}"
+    assert digest(source) == digest("# the same\n" + source)
+    assert digest(source) != digest(source.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("before", "body", "said"),
+    [
+        (
+            WRAPPED,
+            "return float(n(order.amount))",
+            "'n' is wrapped by a decorator",
+        ),
+        ("SEEN = 0\n", "global SEEN; SEEN += 1; return SEEN", "feature 'is_x' changes 'SEEN'"),
+        ("", "from a_shop import RATE; return RATE", "feature 'is_x' imports 'a_shop' while it runs"),
+        ("", "import math, a_shop.rates; return 1.0", "feature 'is_x' imports 'a_shop.rates' while it runs"),
+        (
+            "",
+            "return float(open('rates').read())",
+            "feature 'is_x' names 'open', and no digest would hold what",
+        ),
+        ("", "return eval(order.country)", "feature 'is_x' names 'eval', and no digest would hold what"),
+        (
+            "K = 3\n",
+            "class Limit: k = K\n    return Limit.k",
+            "feature 'is_x' defines a class; write a function",
+        ),
+        ("", "order.amount = 7; return 1.0", "feature 'is_x' changes order.amount"),
+        ("", "order.attributes['a'] = 7; return 1.0", "feature 'is_x' changes order.attributes['a']"),
+        ("", "del order.card; return 1.0", "feature 'is_x' changes order.card"),
+    ],
+)
+def test_a_function_that_changes_something_or_hides_what_it_computes_is_refused(
+    tmp_path: Path, before: str, body: str, said: str
+) -> None:
+    file = tmp_path / "shop.py"
+    file.write_text(f"from features import Order, feature\n{before}{IS_X.format(body)}")
+
+    assert said in refusal(f"{file}:FEATURES")
+
+
 def test_a_file_takes_no_other_modules_place(tmp_path: Path) -> None:
     before = sys.modules["random"]
     (tmp_path / "random.py").write_text(OWN)
