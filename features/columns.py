@@ -13,6 +13,7 @@ from features.remembered import UNKNOWN
 __all__ = [
     "WORD",
     "Column",
+    "all_fit",
     "both",
     "code_of",
     "codes_of",
@@ -31,7 +32,7 @@ WORD = 8
 Column = int | tuple[bytes, bytes] | None
 """All unknown; all the same; or the values in order of their first use, and a code for each order."""
 
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_LARGEST = 2**63 - 1
 _CODES_A_BYTE = 256
 _CODES_A_WORD = 65_536
 _BYTES = bytes(range(_CODES_A_BYTE))
@@ -99,10 +100,12 @@ def lengthened(column: Column, held: int, value: int) -> Column:
             return column
         return _NUMBER.pack(column) + _NUMBER.pack(value), bytes(held) + b"\1"
     vocabulary, codes = column
-    code = code_of(vocabulary, value)
+    wanted = _NUMBER.pack(value)
+    where = vocabulary.find(wanted)
+    code = where // WORD if where % WORD == 0 else code_of(vocabulary, value)
     if code < 0:
         code = len(vocabulary) // WORD
-        vocabulary += _NUMBER.pack(value)
+        vocabulary += wanted
         if code in (_CODES_A_BYTE, _CODES_A_WORD):
             return vocabulary, _coded([*codes_of(column, held), code], code + 1)
     if len(codes) == held:
@@ -116,15 +119,24 @@ def only(code: int) -> bytes:
     return bytes(code) + b"\1" + bytes(_CODES_A_BYTE - 1 - code)
 
 
-def fits(column: Column, held: int) -> bool:
-    """Whether this can be the column of so many orders: a code for each, and a value for each code."""
-    if not isinstance(column, tuple):
-        return column is None or _SMALLEST <= column <= _LARGEST
+def all_fit(columns: Iterable[Column], held: int) -> bool:
+    """Whether these can be columns of so many orders; asked of each row that is read, and felt."""
+    for column in columns:
+        if isinstance(column, tuple):
+            if not fits(column, held):
+                return False
+        elif column is not None and column > _LARGEST:  # MessagePack has none that are too small
+            return False
+    return True
+
+
+def fits(column: tuple[bytes, bytes], held: int) -> bool:
+    """Whether this can be a column of so many orders: a code for each, and a value for each code."""
     vocabulary, codes = column
     known = len(vocabulary) // WORD
     if not held or len(vocabulary) % WORD:
         return False
-    # tables, and no loop over the codes: this is asked of each row that is read, and felt
+    # tables, and no loop over the codes
     if len(codes) == held:
         return known <= _CODES_A_BYTE and not codes.translate(None, _BYTES[:known])
     if len(codes) == 2 * held:

@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain, compress
-from operator import mul, neg
+from operator import mul, ne, neg
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -25,10 +25,10 @@ import msgspec
 from features.columns import (
     WORD,
     Column,
+    all_fit,
     both,
     code_of,
     codes_of,
-    fits,
     lengthened,
     only,
     packed,
@@ -63,6 +63,7 @@ LARGEST_LIMIT = 1_000_000
 _USED: Final = 64
 """Of how many different texts, of each of VALUES, the last use is known once their orders are folded."""
 _COLUMNS: Final = len(COLUMN_OF)
+_POSITIONS: Final = range(_COLUMNS)
 _CURRENCY: Final = COLUMN_OF["currency"]
 _MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct("<Bq")
@@ -349,7 +350,7 @@ class Row:
             or len(stored.columns) > _COLUMNS
             or len(stored.tiles) % TILE_BYTES
             or len(stored.facts) % _STATEMENT.size
-            or not all(fits(column, held) for column in stored.columns if column is not None)
+            or not all_fit(stored.columns, held)
             or len(stored.used) > len(VALUES)
             or any(len(used) % (2 * WORD) for used in stored.used)
             or not _NEVER <= stored.first_at < _TOO_LARGE
@@ -424,9 +425,10 @@ class Row:
             else:
                 self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
             columns = self._columns
-            for position, value in enumerate(said):
-                column = columns[position]
-                if column != value and (value or column is not None):  # all that it has, the usual case
+            # that an order says what all before it said, or nothing either, is the usual case
+            for position in tuple(compress(_POSITIONS, map(ne, columns, said))):
+                column, value = columns[position], said[position]
+                if value or column is not None:
                     columns[position] = lengthened(column, held, value)
         self._amounts_read = None
         self._fold()
