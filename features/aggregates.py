@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from math import asin, cos, hypot, radians, sin, sqrt
 from typing import ClassVar
 
-from features.columns import both, neither
+from features.columns import both, either, neither
 from features.conditions import Condition, check_condition, check_fact, check_value, spoken
 from features.define import OrderFact, Quantity, days, hours, minutes, years
 from features.errors import FeatureDefinitionError, did_you_mean
@@ -96,6 +96,12 @@ def _long(over: timedelta) -> str:
     return word if number == "1" else f"{number} {word}s"
 
 
+def _check_entity(word: str, by: str) -> None:
+    if not isinstance(by, str) or by not in ENTITIES:
+        message = f"{word}(by={by!r}): no such entity{did_you_mean(by, ENTITIES)}"
+        raise FeatureDefinitionError(message)
+
+
 def _check_duration(word: str, over: timedelta) -> None:
     if not isinstance(over, timedelta):
         message = f"{word} looks over a duration such as days(30), not {over!r}"
@@ -169,18 +175,12 @@ class _OfHistory(_Derived):
 
     def __post_init__(self) -> None:
         word = type(self).__name__
-        self._check_entity()
+        _check_entity(word, self.by)
         _check_duration(word, self.over)
         if self.known_after is not None:
             _check_duration(f"{word}(known_after=)", self.known_after)
         if self.where is not None:
             check_condition(f"{word}(where=)", self.where)
-
-    def _check_entity(self) -> None:
-        if not isinstance(self.by, str) or self.by not in ENTITIES:
-            hint = did_you_mean(self.by, ENTITIES)
-            message = f"{type(self).__name__}(by={self.by!r}): no such entity{hint}"
-            raise FeatureDefinitionError(message)
 
     @cached_property
     def entity(self) -> str:  # type: ignore[override]
@@ -382,8 +382,7 @@ class Share(_OfHistory):
             return (chosen.count(1), end - start) if end > start else None
         among = self.where.mask(order, history, start, end)
         count = among.count(1)
-        together = int.from_bytes(chosen, "little") & int.from_bytes(among, "little")
-        return (together.bit_count(), count) if count else None
+        return (both(chosen, among).count(1), count) if count else None
 
 
 def _check_counted(word: str, what: str) -> None:
@@ -601,7 +600,7 @@ class _OfQuantities(_OfHistory):
             currencies = [currency for currency, _ in self._scale(self.rates, history)[0]]
         for currency in currencies:
             in_it = history.where_is("currency", currency, start, end)
-            counts = neither(both(neither(counts), neither(in_it)))
+            counts = either(counts, in_it)
         return _among(positions, counts)
 
     def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
@@ -925,13 +924,6 @@ class _Since(_OfHistory):
         at = None if history is None else self._at(order, history)
         return None if history is None or at is None else (history.as_of - at, _MICROSECONDS_A_DAY)
 
-    def _positions(self, order: Order, history: History) -> list[int]:
-        start, end = history.held_window(self.span)
-        if self.where is None:
-            return [*range(start, end)]
-        chosen = self._chosen(order, history) or b""
-        return [start + where for where, counts in enumerate(chosen) if counts]
-
 
 class SinceLast(_Since):
     """How long ago the last order was: `SinceLast()` is days_since_last_order.
@@ -954,7 +946,7 @@ class SinceLast(_Since):
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The position, among the orders held, of the one that made the value."""
-        return self._positions(order, history)[-1:] if self.what == _ORDERS else []
+        return super().looked_at(order, history)[-1:] if self.what == _ORDERS else []
 
 
 class SinceFirst(_Since):
@@ -977,7 +969,7 @@ class SinceFirst(_Since):
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The position, among the orders held, of the one that made the value; none for one not held."""
-        first = self._positions(order, history)[:1] if self.what == _ORDERS else []
+        first = super().looked_at(order, history)[:1] if self.what == _ORDERS else []
         # where the first of all is folded, another is the first that is held
         return (
             first
@@ -1001,7 +993,7 @@ class IsNew(_Derived):
     def __post_init__(self) -> None:
         """Check the words."""
         check_value("IsNew", self.what)
-        _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
+        _check_entity(type(self).__name__, self.by)
 
     @cached_property
     def entity(self) -> str:  # type: ignore[override] # noqa: D102
@@ -1062,7 +1054,7 @@ class Distance(_Derived):
 
     def __post_init__(self) -> None:
         """Check the words."""
-        _OfHistory._check_entity(self)  # type: ignore[arg-type] # noqa: SLF001
+        _check_entity(type(self).__name__, self.by)
 
     @cached_property
     def entity(self) -> str:  # type: ignore[override] # noqa: D102

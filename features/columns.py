@@ -17,6 +17,7 @@ __all__ = [
     "both",
     "code_of",
     "codes_of",
+    "either",
     "fits",
     "lengthened",
     "neither",
@@ -154,6 +155,12 @@ def fits(column: tuple[bytes, bytes], held: int) -> bool:
 def both(one: bytes, other: bytes) -> bytes:
     """The 1s that two masks have in common."""
     together = int.from_bytes(one, "little") & int.from_bytes(other, "little")
+    return together.to_bytes(len(one), "little")
+
+
+def either(one: bytes, other: bytes) -> bytes:
+    """The 1s of both masks."""
+    together = int.from_bytes(one, "little") | int.from_bytes(other, "little")
     return together.to_bytes(len(one), "little")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from features.columns import both, neither
+from features.columns import both, either, neither
 from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import Order, microseconds
 from features.facts import FACTS
@@ -234,9 +234,7 @@ class is_in(_Combined):  # noqa: N801
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
         found = bytes(end - start)
         for text in self.texts:
-            found = neither(
-                both(neither(found), neither(history.where_is(self.what, fingerprint(text), start, end)))
-            )
+            found = either(found, history.where_is(self.what, fingerprint(text), start, end))
         return found
 
 
