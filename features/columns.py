@@ -39,6 +39,8 @@ _CODES_A_WORD = 65_536
 _BYTES = bytes(range(_CODES_A_BYTE))
 _BYTE = [bytes((code,)) for code in _BYTES]
 _NUMBER = struct.Struct("<q")
+_FEW_CODES = {WORD * known: _BYTES[:known] for known in range(1, _CODES_A_BYTE + 1)}
+"""The codes that there are, by the length of their vocabulary."""
 
 
 def words(raw: bytes) -> tuple[int, ...]:
@@ -124,7 +126,11 @@ def all_fit(columns: Iterable[Column], held: int) -> bool:
     """Whether these can be columns of so many orders; asked of each row that is read, and felt."""
     for column in columns:
         if isinstance(column, tuple):
-            if not fits(column, held):
+            vocabulary, codes = column
+            known = _FEW_CODES.get(len(vocabulary))
+            # the usual case first, by a table
+            is_usual = known is not None and 0 < held == len(codes) and not codes.translate(None, known)
+            if not is_usual and not fits(column, held):
                 return False
         elif column is not None and column > _LARGEST:  # MessagePack has none that are too small
             return False

@@ -147,7 +147,9 @@ class Row:
         "_facts",
         "_facts_dropped",
         "_first_at",
+        "_fold_at",
         "_folded",
+        "_newest_at",
         "_orders",
         "_tile_view",
         "_tiles",
@@ -162,6 +164,8 @@ class Row:
             message = f"Row(limit={limit}) must hold 1 to {LARGEST_LIMIT} orders"
             raise ValueError(message)
         self.limit = limit
+        self._fold_at = limit + max(1, limit // TILED)
+        """How many orders are too many."""
         self._times = b""
         self._amounts = b""
         """Of four bytes each as long as none needs eight."""
@@ -174,6 +178,7 @@ class Row:
         self._facts_dropped = 0
         self._folded = 0
         self._first_at: int | None = None
+        self._newest_at: int | None = None
         self._changes = 0
         self._amounts_read: list[int] | None = None
         self._tile_view: TileView | None = None
@@ -214,15 +219,12 @@ class Row:
     @property
     def newest_at(self) -> int | None:
         """When the newest order held was placed; None without one."""
-        if not self._times:
-            return None
-        at: int = _NUMBER.unpack_from(self._times, len(self._times) - WORD)[0]
-        return at
+        return self._newest_at
 
     @property
     def last_at(self) -> int | None:
         """When the newest order was placed or the newest fact known, whichever is later; None for neither."""
-        last = self.newest_at
+        last = self._newest_at
         if last is None:
             last = last_of(self._tiles) if self._tiles else _NEVER
         if self._facts:
@@ -230,13 +232,19 @@ class Row:
             last = max(last, known_at)
         return None if last == _NEVER else last
 
-    def remember(self, order: Order | Told) -> None:
-        """Insert the order where it belongs by `placed_at`."""
-        at = microseconds(order.placed_at)
+    def remember(self, order: Order | Told) -> bool:
+        """Insert the order where it belongs by `placed_at`; whether it came late, after a newer one."""
+        at, newest_at = microseconds(order.placed_at), self._newest_at
         self._changes += 1
         if self._first_at is None or at < self._first_at:
             self._first_at = at
-        self._insert(at, order.amount, hashed(order.order_id), told(order))
+        is_late = newest_at is not None and newest_at > at
+        if is_late or (newest_at is None and self._tiles):
+            self._insert(at, order.amount, hashed(order.order_id), told(order))
+        else:
+            self._append(at, order.amount, hashed(order.order_id), told(order))
+        self._amounts_read = None
+        return is_late
 
     def forget(self, order_id: str, placed_at: datetime) -> bool:
         """Take one order out again, as when a revision replaces it; False when it is not held one by one."""
@@ -259,6 +267,7 @@ class Row:
         self._amounts = _amounts_packed(amounts)
         self._times = _without(self._times, where)
         self._orders = _without(self._orders, where)
+        self._newest_at = self._times_view()[-1] if self._times else None
         self._amounts_read = None
         if not self._folded:
             self._first_at = self._times_view()[0] if self._times else None
@@ -330,11 +339,16 @@ class Row:
             row._read(data)
         else:
             row._read_version_1(data)
-        try:
-            row._fold()
-        except struct.error as error:  # tiles that say more than any order could
-            raise RowBytesError(_not_a_row(data)) from error
-        row._drop_facts()
+        held = len(row._times) // WORD
+        if held:
+            row._newest_at = _NUMBER.unpack_from(row._times, WORD * (held - 1))[0]
+        if held >= row._fold_at:
+            try:
+                row._fold()
+            except struct.error as error:  # tiles that say more than any order could
+                raise RowBytesError(_not_a_row(data)) from error
+        if row._facts:
+            row._drop_facts()
         return row
 
     def _read(self, data: bytes) -> None:
@@ -405,33 +419,39 @@ class Row:
     def _amounts_view(self) -> memoryview:
         return memoryview(self._amounts).cast("q" if len(self._amounts) == len(self._times) else "I")
 
+    def _append(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+        """Insert an order that none held is newer than."""
+        held = len(self._times) // WORD
+        self._times += _NUMBER.pack(at)
+        self._newest_at = at
+        self._orders += _NUMBER.pack(order)
+        if amount >> 32 == 0 and len(self._amounts) == _SMALL.size * held:
+            self._amounts += _SMALL.pack(amount)
+        elif held and len(self._amounts) == WORD * held:
+            self._amounts += _NUMBER.pack(amount)
+        else:
+            self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
+        columns = self._columns
+        # that an order says what all before it said, or nothing either, is the usual case
+        for position in compress(_POSITIONS, map(ne, columns, said)):
+            column, value = columns[position], said[position]
+            if value or column is not None:
+                columns[position] = lengthened(column, held, value)
+        if held + 1 >= self._fold_at:
+            self._fold()
+
     def _insert(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
-        times = self._times
-        held = len(times) // WORD
-        if held and _NUMBER.unpack_from(times, len(times) - WORD)[0] > at:
-            if self._tiles and _NUMBER.unpack_from(times)[0] > at:
+        if not self._times:  # all that were held have been forgotten
+            if last_of(self._tiles) > at:
                 self._count_late(at, amount, said)
             else:
-                self._insert_between(at, amount, order, said)
-        elif not held and self._tiles and last_of(self._tiles) > at:
-            self._count_late(at, amount, said)  # all that were held have been forgotten
+                self._append(at, amount, order, said)
+        elif self._tiles and _NUMBER.unpack_from(self._times)[0] > at:
+            self._count_late(at, amount, said)
         else:
-            self._times = times + _NUMBER.pack(at)
-            self._orders += _NUMBER.pack(order)
-            if amount >> 32 == 0 and len(self._amounts) == _SMALL.size * held:
-                self._amounts += _SMALL.pack(amount)
-            elif held and len(self._amounts) == WORD * held:
-                self._amounts += _NUMBER.pack(amount)
-            else:
-                self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
-            columns = self._columns
-            # that an order says what all before it said, or nothing either, is the usual case
-            for position in tuple(compress(_POSITIONS, map(ne, columns, said))):
-                column, value = columns[position], said[position]
-                if value or column is not None:
-                    columns[position] = lengthened(column, held, value)
-        self._amounts_read = None
-        self._fold()
+            self._insert_between(at, amount, order, said)
+            if len(self) >= self._fold_at:
+                self._fold()
 
     def _insert_between(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
         held, where = len(self), bisect_right(self._times_view(), at)
@@ -460,10 +480,7 @@ class Row:
 
     def _fold(self) -> None:
         """Fold the oldest orders into tiles where more are held than should be."""
-        chunk = max(1, self.limit // TILED)
-        held = len(self)
-        if held < self.limit + chunk:
-            return
+        held, chunk = len(self), self._fold_at - self.limit
         tiles = tiles_in(self._tiles)
         times, amounts = self._times_view(), self._amounts_view()
         columns = [
@@ -472,7 +489,7 @@ class Row:
         ]
         currencies = columns[_CURRENCY]
         start = 0
-        while held - start >= self.limit + chunk:
+        while held - start >= self._fold_at:
             end = start + chunk
             money: dict[int, list[int]] = {}
             for where in range(start, end):

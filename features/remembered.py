@@ -1,5 +1,6 @@
 """What a history remembers of an order: texts as fingerprints, small numbers, and the place it goes to."""
 
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -17,6 +18,7 @@ __all__ = [
     "VALUES",
     "coordinates",
     "fingerprint",
+    "fingerprints",
     "hashed",
     "place_of",
     "told",
@@ -90,6 +92,9 @@ ENTITIES: Mapping[str, Callable[[Order | Told], str | None]] = MappingProxyType(
 )
 """What may have a history, and where an order names it."""
 
+_NOTHING = (UNKNOWN, UNKNOWN, UNKNOWN)
+_number = struct.Struct("<q").unpack
+
 PLACE = "place"
 COLUMN_OF: Mapping[str, int] = MappingProxyType(
     {name: position for position, name in enumerate((*VALUES, *NUMBERS, PLACE))}
@@ -99,9 +104,8 @@ COLUMN_OF: Mapping[str, int] = MappingProxyType(
 
 def hashed(text: str) -> int:
     """Sixty-four bits of BLAKE2b that stand for a text, never 0; not remembered, as for an order's id."""
-    return (
-        int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) or 1
-    )  # 0 is taken
+    number: int = _number(blake2b(text.encode(), digest_size=8).digest())[0]
+    return number or 1  # 0 is taken
 
 
 # Pure, so remembering its answers changes nothing; most of what an order tells, its customer told before.
@@ -109,6 +113,12 @@ def hashed(text: str) -> int:
 def fingerprint(text: str | None) -> int:
     """Sixty-four bits of BLAKE2b that stand for a text; 0 stands for None and for no other text."""
     return UNKNOWN if text is None else hashed(text)
+
+
+@lru_cache(maxsize=1 << 16)
+def fingerprints(*texts: str | None) -> tuple[int, ...]:
+    """The fingerprint of each of some texts that mostly come together, such as those of an address."""
+    return tuple([UNKNOWN if text is None else hashed(text) for text in texts])
 
 
 def place_of(order: Order | Told) -> int:
@@ -126,7 +136,7 @@ def coordinates(place: int) -> tuple[float, float]:
 
 
 def told(order: Order | Told) -> tuple[int, ...]:
-    """What each column remembers of an order, at once: twenty-seven calls an order are felt."""
+    """What each column remembers of an order, at once."""
     card, shipping, billing, items, codes = (
         order.card,
         order.shipping,
@@ -134,7 +144,7 @@ def told(order: Order | Told) -> tuple[int, ...]:
         order.items,
         order.promotion_codes,
     )
-    of_items: tuple[int, int, int] = (UNKNOWN, UNKNOWN, UNKNOWN)
+    pieces = digital = gifts = UNKNOWN
     if items:
         pieces = digital = gifts = 1  # a known number is kept one larger
         for item in items:
@@ -143,33 +153,53 @@ def told(order: Order | Told) -> tuple[int, ...]:
                 digital += item.quantity
             if item.gift_card:
                 gifts += item.quantity
-        of_items = (pieces, digital, gifts)
     age = None if order.account_created_at is None else _account_age_days(order)
-    # no contract has an empty text, so what is false is unknown
+    device, ip, attempts = order.device_id, order.ip, order.payment_attempts
+    category = items[0].category if items else None
+    if shipping is None:
+        to_hash = to_postcode = to_country = None
+    else:
+        to_hash, to_postcode, to_country = shipping.hash, shipping.postcode, shipping.country
+    # what mostly comes together is looked up together: each look into so large a memory is felt
+    shop = fingerprints(order.currency, order.country, order.merchant_id, order.payment_method, order.channel)
+    who = fingerprints(
+        order.customer_id,
+        order.email_hash,
+        order.email_domain,
+        order.phone_hash,
+        to_hash,
+        to_postcode,
+        to_country,
+        None if billing is None else billing.hash,
+    )
+    of_card = _NOTHING if card is None else fingerprints(card.fingerprint, card.issuer_country, card.bin)
+    # twenty-seven values one by one, for they are felt: a loop over them takes as long as all else here
     return (
-        fingerprint(order.currency),
-        fingerprint(order.country) if order.country else 0,
-        fingerprint(order.merchant_id) if order.merchant_id else 0,
-        fingerprint(order.device_id) if order.device_id else 0,
-        0 if card is None else fingerprint(card.fingerprint),
-        0 if shipping is None else fingerprint(shipping.hash),
-        0 if shipping is None else fingerprint(shipping.postcode),
-        fingerprint(order.ip) if order.ip else 0,
-        fingerprint(order.email_domain) if order.email_domain else 0,
-        fingerprint(items[0].category) if items else 0,
-        fingerprint(order.payment_method) if order.payment_method else 0,
-        fingerprint(order.customer_id) if order.customer_id else 0,
-        fingerprint(order.email_hash) if order.email_hash else 0,
-        fingerprint(order.phone_hash) if order.phone_hash else 0,
-        0 if billing is None else fingerprint(billing.hash),
-        0 if shipping is None else fingerprint(shipping.country),
-        0 if card is None else fingerprint(card.issuer_country),
-        fingerprint(order.channel) if order.channel else 0,
-        0 if card is None else fingerprint(card.bin),
+        shop[0],
+        shop[1],
+        shop[2],
+        0 if device is None else fingerprint(device),
+        of_card[0],
+        who[4],
+        who[5],
+        0 if ip is None else fingerprint(ip),
+        who[2],
+        0 if category is None else fingerprint(category),
+        shop[3],
+        who[0],
+        who[1],
+        who[3],
+        who[7],
+        who[6],
+        of_card[1],
+        shop[4],
+        of_card[2],
         fingerprint(codes[0]) if codes else 0,
-        *of_items,
+        pieces,
+        digital,
+        gifts,
         len(codes) + 1,
-        UNKNOWN if order.payment_attempts is None else order.payment_attempts + 1,
+        UNKNOWN if attempts is None else attempts + 1,
         UNKNOWN if age is None else age + 1,
         UNKNOWN if shipping is None and billing is None else place_of(order),
     )

@@ -62,6 +62,8 @@ MODE: Final = "mode"
 """The header of an order that says `history`: remember it, never decide it. In the header of a decision it
 says `observe`: nobody should act on this."""
 
+_HISTORY: Final = (MODE, b"history")
+
 KINDS: Final = ("approximate", "guest", "late", "revised", "revised_folded", "test")
 """What an order may be besides decided, remembered or rejected (docs/history.md); counted as `orders_<kind>`.
 """
@@ -138,19 +140,19 @@ class _Batch:
         self._row_limit = row_limit
         self._horizons = horizons
         self._watermarks = dict(watermarks)
-        self._rows: dict[tuple[int, bytes], Row] = {}
+        self._rows: dict[tuple[int, str], Row] = {}
         self._orders: dict[tuple[int, bytes], Revisions] = {}
         # dicts, not sets: the order of the changelog must not depend on a hash
-        self._changed_rows: dict[tuple[int, bytes], Row] = {}
+        self._changed_rows: dict[tuple[int, str], Row] = {}
         self._changed_orders: dict[tuple[int, bytes], Revisions] = {}
         self.effects = Effects()
 
     def row(self, partition: int, customer_id: str) -> Row:
         """The customer's row, as this batch has left it so far."""
-        at = (partition, customer_key(customer_id))
+        at = (partition, customer_id)
         row = self._rows.get(at)
         if row is None:
-            kept = self._recall(*at)
+            kept = self._recall(partition, customer_key(customer_id))
             row = Row(self._row_limit) if kept is None else Row.decode(kept, self._row_limit)
             self._rows[at] = row
         if self._is_gone(partition, row.last_at, self._horizons.rows):
@@ -191,7 +193,7 @@ class _Batch:
         if held is not None:
             row = self.row(partition, held.customer_id)
             if row.forget(order.order_id, held.placed_at):
-                self._changed_rows[partition, customer_key(held.customer_id)] = row
+                self._changed_rows[partition, held.customer_id] = row
                 self.effects.counts["orders_revised"] += 1
             else:
                 self.effects.counts["orders_revised_folded"] += 1
@@ -199,7 +201,7 @@ class _Batch:
             # too old to be known for a resend: should it be one, it takes its own place in history
             row = self.row(partition, order.key)
             if row.forget(order.order_id, order.placed_at):
-                self._changed_rows[partition, customer_key(order.key)] = row
+                self._changed_rows[partition, order.key] = row
         return arrival
 
     def touch(self, at: tuple[int, bytes], revisions: Revisions) -> None:
@@ -208,20 +210,19 @@ class _Batch:
 
     def remember(self, partition: int, order: Order | Told) -> None:
         """Count the order in its customer's history."""
-        row = self.row(partition, order.key)
-        newest_at = row.newest_at
-        if newest_at is not None and newest_at > microseconds(order.placed_at):
+        customer_id = order.key
+        row = self.row(partition, customer_id)
+        if row.remember(order):
             self.effects.counts["orders_late"] += 1
-        row.remember(order)
-        self._changed_rows[partition, customer_key(order.key)] = row
+        self._changed_rows[partition, customer_id] = row
 
     def done(self) -> Effects:
         """The effects, with every row and order that was changed."""
         rows = self.effects.rows
-        for (partition, key), row in self._changed_rows.items():
+        for (partition, customer_id), row in self._changed_rows.items():
             # what a revision left without any event is as no row, and had nothing to be forgotten after
             is_empty = row.first_at is None and row.last_at is None
-            rows.setdefault(partition, {})[key] = None if is_empty else row.encode()
+            rows.setdefault(partition, {})[customer_key(customer_id)] = None if is_empty else row.encode()
         for (partition, key), revisions in self._changed_orders.items():
             rows.setdefault(partition, {})[key] = revisions.encode()
         return self.effects
@@ -334,21 +335,19 @@ class ScoringDesk:
         except RowVersionError as error:
             # no fault of the order's: setting it aside would lose it to the version that can read the row
             raise Refused(str(error)) from error
-        tally = [
-            isinstance(passed, Rejection)
-            for record, passed in zip(records, passing, strict=True)
-            if not is_history(record)
-        ]
+        # of a past that was accepted nothing is said
+        heard = [(record, passed) for record, passed in zip(records, passing, strict=True) if passed is not None]
+        tally = [isinstance(passed, Rejection) for record, passed in heard if not is_history(record)]
         batch.effects.committed = partial(self._mind_the_breaker, tally)
-        vectors = [p.vector for p in passing if isinstance(p, _Pending) and p.vector is not None]
+        vectors = [p.vector for _, p in heard if isinstance(p, _Pending) and p.vector is not None]
         scores = iter(self._scorer.score(vectors))
-        for record, passed in zip(records, passing, strict=True):
+        for record, passed in heard:
             if isinstance(passed, Rejection):
                 self._reject(record, passed, batch.effects)
-            elif passed is not None and passed.vector is None:
+            elif passed.vector is None:
                 counts["decision_repeated"] += 1
                 self._emit(record, self._again(passed), passed.order, batch.effects)
-            elif passed is not None:
+            else:
                 value = self._decided(passed, next(scores), counts)
                 self._emit(record, value, passed.order, batch.effects)
         return batch.done()
@@ -603,7 +602,7 @@ class ScoringDesk:
 
 def is_history(record: Record) -> bool:
     """Whether the order is only to be remembered, never decided."""
-    return bool(record.headers) and (MODE, b"history") in record.headers
+    return _HISTORY in record.headers
 
 
 def _rejected(order: Order | Told, code: str, detail: str) -> Rejection:
