@@ -5,7 +5,7 @@ Counting the orders with one value is counting a byte, and the different ones of
 
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from features.remembered import UNKNOWN
@@ -13,6 +13,7 @@ from features.remembered import UNKNOWN
 __all__ = [
     "WORD",
     "Column",
+    "Varying",
     "all_fit",
     "both",
     "code_of",
@@ -30,10 +31,12 @@ __all__ = [
 WORD = 8
 """Bytes of a number."""
 
-Column = int | tuple[bytes, bytes] | None
-"""All unknown; all the same; or the values in order of their first use, and a code for each order."""
+Varying = tuple[bytes, bytes]
+"""The values in order of their first use, and a code for each order."""
 
-_LARGEST = 2**63 - 1
+Column = int | Varying
+"""What all orders say, or what each of them does."""
+
 _CODES_A_BYTE = 256
 _CODES_A_WORD = 65_536
 _BYTES = bytes(range(_CODES_A_BYTE))
@@ -50,14 +53,17 @@ def words(raw: bytes) -> tuple[int, ...]:
 
 def code_of(vocabulary: bytes, value: int) -> int:
     """Where the value stands in the vocabulary; -1 where it does not."""
-    wanted = _NUMBER.pack(value)
+    return _code_of(vocabulary, _NUMBER.pack(value))
+
+
+def _code_of(vocabulary: bytes, wanted: bytes) -> int:
     where = vocabulary.find(wanted)
     while where > 0 and where % WORD:
         where = vocabulary.find(wanted, where + 1)
     return where // WORD
 
 
-def codes_of(column: tuple[bytes, bytes], held: int) -> bytes | memoryview:
+def codes_of(column: Varying, held: int) -> bytes | memoryview:
     """The codes of a column, one for each order."""
     codes = column[1]
     width = len(codes) // held
@@ -66,8 +72,6 @@ def codes_of(column: tuple[bytes, bytes], held: int) -> bytes | memoryview:
 
 def values_of(column: Column, held: int) -> list[int]:
     """The value of each order."""
-    if column is None:
-        return [UNKNOWN] * held
     if isinstance(column, int):
         return [column] * held
     known = words(column[0])
@@ -78,7 +82,7 @@ def packed(values: Sequence[int]) -> Column:
     """The column of these values, the same for the same values."""
     vocabulary = dict.fromkeys(values)
     if len(vocabulary) <= 1:
-        return (values[0] or None) if values else None
+        return values[0] if values else UNKNOWN
     code = {value: position for position, value in enumerate(vocabulary)}
     codes = _coded(map(code.__getitem__, values), len(vocabulary))
     return struct.pack(f"<{len(vocabulary)}q", *vocabulary), codes
@@ -90,25 +94,16 @@ def _coded(codes: Iterable[int], vocabulary: int) -> bytes:
     return array("H" if vocabulary <= _CODES_A_WORD else "I", codes).tobytes()
 
 
-def lengthened(column: Column, held: int, value: int) -> Column:
-    """The column with one more order at its end."""
-    if column is None:
-        if value == UNKNOWN:
-            return None
-        if not held:
-            return value
-        return _NUMBER.pack(UNKNOWN) + _NUMBER.pack(value), bytes(held) + b"\1"
-    if isinstance(column, int):
-        if value == column:
-            return column
-        return _NUMBER.pack(column) + _NUMBER.pack(value), bytes(held) + b"\1"
+def lengthened(column: Varying, held: int, value: bytes) -> Varying:
+    """The column with one more order at its end, which says these eight bytes."""
     vocabulary, codes = column
-    wanted = _NUMBER.pack(value)
-    where = vocabulary.find(wanted)
-    code = where // WORD if where % WORD == 0 else code_of(vocabulary, value)
+    where = vocabulary.find(value)
+    if len(codes) == held and where >= 0 and where % WORD == 0:
+        return vocabulary, codes + _BYTE[where // WORD]  # the usual case
+    code = where // WORD if where % WORD == 0 else _code_of(vocabulary, value)
     if code < 0:
         code = len(vocabulary) // WORD
-        vocabulary += wanted
+        vocabulary += value
         if code in (_CODES_A_BYTE, _CODES_A_WORD):
             return vocabulary, _coded([*codes_of(column, held), code], code + 1)
     if len(codes) == held:
@@ -122,22 +117,20 @@ def only(code: int) -> bytes:
     return bytes(code) + b"\1" + bytes(_CODES_A_BYTE - 1 - code)
 
 
-def all_fit(columns: Iterable[Column], held: int) -> bool:
-    """Whether these can be columns of so many orders; asked of each row that is read, and felt."""
-    for column in columns:
-        if isinstance(column, tuple):
-            vocabulary, codes = column
-            known = _FEW_CODES.get(len(vocabulary))
-            # the usual case first, by a table
-            is_usual = known is not None and 0 < held == len(codes) and not codes.translate(None, known)
-            if not is_usual and not fits(column, held):
-                return False
-        elif column is not None and column > _LARGEST:  # MessagePack has none that are too small
+def all_fit(columns: Mapping[int, Varying], known: int, held: int) -> bool:
+    """Whether these can be columns, of so many known, of so many orders; asked of each row that is read."""
+    for position, (vocabulary, codes) in columns.items():
+        if not 0 <= position < known:
+            return False
+        valid = _FEW_CODES.get(len(vocabulary))
+        # the usual case first, by a table
+        is_usual = valid is not None and 0 < held == len(codes) and not codes.translate(None, valid)
+        if not is_usual and not fits((vocabulary, codes), held):
             return False
     return True
 
 
-def fits(column: tuple[bytes, bytes], held: int) -> bool:
+def fits(column: Varying, held: int) -> bool:
     """Whether this can be a column of so many orders: a code for each, and a value for each code."""
     vocabulary, codes = column
     known = len(vocabulary) // WORD

@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain, compress
-from operator import mul, ne, neg
+from operator import mul, neg
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -25,6 +25,7 @@ import msgspec
 from features.columns import (
     WORD,
     Column,
+    Varying,
     all_fit,
     both,
     code_of,
@@ -38,7 +39,7 @@ from features.columns import (
 from features.events import Order, microseconds
 from features.facts import FACTS, Fact
 from features.fast import Told
-from features.remembered import COLUMN_OF, PLACE, UNKNOWN, VALUES, fingerprint, hashed, told
+from features.remembered import COLUMN_OF, PLACE, UNKNOWN, VALUES, fingerprint, hashed, told, word_of
 from features.tiles import TILE_BYTES, TILED, Tile, TileView, last_of, merged, money_of, tiles_in
 
 __all__ = [
@@ -56,14 +57,14 @@ if sys.byteorder != "little":  # pragma: no cover
     message = "rows are read where they lie, as little-endian integers; run this on a little-endian machine"
     raise ImportError(message)
 
-ROW_VERSION = 2
+ROW_VERSION = 3
 LARGEST_LIMIT = 1_000_000
 """The most orders a row may be asked to hold; more would not fit a record of a topic anyway."""
 
 _USED: Final = 64
 """Of how many different texts, of each of VALUES, the last use is known once their orders are folded."""
-_COLUMNS: Final = len(COLUMN_OF)
-_POSITIONS: Final = range(_COLUMNS)
+_NO_WORD: Final = bytes(WORD)
+_NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
 _MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct("<Bq")
@@ -119,7 +120,23 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     times: bytes
     amounts: bytes
     orders: bytes
-    columns: list[int | tuple[bytes, bytes] | None]
+    same: bytes
+    varying: dict[int, Varying]
+    tiles: bytes = b""
+    used: list[bytes] = []
+    facts: bytes = b""
+    facts_dropped: int = 0
+
+
+class _Stored2(msgspec.Struct, array_like=True, gc=False):
+    """The same in version 2, which had each column by itself."""
+
+    first_at: int
+    folded: int
+    times: bytes
+    amounts: bytes
+    orders: bytes
+    columns: list[int | Varying | None]
     tiles: bytes = b""
     used: list[bytes] = []
     facts: bytes = b""
@@ -128,6 +145,7 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
+_decode_2 = msgspec.msgpack.Decoder(_Stored2).decode
 
 
 class Row:
@@ -143,7 +161,6 @@ class Row:
         "_amounts",
         "_amounts_read",
         "_changes",
-        "_columns",
         "_facts",
         "_facts_dropped",
         "_first_at",
@@ -151,10 +168,12 @@ class Row:
         "_folded",
         "_newest_at",
         "_orders",
+        "_same",
         "_tile_view",
         "_tiles",
         "_times",
         "_used",
+        "_varying",
         "limit",
     )
 
@@ -170,7 +189,10 @@ class Row:
         self._amounts = b""
         """Of four bytes each as long as none needs eight."""
         self._orders = b""
-        self._columns: list[Column] = [None] * _COLUMNS
+        self._same = _NOTHING
+        """What every order held says, column by column as `told` has it; 0 in the columns that vary."""
+        self._varying: dict[int, Varying] = {}
+        """The columns in which orders differ, in the order of their positions."""
         self._tiles = b""
         self._used: list[bytes] = []
         """For each of VALUES, pairs of a text folded with its order and when it was last so, newest first."""
@@ -240,15 +262,15 @@ class Row:
             self._first_at = at
         is_late = newest_at is not None and newest_at > at
         if is_late or (newest_at is None and self._tiles):
-            self._insert(at, order.amount, hashed(order.order_id), told(order))
+            self._insert(at, order.amount, word_of(order.order_id), told(order))
         else:
-            self._append(at, order.amount, hashed(order.order_id), told(order))
+            self._append(at, order.amount, word_of(order.order_id), told(order))
         self._amounts_read = None
         return is_late
 
     def forget(self, order_id: str, placed_at: datetime) -> bool:
         """Take one order out again, as when a revision replaces it; False when it is not held one by one."""
-        at, wanted = microseconds(placed_at), _NUMBER.pack(hashed(order_id))
+        at, wanted = microseconds(placed_at), word_of(order_id)
         times = self._times_view()
         for where in range(bisect_left(times, at), bisect_right(times, at)):
             if self._orders[WORD * where : WORD * (where + 1)] == wanted:
@@ -257,11 +279,15 @@ class Row:
             return False
         self._changes += 1
         held = len(self)
-        for position, column in enumerate(self._columns):
-            if column is not None and (held == 1 or not isinstance(column, int)):
-                values = values_of(column, held)
-                del values[where]
-                self._columns[position] = packed(values)
+        if held == 1:
+            self._same = _NOTHING
+        self._set(
+            {
+                position: [*values[:where], *values[where + 1 :]]
+                for position, column in self._varying.items()
+                for values in (values_of(column, held),)
+            }
+        )
         amounts = self._amounts_view().tolist()
         del amounts[where]
         self._amounts = _amounts_packed(amounts)
@@ -311,7 +337,8 @@ class Row:
                 self._times,
                 self._amounts,
                 self._orders,
-                self._columns,
+                self._same,
+                self._varying,
                 self._tiles,
                 self._used,
                 self._facts,
@@ -335,10 +362,10 @@ class Row:
             )
             raise RowVersionError(message)
         row = cls(limit)
-        if data[0] == ROW_VERSION:
-            row._read(data)
-        else:
+        if data[0] == 1:
             row._read_version_1(data)
+        else:
+            row._read(data)
         held = len(row._times) // WORD
         if held:
             row._newest_at = _NUMBER.unpack_from(row._times, WORD * (held - 1))[0]
@@ -353,18 +380,21 @@ class Row:
 
     def _read(self, data: bytes) -> None:
         try:
-            stored = _decode(memoryview(data)[_HEAD.size :])
+            stored = (_decode if data[0] == ROW_VERSION else _upcast)(memoryview(data)[_HEAD.size :])
         except (msgspec.MsgspecError, ValueError) as error:
             raise RowBytesError(_not_a_row(data)) from error
-        held = len(stored.times) // WORD
+        times, same, varying = stored.times, stored.same, stored.varying
+        held = len(times) // WORD
         if (
-            len(stored.times) != WORD * held
-            or len(stored.orders) != len(stored.times)
+            data[0] == 0
+            or len(times) != WORD * held
+            or len(stored.orders) != len(times)
             or len(stored.amounts) not in (WORD * held, _SMALL.size * held)
-            or len(stored.columns) > _COLUMNS
+            or len(same) > len(_NOTHING)
+            or len(same) % WORD
+            or not all_fit(varying, len(same) // WORD, held)
             or len(stored.tiles) % TILE_BYTES
             or len(stored.facts) % _STATEMENT.size
-            or not all_fit(stored.columns, held)
             or len(stored.used) > len(VALUES)
             or any(len(used) % (2 * WORD) for used in stored.used)
             or not _NEVER <= stored.first_at < _TOO_LARGE
@@ -374,18 +404,17 @@ class Row:
             raise RowBytesError(_not_a_row(data))
         self._first_at = None if stored.first_at == _NEVER else stored.first_at
         self._folded = stored.folded
-        self._times, self._amounts, self._orders = stored.times, stored.amounts, stored.orders
-        self._columns = stored.columns
-        if len(stored.columns) < _COLUMNS:
-            # written before a column was added: of these orders nobody remembers it
-            self._columns += [None] * (_COLUMNS - len(stored.columns))
+        self._times, self._amounts, self._orders = times, stored.amounts, stored.orders
+        # one written before a column was added: of these orders nobody remembers it
+        self._same = same if len(same) == len(_NOTHING) else same.ljust(len(_NOTHING), b"\0")
+        self._varying = varying
         self._tiles, self._used = stored.tiles, stored.used
         if self._used:
             self._used += [b""] * (len(VALUES) - len(self._used))
         self._facts, self._facts_dropped = stored.facts, stored.facts_dropped
 
     def _read_version_1(self, data: bytes) -> None:
-        if len(data) < _V1.size or data[0] != 1:
+        if len(data) < _V1.size:
             raise RowBytesError(_not_a_row(data))
         _, count, constant, held, dropped, first_at = _V1.unpack_from(data)
         numbers = count * held - constant.bit_count() * (held - 1)
@@ -407,7 +436,7 @@ class Row:
         self._times = struct.pack(f"<{held}q", *times)
         self._amounts = _amounts_packed(amounts)
         self._orders = struct.pack(f"<{held}q", *orders)
-        self._columns[: len(seen)] = [packed(values) for values in seen]
+        self._set(dict(enumerate(seen)))
         self._folded = dropped
         self._first_at = None if first_at == _NEVER else first_at
 
@@ -419,28 +448,62 @@ class Row:
     def _amounts_view(self) -> memoryview:
         return memoryview(self._amounts).cast("q" if len(self._amounts) == len(self._times) else "I")
 
-    def _append(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+    def _column(self, position: int) -> Column:
+        column = self._varying.get(position)
+        if column is not None:
+            return column
+        same: int = _NUMBER.unpack_from(self._same, WORD * position)[0]
+        return same
+
+    def _set(self, columns: Mapping[int, Sequence[int]]) -> None:
+        """Let these columns hold these values; the others stay."""
+        same, varying = bytearray(self._same), self._varying
+        for position, values in columns.items():
+            column = packed(values)
+            if isinstance(column, int):
+                varying.pop(position, None)
+                _NUMBER.pack_into(same, WORD * position, column)
+            else:
+                varying[position] = column
+                _NUMBER.pack_into(same, WORD * position, UNKNOWN)
+        self._same, self._varying = bytes(same), dict(sorted(varying.items()))
+
+    def _append(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         """Insert an order that none held is newer than."""
         held = len(self._times) // WORD
         self._times += _NUMBER.pack(at)
         self._newest_at = at
-        self._orders += _NUMBER.pack(order)
+        self._orders += order
         if amount >> 32 == 0 and len(self._amounts) == _SMALL.size * held:
             self._amounts += _SMALL.pack(amount)
         elif held and len(self._amounts) == WORD * held:
             self._amounts += _NUMBER.pack(amount)
         else:
             self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
-        columns = self._columns
-        # that an order says what all before it said, or nothing either, is the usual case
-        for position in compress(_POSITIONS, map(ne, columns, said)):
-            column, value = columns[position], said[position]
-            if value or column is not None:
-                columns[position] = lengthened(column, held, value)
+        if held:
+            rest, varying = bytearray(said), self._varying
+            for position, column in varying.items():
+                word = slice(WORD * position, WORD * (position + 1))
+                varying[position] = lengthened(column, held, said[word])
+                rest[word] = _NO_WORD
+            if rest != self._same:  # seldom: an order says what no other did in a column where all agreed
+                self._let_vary(held, bytes(rest))
+        else:
+            self._same = said
         if held + 1 >= self._fold_at:
             self._fold()
 
-    def _insert(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+    def _let_vary(self, held: int, said: bytes) -> None:
+        """Let the columns vary in which the newest order, just added, says something else than all others."""
+        before, same = words(self._same), bytearray(self._same)
+        for position, value in enumerate(words(said)):
+            if value != before[position]:
+                word = slice(WORD * position, WORD * (position + 1))
+                self._varying[position] = self._same[word] + said[word], bytes(held) + b"\1"
+                same[word] = _NO_WORD
+        self._same, self._varying = bytes(same), dict(sorted(self._varying.items()))
+
+    def _insert(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         if not self._times:  # all that were held have been forgotten
             if last_of(self._tiles) > at:
                 self._count_late(at, amount, said)
@@ -453,23 +516,25 @@ class Row:
             if len(self) >= self._fold_at:
                 self._fold()
 
-    def _insert_between(self, at: int, amount: int, order: int, said: tuple[int, ...]) -> None:
+    def _insert_between(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         held, where = len(self), bisect_right(self._times_view(), at)
         byte = where * WORD
         amounts = self._amounts_view().tolist()
         amounts.insert(where, amount)
         self._amounts = _amounts_packed(amounts)
         self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
-        self._orders = self._orders[:byte] + _NUMBER.pack(order) + self._orders[byte:]
-        for position, value in enumerate(said):
-            column = self._columns[position]
-            if column != value and (value or column is not None):
-                values = values_of(column, held)
+        self._orders = self._orders[:byte] + order + self._orders[byte:]
+        columns = {}
+        for position, value in enumerate(words(said)):
+            column = self._column(position)
+            if column != value:
+                columns[position] = values = values_of(column, held)
                 values.insert(where, value)
-                self._columns[position] = packed(values)
+        self._set(columns)
 
-    def _count_late(self, at: int, amount: int, said: tuple[int, ...]) -> None:
+    def _count_late(self, at: int, amount: int, told: bytes) -> None:
         """Count an order that is older than all that are held."""
+        said = words(told)
         tiles = tiles_in(self._tiles)
         where = max(bisect_right([tile.first_at for tile in tiles], at) - 1, 0)
         tiles[where].take(Tile(at, at, {said[_CURRENCY]: money_of([amount])}))
@@ -483,17 +548,15 @@ class Row:
         held, chunk = len(self), self._fold_at - self.limit
         tiles = tiles_in(self._tiles)
         times, amounts = self._times_view(), self._amounts_view()
-        columns = [
-            column if column is None or isinstance(column, int) else values_of(column, held)
-            for column in self._columns
-        ]
-        currencies = columns[_CURRENCY]
+        columns = {position: values_of(column, held) for position, column in self._varying.items()}
+        same = words(self._same)
+        currencies = columns.get(_CURRENCY)
         start = 0
         while held - start >= self._fold_at:
             end = start + chunk
             money: dict[int, list[int]] = {}
             for where in range(start, end):
-                code = currencies[where] if isinstance(currencies, list) else currencies or UNKNOWN
+                code = same[_CURRENCY] if currencies is None else currencies[where]
                 money.setdefault(code, []).append(amounts[where])
             tiles.append(
                 Tile(times[start], times[end - 1], {code: money_of(each) for code, each in money.items()})
@@ -502,18 +565,16 @@ class Row:
             tiles = merged(tiles, held - start)
         last_used: dict[int, dict[int, int]] = {}
         for position in range(len(VALUES)):
-            column = columns[position]
-            if isinstance(column, list):
-                last_used[position] = dict(
-                    zip(column[:start], times[:start], strict=True)
-                )  # the last one wins
-            elif column is not None:
-                last_used[position] = {column: times[start - 1]}
+            column = columns.get(position)
+            if column is None:
+                last_used[position] = {same[position]: times[start - 1]}
+            else:  # of one text the last time wins
+                last_used[position] = dict(zip(column[:start], times[:start], strict=True))
         self._use(last_used)
         self._tiles = b"".join(tile.encode() for tile in tiles)
         self._tile_view = None
         self._folded += start
-        self._columns = [packed(column[start:]) if isinstance(column, list) else column for column in columns]
+        self._set({position: column[start:] for position, column in columns.items()})
         width = len(self._amounts) // held
         self._amounts = self._amounts[width * start :]
         if width == WORD:
@@ -546,7 +607,7 @@ class Row:
             return self._amounts_view().tolist()
         if name == "order":
             return list(words(self._orders))
-        return values_of(self._columns[COLUMN_OF[name]], len(self))
+        return values_of(self._column(COLUMN_OF[name]), len(self))
 
     # What follows only asks ---------------------------------------------------------------------
 
@@ -563,6 +624,19 @@ class Row:
         if self._tile_view is None:
             self._tile_view = TileView(self._tiles)
         return self._tile_view
+
+
+def _upcast(content: memoryview) -> _Stored:
+    """What version 2 stored, as it is stored now."""
+    two = _decode_2(content)
+    same = [column if isinstance(column, int) else UNKNOWN for column in two.columns]
+    if any(not _NEVER <= each < _TOO_LARGE for each in same):
+        raise ValueError
+    return _Stored(
+        *(two.first_at, two.folded, two.times, two.amounts, two.orders, struct.pack(f"<{len(same)}q", *same)),
+        {position: column for position, column in enumerate(two.columns) if isinstance(column, tuple)},
+        *(two.tiles, two.used, two.facts, two.facts_dropped),
+    )
 
 
 def _not_a_row(data: bytes) -> str:
@@ -767,7 +841,7 @@ class History:
     def _amounts(self, start: int, end: int, currency: int, chosen: bytes | None) -> list[int]:
         """The amounts, in minor units, of the held orders from start to end in a currency."""
         amounts = self._row._amounts_list()[start:end]
-        if self._row._columns[_CURRENCY] != currency:  # that of every order held, the usual case
+        if self._row._column(_CURRENCY) != currency:  # that of every order held, the usual case
             mask = self.where_is(_CURRENCY, currency, start, end)
             chosen = mask if chosen is None else both(mask, chosen)
         return amounts if chosen is None else list(compress(amounts, chosen))
@@ -776,9 +850,9 @@ class History:
         """The known numbers, of one of NUMBERS, of the window's held orders."""
         start, end, *_ = self.within(window)
         self._looks_only_at_held(window)
-        column = self._row._columns[COLUMN_OF[what]]
-        if chosen is None and not isinstance(column, tuple):
-            return [] if column is None else [column - 1] * (end - start)
+        column = self._row._column(COLUMN_OF[what])
+        if chosen is None and isinstance(column, int):
+            return [column - 1] * (end - start) if column else []
         values = self._slice(COLUMN_OF[what], start, end)
         return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
 
@@ -791,9 +865,9 @@ class History:
         elif not start and self._row._folded:
             found = self._different(position, start, end) | self._used_within(position, window)
         else:
-            column = self._row._columns[position]
-            if not isinstance(column, tuple):
-                return int(end > start and column is not None)
+            column = self._row._column(position)
+            if isinstance(column, int):
+                return int(end > start and column != UNKNOWN)
             codes = set(codes_of(column, len(self._row))[start:end])
             return len(codes) - (code_of(column[0], UNKNOWN) in codes)
         return len(found) - (UNKNOWN in found)
@@ -806,7 +880,7 @@ class History:
         """When the last order from before `as_of` with this text was placed; None for never."""
         row = self._fresh()
         position = COLUMN_OF[what]
-        column = row._columns[position]
+        column = row._column(position)
         where = -1
         if isinstance(column, tuple):
             code = code_of(column[0], value)
@@ -834,8 +908,7 @@ class History:
     def last_place(self) -> tuple[int, int] | None:
         """The place and time of the last order from before `as_of` that says where; of those held."""
         row = self._fresh()
-        column = row._columns[COLUMN_OF[PLACE]]
-        if column is not None:
+        if row._column(COLUMN_OF[PLACE]) != UNKNOWN:
             places = self._slice(COLUMN_OF[PLACE], 0, self._end)
             for where in range(self._end - 1, -1, -1):
                 if places[where]:
@@ -849,9 +922,9 @@ class History:
     def where_is(self, what: str | int, value: int, start: int, end: int) -> bytes:
         """For each held order from start to end: 1 if its column holds the value, else 0."""
         self._fresh()
-        column = self._row._columns[COLUMN_OF[what] if isinstance(what, str) else what]
-        if not isinstance(column, tuple):
-            return (b"\1" if (column or UNKNOWN) == value else b"\0") * (end - start)
+        column = self._row._column(COLUMN_OF[what] if isinstance(what, str) else what)
+        if isinstance(column, int):
+            return (b"\1" if column == value else b"\0") * (end - start)
         code = code_of(column[0], value)
         if code < 0:
             return bytes(end - start)
@@ -959,9 +1032,9 @@ class History:
             self.is_exact = False
 
     def _slice(self, position: int, start: int, end: int) -> list[int]:
-        column = self._row._columns[position]
-        if not isinstance(column, tuple):
-            return [column or UNKNOWN] * (end - start)
+        column = self._row._column(position)
+        if isinstance(column, int):
+            return [column] * (end - start)
         known = words(column[0])
         return [known[code] for code in codes_of(column, len(self._row))[start:end]]
 
@@ -969,9 +1042,9 @@ class History:
         """The different values of a column, from start to end."""
         if start == end:
             return set()
-        column = self._row._columns[position]
-        if not isinstance(column, tuple):
-            return {column or UNKNOWN}
+        column = self._row._column(position)
+        if isinstance(column, int):
+            return {column}
         known = words(column[0])
         return {known[code] for code in set(codes_of(column, len(self._row))[start:end])}
 

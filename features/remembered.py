@@ -18,10 +18,10 @@ __all__ = [
     "VALUES",
     "coordinates",
     "fingerprint",
-    "fingerprints",
     "hashed",
     "place_of",
     "told",
+    "word_of",
 ]
 
 UNKNOWN = 0
@@ -92,8 +92,11 @@ ENTITIES: Mapping[str, Callable[[Order | Told], str | None]] = MappingProxyType(
 )
 """What may have a history, and where an order names it."""
 
-_NOTHING = (UNKNOWN, UNKNOWN, UNKNOWN)
 _number = struct.Struct("<q").unpack
+_numbers = struct.Struct(f"<{len(NUMBERS) + 1}q").pack
+_NO_WORD = bytes(8)
+_ONE = b"\1" + bytes(7)
+_NO_CARD = 3 * _NO_WORD
 
 PLACE = "place"
 COLUMN_OF: Mapping[str, int] = MappingProxyType(
@@ -102,13 +105,19 @@ COLUMN_OF: Mapping[str, int] = MappingProxyType(
 """Where each of them stands among the columns of a row."""
 
 
+def word_of(text: str) -> bytes:
+    """The eight bytes of BLAKE2b that stand for a text, never all 0; not remembered, as for an order's id."""
+    word = blake2b(text.encode(), digest_size=8).digest()
+    return word if word != _NO_WORD else _ONE  # nothing is taken
+
+
 def hashed(text: str) -> int:
-    """Sixty-four bits of BLAKE2b that stand for a text, never 0; not remembered, as for an order's id."""
-    number: int = _number(blake2b(text.encode(), digest_size=8).digest())[0]
-    return number or 1  # 0 is taken
+    """`word_of` the text as the number that a little-endian machine reads in it."""
+    number: int = _number(word_of(text))[0]
+    return number
 
 
-# Pure, so remembering its answers changes nothing; most of what an order tells, its customer told before.
+# Pure, so remembering their answers changes nothing; most of what an order tells, its customer told before.
 @lru_cache(maxsize=1 << 16)
 def fingerprint(text: str | None) -> int:
     """Sixty-four bits of BLAKE2b that stand for a text; 0 stands for None and for no other text."""
@@ -116,9 +125,9 @@ def fingerprint(text: str | None) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
-def fingerprints(*texts: str | None) -> tuple[int, ...]:
-    """The fingerprint of each of some texts that mostly come together, such as those of an address."""
-    return tuple([UNKNOWN if text is None else hashed(text) for text in texts])
+def _words_of(*texts: str | None) -> bytes:
+    """The fingerprints of some texts that mostly come together, as words."""
+    return b"".join([_NO_WORD if text is None else word_of(text) for text in texts])
 
 
 def place_of(order: Order | Told) -> int:
@@ -135,15 +144,11 @@ def coordinates(place: int) -> tuple[float, float]:
     return ((place - 1 >> 26) - 9_000_000) / 100_000, ((place - 1 & (1 << 26) - 1) - 18_000_000) / 100_000
 
 
-def told(order: Order | Told) -> tuple[int, ...]:
-    """What each column remembers of an order, at once."""
-    card, shipping, billing, items, codes = (
-        order.card,
-        order.shipping,
-        order.billing,
-        order.items,
-        order.promotion_codes,
-    )
+def told(order: Order | Told) -> bytes:
+    """What each column remembers of an order, in their order: words, little-endian."""
+    card, shipping, billing, items = order.card, order.shipping, order.billing, order.items
+    device, ip, codes, attempts = order.device_id, order.ip, order.promotion_codes, order.payment_attempts
+    category = items[0].category if items else None
     pieces = digital = gifts = UNKNOWN
     if items:
         pieces = digital = gifts = 1  # a known number is kept one larger
@@ -154,52 +159,42 @@ def told(order: Order | Told) -> tuple[int, ...]:
             if item.gift_card:
                 gifts += item.quantity
     age = None if order.account_created_at is None else _account_age_days(order)
-    device, ip, attempts = order.device_id, order.ip, order.payment_attempts
-    category = items[0].category if items else None
-    if shipping is None:
-        to_hash = to_postcode = to_country = None
-    else:
-        to_hash, to_postcode, to_country = shipping.hash, shipping.postcode, shipping.country
     # what mostly comes together is looked up together: each look into so large a memory is felt
-    shop = fingerprints(order.currency, order.country, order.merchant_id, order.payment_method, order.channel)
-    who = fingerprints(
+    shop = _words_of(order.currency, order.country, order.merchant_id, order.payment_method, order.channel)
+    who = _words_of(
+        None if shipping is None else shipping.hash,
+        None if shipping is None else shipping.postcode,
+        order.email_domain,
         order.customer_id,
         order.email_hash,
-        order.email_domain,
         order.phone_hash,
-        to_hash,
-        to_postcode,
-        to_country,
         None if billing is None else billing.hash,
+        None if shipping is None else shipping.country,
     )
-    of_card = _NOTHING if card is None else fingerprints(card.fingerprint, card.issuer_country, card.bin)
-    # twenty-seven values one by one, for they are felt: a loop over them takes as long as all else here
-    return (
-        shop[0],
-        shop[1],
-        shop[2],
-        0 if device is None else fingerprint(device),
-        of_card[0],
-        who[4],
-        who[5],
-        0 if ip is None else fingerprint(ip),
-        who[2],
-        0 if category is None else fingerprint(category),
-        shop[3],
-        who[0],
-        who[1],
-        who[3],
-        who[7],
-        who[6],
-        of_card[1],
-        shop[4],
-        of_card[2],
-        fingerprint(codes[0]) if codes else 0,
-        pieces,
-        digital,
-        gifts,
-        len(codes) + 1,
-        UNKNOWN if attempts is None else attempts + 1,
-        UNKNOWN if age is None else age + 1,
-        UNKNOWN if shipping is None and billing is None else place_of(order),
+    paid = _NO_CARD if card is None else _words_of(card.fingerprint, card.issuer_country, card.bin)
+    return b"".join(
+        (
+            shop[:24],
+            _NO_WORD if device is None else word_of(device),
+            paid[:8],
+            who[:16],
+            _NO_WORD if ip is None else word_of(ip),
+            who[16:24],
+            _NO_WORD if category is None else _words_of(category),
+            shop[24:32],
+            who[24:],
+            paid[8:16],
+            shop[32:],
+            paid[16:],
+            _words_of(codes[0]) if codes else _NO_WORD,
+            _numbers(
+                pieces,
+                digital,
+                gifts,
+                len(codes) + 1,
+                UNKNOWN if attempts is None else attempts + 1,
+                UNKNOWN if age is None else age + 1,
+                UNKNOWN if shipping is None and billing is None else place_of(order),
+            ),
+        )
     )

@@ -336,7 +336,9 @@ class ScoringDesk:
             # no fault of the order's: setting it aside would lose it to the version that can read the row
             raise Refused(str(error)) from error
         # of a past that was accepted nothing is said
-        heard = [(record, passed) for record, passed in zip(records, passing, strict=True) if passed is not None]
+        heard = [
+            (record, passed) for record, passed in zip(records, passing, strict=True) if passed is not None
+        ]
         tally = [isinstance(passed, Rejection) for record, passed in heard if not is_history(record)]
         batch.effects.committed = partial(self._mind_the_breaker, tally)
         vectors = [p.vector for _, p in heard if isinstance(p, _Pending) and p.vector is not None]

@@ -570,6 +570,23 @@ class _Producer:
             else:
                 return
 
+    def produce_rows(self, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        """Add a record for each key to the transaction."""
+        left: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in rows.items()]
+        while left:
+            try:
+                queued = self._producer.produce_batch(topic, left, partition)
+            except KafkaException as failure:
+                raise Aborted(f"{topic}/{partition}: {failure.args[0]}") from failure
+            if queued == len(left):
+                return
+            # it marks what it did not take, and goes on
+            left = [each for each in left if "_error" in each]
+            for each in left:
+                if (error := each.pop("_error")).code() != KafkaError._QUEUE_FULL:  # noqa: SLF001 (theirs)
+                    raise Aborted(f"{topic}/{partition}: {error}")
+            self._producer.poll(0.01)
+
     def flush(self) -> Mapping[TP, int]:
         """Wait for every record to be delivered."""
         try:

@@ -392,6 +392,7 @@ class _MeasuredProducer:
         self._measured = measured
         self._began = 0.0
         self.produce = producer.produce
+        self.produce_rows = producer.produce_rows
         self.flush = producer.flush
         self.send_offsets = producer.send_offsets
         self.abort = producer.abort

@@ -151,6 +151,9 @@ class Producer(Protocol):
     def produce(self, record: Produce) -> None:
         """Add a record to the transaction; its delivery is settled by `flush`."""
 
+    def produce_rows(self, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        """Add a record for each key to the transaction, without headers: thousands at once."""
+
     def flush(self) -> Mapping[TP, int]:
         """Wait for every record to be delivered and return the last offset of each partition.
 

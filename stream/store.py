@@ -370,6 +370,9 @@ def _options(*, memory: int, cache: int) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     # bounded: a worker's memory must not grow with its rows
     options.set_write_buffer_size(memory)
+    options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_memtable_whole_key_filtering(True)
+    options.set_allow_concurrent_memtable_write(False)
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)

@@ -52,12 +52,12 @@ CRASHED: Final = 70
 REFUSED: Final = 1
 
 _FETCH_WAIT_MS: Final = 100
-_HISTORY_TIMES: Final = 4
+_HISTORY_TIMES: Final = 8
 """Times the records of one transaction that one about the past may have.
 
 A quarter of a second's work; the rows it changes lie in memory, and of old customers they are large.
 """
-_WAITING_RECORDS: Final = 8
+_WAITING_RECORDS: Final = 12
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 _CATCH_UP_S: Final = 5.0
@@ -566,7 +566,7 @@ def run(settings: Settings) -> int:
     gc.collect()
     gc.freeze()
     # rows are many small tuples without cycles: looked for every 700 of them, cycles cost a sixth of a batch
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(500_000, 20, 20)
     thread.start()
     exit_code = 0
     try:

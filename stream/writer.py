@@ -644,8 +644,7 @@ class Writer:
         for record in effects.produce:
             producer.produce(record)
         for number, rows in effects.rows.items():
-            for key, value in rows.items():
-                producer.produce(Produce(self._changelog, number, key, value))
+            producer.produce_rows(self._changelog, number, rows)
         for number, position in inputs.items():
             value = encode_position(position, self._group, self._logs, watermarks[number])
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))

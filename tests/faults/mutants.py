@@ -124,8 +124,7 @@ MUTANTS = (
                 """\
         producer.begin()
         for number, rows in effects.rows.items():
-            for key, value in rows.items():
-                producer.produce(Produce(self._changelog, number, key, value))
+            producer.produce_rows(self._changelog, number, rows)
         producer.flush()
         producer.commit()
         producer.begin()
@@ -435,8 +434,7 @@ words = Owner(
         (
             (
                 """\
-            for key, value in rows.items():
-                producer.produce(Produce(self._changelog, number, key, value))
+            producer.produce_rows(self._changelog, number, rows)
 """,
                 """\
             for key, value in rows.items():

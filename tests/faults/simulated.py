@@ -931,6 +931,11 @@ class SimProducer:
         assert self._begun, "a record was produced outside a transaction"
         self._queue.append(record)
 
+    def produce_rows(self, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
+        """Queue a record for each key."""
+        for key, value in rows.items():
+            self.produce(Produce(topic, partition, key, value))
+
     def flush(self) -> Mapping[TP, int]:
         """Send what is queued, partition by partition in any order."""
         failed = self._send(everything=True)

@@ -419,7 +419,7 @@ def test_a_row_of_a_newer_version_is_not_guessed_at() -> None:
     data = bytes([9]) + a_row(1).encode()[1:]
 
     with pytest.raises(
-        RowVersionError, match="version 9 and this program reads up to 2; run the version that wrote"
+        RowVersionError, match="version 9 and this program reads up to 3; run the version that wrote"
     ):
         Row.decode(data, 125)
 
@@ -442,7 +442,8 @@ def with_parts(**parts: object) -> bytes:
         "times",
         "amounts",
         "orders",
-        "columns",
+        "same",
+        "varying",
         "tiles",
         "used",
         "facts",
@@ -455,11 +456,15 @@ def with_parts(**parts: object) -> bytes:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"columns": [2**63]},
-        {"columns": [(b"12345678", b"\0\1")]},
-        {"columns": [(b"12345678", b"\0\0\1\0")]},
-        {"columns": [(b"12345678", b"\0")]},
-        {"columns": [(b"1234567", b"\0\0")]},
+        {"same": b"1234567"},
+        {"same": bytes(8 * 99)},
+        {"varying": {0: (b"12345678", b"\0\1")}},
+        {"varying": {0: (b"12345678", b"\0\0\1\0")}},
+        {"varying": {0: (b"12345678", b"\0")}},
+        {"varying": {0: (b"", b"\0\0")}},
+        {"varying": {0: (b"1234567", b"\0\0")}},
+        {"varying": {27: (b"12345678", b"\0\0")}},
+        {"varying": {-1: (b"12345678", b"\0\0")}},
         {"used": [b"12345678"]},
         {"used": [b""] * 99},
         {"folded": 2**63},
@@ -513,8 +518,20 @@ def test_a_smaller_limit_drops_the_earliest_facts_of_a_row_read_back() -> None:
 
 
 def test_a_row_with_a_tail_is_refused() -> None:
-    with pytest.raises(RowBytesError, match="not a row of version 2"):
+    with pytest.raises(RowBytesError, match="not a row of version 3"):
         Row.decode(a_row(2, 1).encode() + bytes(8), 125)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [[2**63], [(b"12345678", b"\0\1")], [(b"12345678", b"\0")], [(b"1234567", b"\0\0")], [0] * 99],
+)
+def test_bytes_that_no_row_of_version_2_has_are_refused(columns: list[object]) -> None:
+    two = struct.pack("<QQ", 1, 2)
+    data = b"\2" + bytes(8) + msgspec.msgpack.encode([0, 0, two, two, two, columns])
+
+    with pytest.raises(RowBytesError, match="not a row of version 2; restore the row from its changelog"):
+        Row.decode(data, 125)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**7])
