@@ -127,7 +127,8 @@ def read_usual(
     if value.count(b"]") + value.count(b"}") > _CLOSED_AT_MOST:
         return None
     try:
-        value.decode()  # in fields we do not know too
+        if not value.isascii():
+            value.decode()  # in fields we do not know too
         told = _decode(value)
         told.placed_at = placed_at = _moment(told.placed_at)
         if told.account_created_at is not None:

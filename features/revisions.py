@@ -136,10 +136,7 @@ class Revisions(msgspec.Struct, array_like=True):
         except msgspec.DecodeError as error:
             version = _version_in(data)
             if version is None or version <= _VERSION:
-                message = (
-                    f"{len(data)} bytes are not the revisions of an order; restore them from the changelog"
-                )
-                raise RowBytesError(message) from error
+                raise RowBytesError(_not_revisions(data)) from error
         else:
             version = revisions.v
             if version <= _VERSION:
@@ -160,7 +157,7 @@ class _Skipped(msgspec.Struct, array_like=True):
 
     v: int
     seen: msgspec.Raw
-    held: Held | None = None
+    held: msgspec.Raw = msgspec.Raw(b"\xc0")  # None
     observed: msgspec.Raw = msgspec.Raw()
     last_at: int | None = None
 
@@ -179,13 +176,21 @@ def last_placed_at(data: bytes) -> int | None:
         version = _version_in(data)
         if version is not None and version > _VERSION:
             return None
-        message = f"{len(data)} bytes are not the revisions of an order; restore them from the changelog"
-        raise RowBytesError(message) from error
+        raise RowBytesError(_not_revisions(data)) from error
     if skipped.v > _VERSION:
         return None
-    if skipped.last_at is None and skipped.held is not None:
-        return microseconds(skipped.held.placed_at)
-    return skipped.last_at
+    if skipped.last_at is not None:
+        return skipped.last_at
+    # version 2 did not say it
+    try:
+        held = msgspec.msgpack.decode(skipped.held, type=Held | None)
+    except msgspec.DecodeError as error:
+        raise RowBytesError(_not_revisions(data)) from error
+    return None if held is None else microseconds(held.placed_at)
+
+
+def _not_revisions(data: bytes) -> str:
+    return f"{len(data)} bytes are not the revisions of an order; restore them from the changelog"
 
 
 def _version_in(data: bytes) -> int | None:

@@ -297,24 +297,26 @@ class MeasuredDesk:
         began = time.perf_counter()
         effects = self._desk.decide(records, recall, watermarks)
         stages["decide"].add(time.perf_counter() - began)
-        effects.committed = partial(self._committed, records, effects.committed)
+        # nobody waited for what nothing was said about
+        waited = records if effects.produce else ()
+        effects.committed = partial(self._committed, len(records), waited, effects.committed)
         return effects
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:
         """What the desk makes of a record that stopped the worker."""
         effects = self._desk.set_aside(record, recall)
-        effects.committed = partial(self._committed, (record,), effects.committed)
+        effects.committed = partial(self._committed, 1, (record,), effects.committed)
         return effects
 
-    def _committed(self, records: Sequence[Record], then: Callable[[], None] | None) -> None:
+    def _committed(self, orders: int, waited: Sequence[Record], then: Callable[[], None] | None) -> None:
         measured = self._measured
         measured.stages["store"].add(time.perf_counter() - measured.committed_at)
-        measured.orders += len(records)
-        measured.batch.add(len(records))
+        measured.orders += orders
+        measured.batch.add(orders)
         now = time.time()
         # under load a broker gives hundreds of records one timestamp: each is looked up once
         arrived, times = -1, 0
-        for record in records:
+        for record in waited:
             if is_history(record):
                 continue
             if record.timestamp == arrived:

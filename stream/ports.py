@@ -57,6 +57,12 @@ class Batch:
     """Where the batch before it ended; None for the first after an assignment or a seek."""
     is_history: bool = False
     """Whether it is about the past, as far as its ends tell: nobody waits for it, so it may wait for more."""
+    size: int = field(init=False, repr=False)
+    """Bytes of its values."""
+
+    def __post_init__(self) -> None:
+        """Count the bytes once: they are asked for when the batch comes and when it goes."""
+        object.__setattr__(self, "size", sum([len(record.value or b"") for record in self.records]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ the process that wrote it.
 Beside the rows stands an index of them by the day of their last event, so that those which are to be
 forgotten are found without looking at the others. It is made from the rows alone, with each write, and it
 may be behind: a key is filed under the day it had when it was new, and filed anew when that day is due and
-the key is seen to have lived on. So a key costs the index one entry and, once in the time it is kept, one
-look. A restore writes without reading, so it may leave one for each day that it met a key under: they go as
-their day is due.
+the key is seen to have lived on. So a key costs the index one filing, together with those that were new in
+the same write, and, once in the time it is kept, one look. A restore writes without reading, so it may file a
+key under each day that it met it under: they go as their day is due.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,19 +45,25 @@ log = logging.getLogger("fraudstream.store")
 _POSITION = b"\0local"
 """Reserved key, never in the changelog: how far this partition's rows have come."""
 
-_FORMAT = 2
-"""Of what is on the disk; since 2 there is the index, and without one nothing would ever be forgotten."""
+_FORMAT = 3
+"""Of what is on the disk; since 2 there is the index, and without one nothing would ever be forgotten. Since 3 an
+entry of it has several keys."""
 
 _FILED = "filed"
-"""The index's column family: partition, first byte of the key, day of its last event, key."""
+"""The index's column family: partition, first byte of its keys, day of their last event, a name; and the keys
+as a MessagePack array."""
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 _DAY = struct.Struct(">I")
 _DAY_ZERO = 2**31
 """1970-01-01 in the index, so that days before it sort first."""
 _PLACE = 4 + 1 + _DAY.size
-"""Bytes of an entry before its key."""
+"""Bytes of an entry before its name."""
+_NAME = 12
+"""Bytes of a name, which says nothing: two writes must not make one entry."""
 _MIB = 1024 * 1024
+_FILED_TOGETHER = 64
+"""Keys in one entry of the index at most: they are written again when one of them goes."""
 _LOOK_AGAIN_DAYS = 30
 """A key whose last event can't be told is looked at again after so many days."""
 
@@ -106,7 +112,7 @@ class RocksStore:
         self._known: dict[int, set[bytes]] = {}
         """Keys that were seen to be there since their partition was last written: the index has them."""
         self._due: dict[int, dict[bytes, bytes]] = {}
-        """Keys found to be expired since their partition was last written, and where each is filed."""
+        """Keys found to be expired since their partition was last written, and the entry each is filed in."""
         self._first: dict[bytes, bytes] = {}
         """By partition and first byte of its keys: before which entry there is none."""
 
@@ -182,7 +188,7 @@ class RocksStore:
             self.mark_for_rebuild(f"position of partition {partition}: {error}")
             raise
         if stored.v < _FORMAT:
-            log.info("the rows of partition %d have no index yet and are made anew", partition)
+            log.info("the rows of partition %d have no index like ours and are made anew", partition)
             return None
         return LocalPosition(stored.inputs, stored.changelog, stored.log, stored.stored_at, stored.watermark)
 
@@ -201,18 +207,23 @@ class RocksStore:
         """Change rows and position at once or not at all."""
         batch = WriteBatch(raw_mode=True)
         known, due = self._known.pop(partition, ()), self._due.pop(partition, {})
+        prefix = _key(partition, b"")
+        new: dict[tuple[bytes, int], list[bytes]] = {}
+        leaving: dict[bytes, set[bytes]] = {}
         for key, value in rows.items():
-            whole = _key(partition, key)
+            whole = prefix + key
             if value is None:
                 batch.delete(whole)
                 if (entry := due.get(key)) is not None:
-                    batch.delete(entry, self._in_index)
+                    leaving.setdefault(entry, set()).add(key)
                 continue
             batch.put(whole, value)
             if key not in known:
                 last_at = _last_at(key, value)
                 at = position.watermark or 0 if last_at is None else last_at
-                batch.put(self._entry(whole, at // _MICROSECONDS_A_DAY), b"", self._in_index)
+                new.setdefault((key[:1], at // _MICROSECONDS_A_DAY), []).append(key)
+        for (kind, day), keys in new.items():
+            self._file(batch, prefix + kind, day, keys)
         stored = _Stored(
             dict(position.inputs),
             position.changelog,
@@ -223,6 +234,9 @@ class RocksStore:
         )
         batch.put(_key(partition, _POSITION), msgspec.msgpack.encode(stored))
         try:
+            for entry, gone in leaving.items():
+                if (filed := self._filed.get(entry)) is not None:
+                    self._refile(batch, entry, [key for key in _keys_in(filed) if key not in gone])
             self._rows.write(batch)
         except Exception as error:
             self._blame(error)
@@ -249,29 +263,31 @@ class RocksStore:
         # where the next look begins: an entry that is found is there until its key is gone
         begin: bytes | None = None
         try:
-            for entry in self._filed.keys(from_key=first):
+            for entry, value in self._filed.items(from_key=first):
                 # raw mode: always bytes, which the stubs can't say
                 if not isinstance(entry, bytes) or entry >= end:
                     break
                 if not most:
                     begin = begin or entry
                     break
-                most -= 1
-                key = entry[_PLACE:]
-                whole = place[:4] + key
-                value: bytes | None = self._rows.get(whole)
-                if value is None:
-                    anew.delete(entry, self._in_index)
-                    continue
-                last_at = _last_at(key, value)
-                day = today + _LOOK_AGAIN_DAYS if last_at is None else last_at // _MICROSECONDS_A_DAY
-                if day < today and key not in found:
-                    found[key] = entry
-                    begin = begin or entry
-                else:
-                    anew.delete(entry, self._in_index)
+                keys = _keys_in(value)
+                stay: list[bytes] = []
+                for key in keys[:most]:
+                    day = self._day_of(place, key, today)
+                    if day is None:
+                        continue
                     if day >= today:
-                        anew.put(self._entry(whole, day), b"", self._in_index)
+                        self._file(anew, place, day, [key])
+                    elif key not in found:
+                        stay.append(key)
+                due = len(stay)
+                stay += keys[most:]
+                most -= min(most, len(keys))
+                if stay != keys:
+                    self._refile(anew, entry, stay)
+                if stay:
+                    found.update(dict.fromkeys(stay[:due], entry))
+                    begin = begin or entry
             self._first[place] = begin or end
             if len(anew):
                 self._rows.write(anew)
@@ -280,14 +296,30 @@ class RocksStore:
             raise
         return most
 
-    def _entry(self, whole: bytes, day: int) -> bytes:
-        """Where a key of this day is filed, noting that something is."""
-        place = whole[:5]
-        entry = place + _DAY.pack(day + _DAY_ZERO) + whole[4:]
-        first = self._first.get(place)
-        if first is not None and entry < first:
-            self._first[place] = entry
-        return entry
+    def _day_of(self, place: bytes, key: bytes, today: int) -> int | None:
+        """The day of a key's last event; None where the key is gone."""
+        value: bytes | None = self._rows.get(place[:4] + key)
+        if value is None:
+            return None
+        last_at = _last_at(key, value)
+        return today + _LOOK_AGAIN_DAYS if last_at is None else last_at // _MICROSECONDS_A_DAY
+
+    def _file(self, batch: WriteBatch, place: bytes, day: int, keys: Sequence[bytes]) -> None:
+        """File keys of one day together, noting where the first of their place is."""
+        where = place + _DAY.pack(day + _DAY_ZERO)
+        for start in range(0, len(keys), _FILED_TOGETHER):
+            entry = where + os.urandom(_NAME)
+            self._refile(batch, entry, keys[start : start + _FILED_TOGETHER])
+            first = self._first.get(place)
+            if first is not None and entry < first:
+                self._first[place] = entry
+
+    def _refile(self, batch: WriteBatch, entry: bytes, keys: Sequence[bytes]) -> None:
+        """Let an entry of the index have these keys; without any it goes."""
+        if keys:
+            batch.put(entry, msgspec.msgpack.encode(keys), self._in_index)
+        else:
+            batch.delete(entry, self._in_index)
 
     def clear(self, partition: int) -> None:
         """Forget the partition's rows and position."""
@@ -343,6 +375,10 @@ class RocksStore:
 
 def _key(partition: int, key: bytes) -> bytes:
     return partition.to_bytes(4, "big") + key
+
+
+_keys_in = msgspec.msgpack.Decoder(list[bytes]).decode
+"""The keys filed in an entry of the index."""
 
 
 def _last_at(key: bytes, value: bytes) -> int | None:

@@ -71,7 +71,7 @@ class Limits:
 
     records: int = 1_000
     """Records in one transaction, give or take one fetch."""
-    history_records: int = 4_000
+    history_records: int = 12_000
     """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one fetch."""
@@ -330,7 +330,7 @@ class Mailbox:
 
     def _count(self, batch: Batch, sign: int) -> None:
         self.waiting += sign * len(batch.records)
-        self.waiting_bytes += sign * sum(len(record.value or b"") for record in batch.records)
+        self.waiting_bytes += sign * batch.size
 
     def _empty(self) -> None:
         self._batches.clear()
@@ -508,7 +508,9 @@ class Writer:
                 continue
             tp = (batch.topic, batch.partition)
             self._heard[tp] = self._clock.monotonic()
-            records = [record for record in batch.records if record.offset >= reached[tp]]
+            records = batch.records
+            if records and records[0].offset < reached[tp]:
+                records = [record for record in records if record.offset >= reached[tp]]
             if not records:
                 continue
             if records[0].offset > reached[tp] and (batch.after is None or batch.after > reached[tp]):

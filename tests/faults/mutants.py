@@ -167,8 +167,8 @@ MUTANTS = (
         "own position not checked",
         (
             (
-                "records = [record for record in batch.records if record.offset >= reached[tp]]",
-                "records = list(batch.records)",
+                "records = [record for record in records if record.offset >= reached[tp]]",
+                "records = list(records)",
             ),
         ),
     ),

@@ -288,6 +288,28 @@ def test_a_key_costs_the_index_one_entry_however_often_it_changes(tmp_path: Path
     store.close()
 
 
+def test_of_many_keys_filed_together_each_is_found_and_none_that_lives_on(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path / "w1")
+    keys = [b"o%03d" % number for number in range(150)]
+    store.write(0, {key: _bytes(key, 1) for key in keys}, _position())
+    living = keys[::7]
+    for key in living:
+        store.recall(0, key)
+    store.write(0, {key: _bytes(key, 30) for key in living}, _position())
+
+    found: list[bytes] = []
+    for _ in range(40):
+        some = store.expired(0, {ORDER: 9 * DAY}, 10)
+        assert len(some) <= 10
+        gone = some[: len(some) // 2 + 1]  # the others are left alone, as where a batch touches them
+        store.write(0, dict.fromkeys(gone), _position())
+        found += gone
+
+    assert sorted(found) == sorted(set(keys) - set(living))
+    assert sorted(store.expired(0, {ORDER: 31 * DAY}, 150)) == living
+    store.close()
+
+
 def test_a_key_that_is_filed_twice_is_found_once(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "w1")
     for day in (1, 5):  # as a restore does, which writes without having read
