@@ -566,7 +566,7 @@ def run(settings: Settings) -> int:
     # what is there now stays: the collector need not walk it again and again while orders wait
     gc.collect()
     gc.freeze()
-    # rows are many small tuples without cycles: looked for in every batch, cycles cost a twentieth of its time,
+    # rows are many small tuples without cycles: looked for in every batch, cycles cost a twentieth of it,
     # and every 700 tuples a sixth
     gc.set_threshold(500_000, 20, 20)
     thread.start()
