@@ -46,8 +46,10 @@ _POSITION = b"\0local"
 """Reserved key, never in the changelog: how far this partition's rows have come."""
 
 _FORMAT = 3
-"""Of what is on the disk; since 2 there is the index, and without one nothing would ever be forgotten; since 3
-an entry of it has several keys."""
+"""Of what is on the disk: since 2 there is the index, and without one nothing would ever be forgotten.
+
+Since 3 an entry of it has several keys.
+"""
 
 _FILED = "filed"
 """The index's column family: partition, first byte of its keys, day of their last event, a name; and the keys
