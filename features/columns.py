@@ -42,6 +42,7 @@ _CODES_A_WORD = 65_536
 _BYTES = bytes(range(_CODES_A_BYTE))
 _BYTE = [bytes((code,)) for code in _BYTES]
 _NUMBER = struct.Struct("<q")
+_NO_WORD = bytes(WORD)
 _FEW_CODES = {WORD * known: _BYTES[:known] for known in range(1, _CODES_A_BYTE + 1)}
 """The codes that there are, by the length of their vocabulary."""
 
@@ -117,10 +118,11 @@ def only(code: int) -> bytes:
     return bytes(code) + b"\1" + bytes(_CODES_A_BYTE - 1 - code)
 
 
-def all_fit(columns: Mapping[int, Varying], known: int, held: int) -> bool:
-    """Whether these can be columns, of so many known, of so many orders; asked of each row that is read."""
+def all_fit(columns: Mapping[int, Varying], same: bytes, held: int) -> bool:
+    """Whether these can be columns, beside what all of so many orders say; asked of each row that is read."""
     for position, (vocabulary, codes) in columns.items():
-        if not 0 <= position < known:
+        # as a word there would be taken for what all orders say; where there is none, there is no such column
+        if position < 0 or same[WORD * position : WORD * (position + 1)] != _NO_WORD:
             return False
         valid = _FEW_CODES.get(len(vocabulary))
         # the usual case first, by a table

@@ -68,6 +68,8 @@ _NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
 _MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct("<Bq")
+_SINCE_HEAD: Final = 2
+"""The first version whose bytes begin so."""
 _NUMBER = struct.Struct("<q")
 _SMALL = struct.Struct("<I")
 _STATEMENT = struct.Struct("<qBqBqqq")
@@ -392,7 +394,7 @@ class Row:
             or len(stored.amounts) not in (WORD * held, _SMALL.size * held)
             or len(same) > len(_NOTHING)
             or len(same) % WORD
-            or not all_fit(varying, len(same) // WORD, held)
+            or not all_fit(varying, same, held)
             or len(stored.tiles) % TILE_BYTES
             or len(stored.facts) % _STATEMENT.size
             or len(stored.used) > len(VALUES)
@@ -659,7 +661,7 @@ def _used_in(raw: bytes) -> dict[int, int]:
 
 def last_event_at(data: bytes) -> int | None:
     """`Row.last_at` of a row's bytes, without reading the rest of them."""
-    if len(data) < _HEAD.size or data[0] != ROW_VERSION:
+    if len(data) < _HEAD.size or not _SINCE_HEAD <= data[0] <= ROW_VERSION:
         return Row.decode(data, LARGEST_LIMIT).last_at
     last_at: int = _HEAD.unpack_from(data)[1]
     return None if last_at == _NEVER else last_at
