@@ -189,7 +189,7 @@ class RocksStore:
         except msgspec.DecodeError as error:
             self.mark_for_rebuild(f"position of partition {partition}: {error}")
             raise
-        if stored.v < _FORMAT:
+        if stored.v != _FORMAT:  # of a newer version too, after a return to this one
             log.info("the rows of partition %d have no index like ours and are made anew", partition)
             return None
         return LocalPosition(stored.inputs, stored.changelog, stored.log, stored.stored_at, stored.watermark)
@@ -408,9 +408,10 @@ def _options(*, memory: int, cache: int) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     # bounded: a worker's memory must not grow with its rows
     options.set_write_buffer_size(memory)
+    # a key that is new is looked for in vain: a filter says so sooner than the tables in memory
     options.set_memtable_prefix_bloom_ratio(0.05)
     options.set_memtable_whole_key_filtering(True)
-    options.set_allow_concurrent_memtable_write(False)
+    options.set_allow_concurrent_memtable_write(False)  # one thread writes
     options.set_max_write_buffer_number(3)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)

@@ -310,6 +310,24 @@ def test_of_many_keys_filed_together_each_is_found_and_none_that_lives_on(tmp_pa
     store.close()
 
 
+@pytest.mark.parametrize("version", [2, 4])
+def test_rows_of_another_format_are_made_anew_and_their_index_is_never_read(
+    tmp_path: Path, version: int
+) -> None:
+    store = RocksStore(tmp_path / "w1")
+    store.write(0, {b"c1": _bytes(b"c1", 1)}, _position())
+    place = bytes(4)
+    stored = msgspec.msgpack.decode(store._rows[place + b"\0local"])
+    store._rows[place + b"\0local"] = msgspec.msgpack.encode(stored | {"v": version})
+    store._filed[place + ROW + (2**31 + 1).to_bytes(4, "big") + b"c1"] = b""  # as format 2 had it
+
+    assert store.position(0) is None
+    store.clear(0)  # as a restore begins where there is no position
+    store.write(0, {b"c2": _bytes(b"c2", 2)}, _position())
+    assert store.expired(0, {ROW: 9 * DAY}, 10) == [b"c2"]
+    store.close()
+
+
 def test_a_key_that_is_filed_twice_is_found_once(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "w1")
     for day in (1, 5):  # as a restore does, which writes without having read
