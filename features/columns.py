@@ -122,7 +122,7 @@ def all_fit(columns: Mapping[int, Varying], same: bytes, held: int) -> bool:
     """Whether these can be columns, beside what all of so many orders say; asked of each row that is read."""
     for position, (vocabulary, codes) in columns.items():
         # as a word there would be taken for what all orders say; where there is none, there is no such column
-        if position < 0 or same[WORD * position : WORD * (position + 1)] != _NO_WORD:
+        if position < 0 or not same.startswith(_NO_WORD, WORD * position):
             return False
         valid = _FEW_CODES.get(len(vocabulary))
         # the usual case first, by a table
