@@ -118,13 +118,13 @@ def hashed(text: str) -> int:
 
 
 # Pure, so remembering their answers changes nothing; most of what an order tells, its customer told before.
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def fingerprint(text: str | None) -> int:
     """Sixty-four bits of BLAKE2b that stand for a text; 0 stands for None and for no other text."""
     return UNKNOWN if text is None else hashed(text)
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 15)  # of a kilobyte each
 def _words_of(*texts: str | None) -> bytes:
     """The fingerprints of some texts that mostly come together, as words."""
     return b"".join([_NO_WORD if text is None else word_of(text) for text in texts])

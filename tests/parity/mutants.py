@@ -112,13 +112,13 @@ MUTANTS = (
     Mutant(
         "a late order is appended at the end",
         "history.py",
-        (("if held and _NUMBER.unpack_from(times, len(times) - WORD)[0] > at:", "if False:"),),
+        (("if is_late or (newest_at is None and self._tiles):", "if False:"),),
         ALL_WAYS,
     ),
     Mutant(
         "amounts are not read anew",
         "history.py",
-        (("        self._amounts_read = None\n        self._fold()\n", "        self._fold()\n"),),
+        (("        self._amounts_read = None\n        return is_late\n", "        return is_late\n"),),
         ASKED_BETWEEN,
     ),
     Mutant(
@@ -158,8 +158,8 @@ MUTANTS = (
         "orders are folded too early",
         "history.py",
         (
-            ("if held < self.limit + chunk:", "if held < self.limit:"),
-            ("while held - start >= self.limit + chunk:", "while held - start >= self.limit:"),
+            ("self._fold_at = limit + max(1, limit // TILED)", "self._fold_at = limit"),
+            ("self._fold_at - self.limit\n", "max(1, self.limit // TILED)\n"),
         ),
         SHORT_ROWS,
     ),
@@ -198,15 +198,12 @@ MUTANTS = (
         (
             (
                 """\
-                del values[where]
-                self._columns[position] = packed(values)
+            else:
+                varying[position] = column
 """,
                 """\
-                del values[where]
-                fresh = packed(values)
-                if isinstance(fresh, tuple) and isinstance(column, tuple):
-                    fresh = (column[0], fresh[1])
-                self._columns[position] = fresh
+            else:
+                varying[position] = (varying.get(position, column)[0], column[1])
 """,
             ),
         ),
@@ -221,7 +218,7 @@ MUTANTS = (
     Mutant(
         "amounts of several currencies are added raw",
         "history.py",
-        (("if self._row._columns[_CURRENCY] != currency:", "if False:"),),
+        (("if self._row._column(_CURRENCY) != currency:", "if False:"),),
         ALL_WAYS,
     ),
     Mutant(
