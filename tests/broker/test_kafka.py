@@ -12,8 +12,8 @@ from confluent_kafka import Producer
 
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
-from stream.kafka import KafkaCluster
-from stream.ports import Assignment, Committed, OutcomeUnknown, Produce, Refused, Unreachable
+from stream.kafka import LARGEST_PRODUCED, KafkaCluster, _Producer
+from stream.ports import Aborted, Assignment, Committed, OutcomeUnknown, Produce, Refused, Unreachable
 from stream.repair import repair_offsets
 from stream.settings import Settings
 from stream.writer import POSITION_KEY, encode_position
@@ -47,6 +47,42 @@ def test_an_order_that_came_in_compressed_goes_out_again_however_large(
     producer.close()
 
     assert delivered == {(settings.topics.rejected, 0): 0}
+
+
+def test_more_rows_than_the_producer_can_hold_are_each_written_once(
+    cluster: KafkaCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _Producer._config
+    monkeypatch.setattr(
+        _Producer, "_config", lambda *about: {**config(*about), "queue.buffering.max.messages": 50}
+    )
+    rows = {b"c%d" % number: None if number % 7 == 0 else b"row %d" % number for number in range(1_000)}
+
+    producer = cluster.producer("w1")
+    producer.begin()
+    producer.produce_rows(settings.topics.changelog, 0, rows)
+    delivered = producer.flush()
+    producer.commit()
+    producer.close()
+
+    tp = (settings.topics.changelog, 0)
+    assert delivered == {tp: 999}
+    read = [record for chunk in cluster.read(tp, 0, cluster.high(tp)) for record in chunk]
+    assert {record.key: record.value for record in read} == rows
+    assert len(read) == 1_000
+
+
+def test_a_row_that_no_record_can_hold_aborts_the_transaction(
+    cluster: KafkaCluster, settings: Settings
+) -> None:
+    producer = cluster.producer("w1")
+    producer.begin()
+    with pytest.raises(Aborted, match="size too large"):
+        producer.produce_rows(
+            settings.topics.changelog, 0, {b"c1": b"row", b"c2": bytes(LARGEST_PRODUCED + 1), b"c3": b"row"}
+        )
+    producer.abort()
+    producer.close()
 
 
 def test_workers_of_one_name_in_two_groups_do_not_fence_each_other(
