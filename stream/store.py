@@ -262,6 +262,7 @@ class RocksStore:
         if first >= end:
             return most
         anew = WriteBatch(raw_mode=True)
+        living: dict[int, list[bytes]] = {}
         # where the next look begins: an entry that is found is there until its key is gone
         begin: bytes | None = None
         try:
@@ -279,7 +280,7 @@ class RocksStore:
                     if day is None:
                         continue
                     if day >= today:
-                        self._file(anew, place, day, [key])
+                        living.setdefault(day, []).append(key)
                     elif key not in found:
                         stay.append(key)
                 due = len(stay)
@@ -291,6 +292,8 @@ class RocksStore:
                     found.update(dict.fromkeys(stay[:due], entry))
                     begin = begin or entry
             self._first[place] = begin or end
+            for day, keys in living.items():
+                self._file(anew, place, day, keys)
             if len(anew):
                 self._rows.write(anew)
         except Exception as error:
