@@ -485,13 +485,13 @@ class OrderAmount(_Derived):
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
         if self.rates is None:
-            return order.amount, _minor_units(order.currency)
+            return order.amount, minor_units(order.currency)
         worth = self.rates.numerators.get(order.currency)
         return None if worth is None else (order.amount * worth, self.rates.denominator)
 
 
 @lru_cache(maxsize=len(CURRENCIES))
-def _minor_units(currency: str) -> int:
+def minor_units(currency: str) -> int:
     """How many of them are one of the currency: 100 cents."""
     return int(10 ** exponent(currency))
 
@@ -504,6 +504,13 @@ def _money_unit(rates: Rates | None) -> str:
     return _MAJOR if rates is None else f"{rates.base}, by the rates {rates.name}"
 
 
+Moments = tuple[int, int, int, int]
+"""How many, their total and the total of their squares, scaled alike, and what divides the scale.
+
+The squares are 0 where nobody needs them.
+"""
+
+
 @dataclass(frozen=True)
 class _OfQuantities(_OfHistory):
     """An aggregate of the amounts, or of another number, of the window's orders."""
@@ -513,7 +520,7 @@ class _OfQuantities(_OfHistory):
     between: ClassVar[tuple[float, float | None]] = (0, None)
     _says = ""
     _word = ""
-    _squared = False
+    is_squared = False
     """Whether it needs the squares added up."""
 
     def __post_init__(self) -> None:
@@ -603,22 +610,18 @@ class _OfQuantities(_OfHistory):
             counts = either(counts, in_it)
         return _among(positions, counts)
 
-    def _moments(self, order: Order, history: History) -> tuple[int, int, int, int] | None:
-        """How many, their total and the total of their squares, scaled alike, and what divides the scale.
-
-        The squares are 0 where nobody needs them.
-        """
+    def _moments(self, order: Order, history: History) -> "Moments | None":
         chosen = None
         if self.where is not None:
             chosen = self._chosen(order, history)
             if chosen is None:
                 return None
-        squared = self._squared
+        squared = self.is_squared
         if not self._is_money:
             numbers = history.numbers(self.what, self.span, chosen)
             return len(numbers), sum(numbers), sum([n * n for n in numbers]) if squared else 0, 1
         if self.rates is None:
-            currency, divided_by = fingerprint(order.currency), _minor_units(order.currency)
+            currency, divided_by = fingerprint(order.currency), minor_units(order.currency)
             count, total = history.spent(self.span, currency, chosen)
             return count, total, history.squares(self.span, currency, chosen) if squared else 0, divided_by
         count = total = squares = 0
@@ -644,7 +647,7 @@ class _OfQuantities(_OfHistory):
         ask = history.smallest if is_min else history.largest
         if self.rates is None:
             amount = ask(self.span, fingerprint(order.currency), chosen)
-            return None if amount is None else (amount, _minor_units(order.currency))
+            return None if amount is None else (amount, minor_units(order.currency))
         scale, divided_by = self._scale(self.rates, history)
         found = [
             amount * worth
@@ -654,7 +657,20 @@ class _OfQuantities(_OfHistory):
         return ((min if is_min else max)(found), divided_by) if found else None
 
 
-class Sum(_OfQuantities):
+class _OfMoments(_OfQuantities):
+    """What can be told from how many, their total and the total of their squares."""
+
+    def of_moments(self, order: Order, moments: Moments) -> float | None:
+        """The value, of the moments of the window's orders."""
+        raise NotImplementedError
+
+    def value(self, order: Order, history: History | None) -> float | None:
+        """The value, None when it is unknown."""
+        moments = None if history is None else self._moments(order, history)
+        return None if moments is None else self.of_moments(order, moments)
+
+
+class Sum(_OfMoments):
     """The total in the window: `Sum("amount", over=days(1))` is amount_sum_1d.
 
     `Sum("refunded", over=days(180))` adds up what was refunded, as far as it was known before this order, of
@@ -668,12 +684,21 @@ class Sum(_OfQuantities):
     def missing(self) -> str:  # noqa: D102
         return self._nobody
 
+    def of_moments(self, order: Order, moments: Moments) -> float:  # noqa: ARG002, D102
+        return moments[1] / moments[3]  # of integers, here and below: correctly rounded
+
+    def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
+        if not self._is_fact:
+            return super().value(order, history)
+        fraction = self.exact(order, history)
+        return None if fraction is None else fraction[0] / fraction[1]
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         if history is None:
             return None
         if self._is_fact:
             if self.rates is None:
-                scale, divided_by = {fingerprint(order.currency): 1}, _minor_units(order.currency)
+                scale, divided_by = {fingerprint(order.currency): 1}, minor_units(order.currency)
             else:
                 scale, divided_by = _worth(self.rates), self.rates.denominator
             known = history.known_amounts(self.what, self.span)
@@ -682,11 +707,14 @@ class Sum(_OfQuantities):
         return None if moments is None else (moments[1], moments[3])
 
 
-class Mean(_OfQuantities):
+class Mean(_OfMoments):
     """The mean in the window: `Mean("amount", over=days(30))` is amount_mean_30d."""
 
     _says = "Mean {}"
     _word = "mean"
+
+    def of_moments(self, order: Order, moments: Moments) -> float | None:  # noqa: ARG002, D102
+        return moments[1] / (moments[0] * moments[3]) if moments[0] else None
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         moments = None if history is None else self._moments(order, history)
@@ -713,19 +741,18 @@ class Max(_OfQuantities):
         return None if history is None else self._extreme(order, history)
 
 
-class Std(_OfQuantities):
+class Std(_OfMoments):
     """The standard deviation in the window, dividing by how many: `Std("amount", over=days(90))`."""
 
     _says = "Standard deviation of the {}"
     _word = "std"
-    _squared = True
+    is_squared = True
 
-    def value(self, order: Order, history: History | None) -> float | None:
+    def of_moments(self, order: Order, moments: Moments) -> float | None:  # noqa: ARG002
         """The root of the exact variance, rounded before and after the root."""
-        moments = None if history is None else self._moments(order, history)
-        if moments is None or not moments[0]:
-            return None
         count, total, squares, divided_by = moments
+        if not count:
+            return None
         return sqrt((count * squares - total * total) / (count * divided_by) ** 2)
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
@@ -734,13 +761,13 @@ class Std(_OfQuantities):
         return None if value is None else value.as_integer_ratio()
 
 
-class ZScore(_OfQuantities):
+class ZScore(_OfMoments):
     """By how many standard deviations this order differs from the window's mean: `ZScore("amount", ...)`."""
 
     between: ClassVar[tuple[float, float | None]] = (float("-inf"), None)
     _says = "Standard deviations of this order's {} from the mean"
     _word = "zscore"
-    _squared = True
+    is_squared = True
     unit = "standard deviations"
 
     @property
@@ -755,30 +782,28 @@ class ZScore(_OfQuantities):
     def missing(self) -> str:  # noqa: D102
         return f"fewer than 2 orders to compare with, all alike, or {self._nobody}"
 
-    def value(self, order: Order, history: History | None) -> float | None:
+    def of_moments(self, order: Order, moments: Moments) -> float | None:
         """The distance over the root of the exact variance."""
-        found = None if history is None else self._spread(order, history)
-        return None if found is None else found[0] / sqrt(found[1])
+        mine = self._mine(order)
+        count, total, squares, _ = moments
+        if mine is None or count < _ENOUGH_TO_SPREAD:
+            return None
+        spread = count * squares - total * total
+        return (count * mine - total) / sqrt(spread) if spread else None
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
         """The value as a fraction."""
         value = self.value(order, history)
         return None if value is None else value.as_integer_ratio()
 
-    def _spread(self, order: Order, history: History) -> tuple[int, int] | None:
+    def _mine(self, order: Order) -> int | None:
+        """What this order has of it, scaled as the moments are."""
         if not self._is_money:
-            mine = NUMBERS[self.what](order)
-        elif self.rates is None:
-            mine = order.amount
-        else:
-            worth = self.rates.numerators.get(order.currency)
-            mine = None if worth is None else order.amount * worth
-        moments = None if mine is None else self._moments(order, history)
-        if mine is None or moments is None or moments[0] < _ENOUGH_TO_SPREAD:
-            return None
-        count, total, squares, _ = moments
-        spread = count * squares - total * total
-        return (count * mine - total, spread) if spread else None
+            return NUMBERS[self.what](order)
+        if self.rates is None:
+            return order.amount
+        worth = self.rates.numerators.get(order.currency)
+        return None if worth is None else order.amount * worth
 
 
 @dataclass(frozen=True)

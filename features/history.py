@@ -717,6 +717,21 @@ class History:
         self._fresh()
         return self._end
 
+    def look_over(self, windows: Sequence[Span]) -> None:
+        """Find where these windows' orders lie, for the questions that follow."""
+        row, found = self._fresh(), self._windows
+        times, end, as_of, folded = self._times, self._end, self.as_of, row._folded
+        for window in windows:
+            over, after = window
+            if over is None or after:
+                self.within(window)
+                continue
+            start = bisect_left(times, as_of - over, 0, end)
+            if start or not folded:
+                found[window] = (start, end, 0, 0, False)
+            else:
+                found[window] = self._with_tiles(0, end, as_of - over, as_of)
+
     def within(self, window: Span) -> Found:
         """Where the window's orders lie."""
         row = self._row
