@@ -15,7 +15,7 @@ from math import asin, cos, hypot, radians, sin, sqrt
 from typing import ClassVar
 
 from features.columns import both, either, neither
-from features.conditions import Condition, check_condition, check_fact, check_value, spoken
+from features.conditions import Condition, check_condition, check_fact, check_value, same, spoken
 from features.define import OrderFact, Quantity, days, hours, minutes, years
 from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import LARGEST_AMOUNT, Order
@@ -376,6 +376,10 @@ class Share(_OfHistory):
             count = history.count(self.span)
             # an order may be known of that is not in the history, as one of another service: never above 1
             return (min(history.known(self.what, self.span), count), count) if count else None
+        if type(self.what) is same and self.where is None:  # the usual one, without a mask
+            text = fingerprint(VALUES[self.what.what](order))
+            count, orders = history.count_with(self.what.what, text, self.span)
+            return (count, orders) if orders else None
         start, end = history.held_window(self.span)
         chosen = self.what.mask(order, history, start, end)
         if self.where is None:
@@ -483,6 +487,11 @@ class OrderAmount(_Derived):
     def declaration(self) -> str:  # noqa: D102
         return "OrderAmount()" if self.rates is None else f"OrderAmount(rates={self.rates.declaration})"
 
+    def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
+        if self.rates is None:
+            return order.amount / minor_units(order.currency)
+        return super().value(order, history)
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
         if self.rates is None:
             return order.amount, minor_units(order.currency)
@@ -492,7 +501,7 @@ class OrderAmount(_Derived):
 
 @lru_cache(maxsize=len(CURRENCIES))
 def minor_units(currency: str) -> int:
-    """How many of them are one of the currency: 100 cents."""
+    """How many minor units are one of the currency: 100 cents are a euro."""
     return int(10 ** exponent(currency))
 
 
@@ -873,6 +882,16 @@ class Trend(_OfHistory):
     def _minutes(self) -> tuple[int, int]:
         return self.over // minutes(1), self.against // minutes(1)
 
+    @property
+    def longer_span(self) -> Span:
+        """The longer window."""
+        return self._longer.span
+
+    def of_counts(self, lately: int, ever: int) -> float | None:
+        """The value, where so many orders were in the windows."""
+        minutes_over, minutes_against = self._minutes
+        return lately * minutes_against / (ever * minutes_over) if ever else None
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         lately, ever = self._shorter.exact(order, history), self._longer.exact(order, history)
         if lately is None or ever is None or not ever[0]:
@@ -965,6 +984,13 @@ class SinceLast(_Since):
             return None if known is None else known[1]
         if self.where is None:
             return history.last_at()
+        if type(self.where) is same:  # the usual one, without a mask
+            text = VALUES[self.where.what](order)
+            return (
+                None
+                if text is None
+                else history.last_held_with(self.where.what, fingerprint(text), self.span)
+            )
         chosen = self._chosen(order, history)
         where = -1 if chosen is None else chosen.rfind(1)
         return None if where < 0 else history.held_times(0, where + 1)[where]

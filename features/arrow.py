@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from features.define import Feature, compute
+from features.define import Feature
 from features.errors import FeatureDefinitionError
 from features.events import Order
 from features.history import History
+from features.plan import Plan
 from features.replay import Event, LeftOut, Replay
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def table(
     schema = pa.schema(columns)
     entities = {each.entity for each in features}
     wanted = None if only is None else frozenset(only)
-    past = Replay(partial(_row, features, wanted), row_limit=row_limit, entities=entities)
+    past = Replay(partial(_row, Plan(features), wanted), row_limit=row_limit, entities=entities)
     batches: list[Any] = []
     rows: list[tuple[Any, ...]] = []
     for event in events:
@@ -102,7 +103,7 @@ def _columns(features: Sequence[Feature]) -> list[tuple[str, Any]]:
 
 
 def _row(
-    features: Sequence[Feature],
+    plan: Plan,
     only: Collection[str] | None,
     order: Order,
     histories: Mapping[str, History | None],
@@ -110,7 +111,7 @@ def _row(
     """What the table says of an order; None for one that is only history."""
     if only is not None and order.order_id not in only:
         return None
-    vector = compute(features, order, histories)
+    vector = plan(order, histories)
     return order.order_id, order.revision, order.customer_id, order.placed_at, *vector
 
 

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain, compress
 from operator import mul, neg
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
+import numpy as np
 
 from features.columns import (
     WORD,
@@ -63,6 +64,12 @@ LARGEST_LIMIT = 1_000_000
 
 _USED: Final = 64
 """Of how many different texts, of each of VALUES, the last use is known once their orders are folded."""
+_FEW: Final = 8
+"""Of so many codes each is looked for by itself; more are put into a set."""
+_MANY: Final = 32
+"""From so many numbers on, numpy is quicker than a loop."""
+_EXACT: Final = 94_906_265
+"""The largest number whose square is below 2**53."""
 _NO_WORD: Final = bytes(WORD)
 _NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
@@ -618,6 +625,9 @@ class Row:
             self._amounts_read = self._amounts_view().tolist()
         return self._amounts_read
 
+    def _amounts_array(self) -> Any:
+        return np.frombuffer(self._amounts, "<i8" if len(self._amounts) == len(self._times) else "<u4")
+
     def _has_dropped(self) -> bool:
         """Whether orders are in no tile: those that a row of version 1 no longer held."""
         return self._folded > self._tiled().counts[-1]
@@ -814,25 +824,47 @@ class History:
 
         `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
         """
+        if chosen is None and self._changes == self._row._changes:
+            known = self._spent.get((window, currency))
+            if known is not None:
+                return known
         start, end, low, high, _ = self._of_tiles(window)
-        found = None if chosen is not None else self._spent.get((window, currency))
-        if found is None:
-            amounts = self._amounts(start, end, currency, chosen)
-            found = len(amounts), sum(amounts)
-            if chosen is None:
-                if high > low:
-                    orders, total = self._row._tiled().spent(low, high, currency)
-                    found = found[0] + orders, found[1] + total
-                self._spent[window, currency] = found
+        amounts = self._amounts(start, end, currency, chosen)
+        found = len(amounts), sum(amounts)
+        if chosen is None:
+            if high > low:
+                orders, total = self._row._tiled().spent(low, high, currency)
+                found = found[0] + orders, found[1] + total
+            self._spent[window, currency] = found
         return found
+
+    def add_up(self, windows: Iterable[Span], currency: int) -> None:
+        """Find what was spent in these windows, found by `look_over`, for the questions that follow."""
+        row = self._fresh()
+        if row._folded or row._column(_CURRENCY) != currency:
+            return  # the questions find it one by one
+        amounts = row._amounts_list()
+        for window in windows:
+            start, end, *_ = self._windows[window]
+            self._spent[window, currency] = end - start, sum(amounts[start:end])
 
     def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
         """The sum of the squares of the amounts that `spent` adds up."""
         start, end, low, high, _ = self._of_tiles(window)
         found = None if chosen is not None else self._squares.get((window, currency))
         if found is None:
-            amounts = self._amounts(start, end, currency, chosen)
-            found = sum(map(mul, amounts, amounts))
+            if (
+                end - start >= _MANY
+                and chosen is None
+                and self._row._column(_CURRENCY) == currency
+                and self.spent(window, currency)[1] < _EXACT
+            ):
+                # no more than the square of their sum, so every float is a whole number below 2**53
+                floats = self._row._amounts_array()[start:end].astype(np.float64)
+                found = int(np.dot(floats, floats))
+            else:
+                amounts = self._amounts(start, end, currency, chosen)
+                found = sum(map(mul, amounts, amounts))
             if chosen is None:
                 if high > low:
                     found += self._row._tiled().squares(low, high, currency)
@@ -885,30 +917,38 @@ class History:
             column = self._row._column(position)
             if isinstance(column, int):
                 return int(end > start and column != UNKNOWN)
-            codes = set(codes_of(column, len(self._row))[start:end])
-            return len(codes) - (code_of(column[0], UNKNOWN) in codes)
+            codes = codes_of(column, len(self._row))[start:end]
+            known, unknown = len(column[0]) // WORD, code_of(column[0], UNKNOWN)
+            if known > _FEW or not isinstance(codes, bytes):
+                different = set(codes)
+                return len(different) - (unknown in different)
+            return sum([code in codes for code in range(known) if code != unknown])
         return len(found) - (UNKNOWN in found)
 
     def has_seen(self, what: str, value: int) -> bool:
         """Whether an order from before `as_of` had this text (its fingerprint) of one of VALUES."""
-        return self.last_with(what, value) is not None
+        row = self._fresh()
+        if self._last_with(COLUMN_OF[what], value, 0, self._end) >= 0:
+            return True
+        return bool(row._folded) and self.last_with(what, value) is not None
+
+    def count_with(self, what: str, value: int, window: Span) -> tuple[int, int]:
+        """How many of the window's held orders have this text, and how many there are."""
+        start, end = self.held_window(window)
+        column = self._row._column(COLUMN_OF[what])
+        if isinstance(column, int):
+            return end - start if column == value else 0, end - start
+        code = code_of(column[0], value)
+        codes = codes_of(column, len(self._row))
+        if not isinstance(codes, bytes):
+            return sum(each == code for each in codes[start:end]), end - start
+        return codes.count(code, start, end) if code >= 0 else 0, end - start
 
     def last_with(self, what: str, value: int) -> int | None:
         """When the last order from before `as_of` with this text was placed; None for never."""
         row = self._fresh()
         position = COLUMN_OF[what]
-        column = row._column(position)
-        where = -1
-        if isinstance(column, tuple):
-            code = code_of(column[0], value)
-            if code >= 0:
-                codes = codes_of(column, len(row))
-                if isinstance(codes, bytes):
-                    where = codes.rfind(code, 0, self._end)
-                else:
-                    where = max((i for i in range(self._end) if codes[i] == code), default=-1)
-        elif column == value:
-            where = self._end - 1
+        where = self._last_with(position, value, 0, self._end)
         if where >= 0:
             at: int = self._times[where]
             return at
@@ -921,6 +961,25 @@ class History:
         if last is not None or len(used) >= _USED or row._has_dropped():
             self.is_exact = False
         return None
+
+    def last_held_with(self, what: str, value: int, window: Span) -> int | None:
+        """When the last of the window's held orders with this text was placed; None without one."""
+        start, end = self.held_window(window)
+        where = self._last_with(COLUMN_OF[what], value, start, end)
+        return None if where < 0 else int(self._times[where])
+
+    def _last_with(self, position: int, value: int, start: int, end: int) -> int:
+        """Where the last held order from start to end stands whose column holds the value; -1 without one."""
+        column = self._row._column(position)
+        if isinstance(column, int):
+            return end - 1 if column == value and end > start else -1
+        code = code_of(column[0], value)
+        if code < 0:
+            return -1
+        codes = codes_of(column, len(self._row))
+        if isinstance(codes, bytes):
+            return codes.rfind(code, start, end)
+        return max((i for i in range(start, end) if codes[i] == code), default=-1)
 
     def last_place(self) -> tuple[int, int] | None:
         """The place and time of the last order from before `as_of` that says where; of those held."""
@@ -985,6 +1044,9 @@ class History:
 
     def known(self, what: str, window: Span) -> int:
         """Of how many orders placed in the window one of FACTS is known; held, folded or neither."""
+        row = self._row
+        if not row._facts and not row._facts_dropped and self._changes == row._changes:
+            return 0
         return len(self._facts_within(what, window))
 
     def known_amounts(self, what: str, window: Span) -> list[tuple[int, int]]:

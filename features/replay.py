@@ -1,6 +1,6 @@
 """Recorded events, one after the other, through the rules of a worker: what was known before each order.
 
-    past = Replay(partial(compute, features), row_limit=512, entities=["customer"])
+    past = Replay(Plan(features), row_limit=512, entities=["customer"])
     for event in events:
         vector = past.follow(event)
 
@@ -48,7 +48,7 @@ class Replay(Generic[Answer]):
     """Follows events in the order in which they were recorded, as a worker does.
 
     `look` is asked about each order, before that is remembered, with the history of each entity as of the
-    order: `partial(compute, features)` answers its feature vector. A resend counts once; the newest revision
+    order: `Plan(features)` answers its feature vector. A resend counts once; the newest revision
     stands in the histories of all that it names; a guest has no customer, and a test order is never
     remembered. What became of an order is told to the histories in which it stands then, and waits as long
     as it stands in none.

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 from math import nan
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,8 +22,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from features.catalogue import STARTER, unserved
-from features.define import Feature, compute, features_digest
+from features.define import Feature, features_digest
 from features.events import Order
+from features.plan import Plan
 from features.replay import LeftOut, Replay
 from models.errors import ExportError, TrainingError
 from models.flat import FlatForest, FlatLinear, FlatModel, Predictor
@@ -82,7 +82,7 @@ def replay(
     left_out = Counter() if left_out is None else left_out
     labels: dict[tuple[str, int], bool | None] = {}
     entities = {each.entity for each in features}
-    past = Replay(partial(compute, features), row_limit=row_limit, entities=entities)
+    past = Replay(Plan(features), row_limit=row_limit, entities=entities)
     for order, is_fraud in examples:
         label = labels.setdefault((order.order_id, order.revision), is_fraud)
         vector = past.follow(order)

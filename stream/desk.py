@@ -14,10 +14,10 @@ from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from features.decode import REJECTION_CODES, Rejection
-from features.define import compute
 from features.events import Order, microseconds
 from features.fast import Told
 from features.history import Row, RowVersionError
+from features.plan import Plan
 from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
 from models.decision import (
     Source,
@@ -295,6 +295,7 @@ class ScoringDesk:
         self._decoder = decoder
         self._scorer = scorer
         self._names = tuple(feature.name for feature in scorer.features)
+        self._compute = Plan(scorer.features)
         self._policy = policy
         self._topics = topics
         self._partitions = partitions
@@ -439,11 +440,8 @@ class ScoringDesk:
         else:
             row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
             history = None if row is None else row.as_of(order.placed_at)
-            vector = compute(
-                self._scorer.features,
-                cast("Order", order),  # either has the fields that features read
-                {"customer": history},
-            )
+            # either kind of order has the fields that features read
+            vector = self._compute(cast("Order", order), {"customer": history})
             if history is not None and not history.is_exact:
                 counts["orders_approximate"] += 1
             # asked on arrival: a revision known from history may be decided later, even in the same batch

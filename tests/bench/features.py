@@ -32,6 +32,7 @@ from features.define import Feature, compute
 from features.facts import Fact
 from features.fast import Told, read_usual
 from features.history import Row
+from features.plan import Plan
 from features.tiles import TILED
 from stream.desk import customer_key, partition_of
 from stream.kafka import KafkaCluster, RealClock
@@ -161,10 +162,12 @@ class Customers:
     def whole(self, features: Sequence[Feature]) -> Callable[[], None]:
         """Recall, compute, remember and encode, one order after the other."""
 
+        plan = Plan(features)
+
         def work() -> None:
             for data, order in zip(self.kept, self.orders, strict=True):
                 row = Row.decode(data, LIMIT)
-                compute(features, order, {"customer": row.as_of(order.placed_at)})
+                plan(order, {"customer": row.as_of(order.placed_at)})
                 row.remember(order)
                 row.encode()
 
@@ -176,9 +179,11 @@ class Customers:
         def decode() -> list[Row]:
             return [Row.decode(data, LIMIT) for data in self.kept]
 
+        plan = Plan(THIRTY)
+
         def thirty() -> None:
             for row, order in zip(decode(), self.orders, strict=True):
-                compute(THIRTY, order, {"customer": row.as_of(order.placed_at)})
+                plan(order, {"customer": row.as_of(order.placed_at)})
 
         def remembered() -> list[Row]:
             rows = decode()

@@ -25,10 +25,10 @@ if __name__ == "__main__":
 
 from features.catalogue import STARTER
 from features.decode import decode_order
-from features.define import compute
 from features.events import Order
 from features.fast import Told, read_usual
 from features.history import Row
+from features.plan import Plan
 from features.revisions import Revision, Revisions
 from models.decision import Source, decision_id, encode, scored_decision
 from models.policy import Policy
@@ -121,10 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = [rows[c].encode() for c in range(customers)]
     orders = [Order.model_validate_json(value) for value in values]
     histories = [row.as_of(AT) for row in rows.values()]
-    vectors = [
-        compute(STARTER, order, {"customer": history})
-        for order, history in zip(orders, histories, strict=True)
-    ]
+    plan = Plan(STARTER)
+    vectors = [plan(order, {"customer": history}) for order, history in zip(orders, histories, strict=True)]
     some = list(islice(cycle(vectors), 256))
     scored = scorer.score(vectors)
     source = Source.model_construct(topic="orders", partition=0, offset=0, others={})
@@ -197,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def compute_afresh(number: int) -> None:
         order = orders[number]
-        compute(STARTER, order, {"customer": Row.decode(kept[number], LIMIT).as_of(order.placed_at)})
+        plan(order, {"customer": Row.decode(kept[number], LIMIT).as_of(order.placed_at)})
 
     recall = each_one(lambda n: Row.decode(kept[n], LIMIT))
     unpacked = each_one(unpack)
@@ -214,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # a row just recalled has no running totals yet: that is how a worker meets it
         f"compute {len(STARTER)} features": each_one(compute_afresh) - unpacked,
         f"compute {len(STARTER)} features, row asked before": each_one(
-            lambda n: compute(STARTER, orders[n], {"customer": rows[n].as_of(AT)})
+            lambda n: plan(orders[n], {"customer": rows[n].as_of(AT)})
         ),
         "remember the order in the row": each_one(remember) - recall,
         "recall, remember the newest and encode, never unpacked": each_one(lambda n: remember(n).encode()),

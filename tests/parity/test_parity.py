@@ -17,6 +17,7 @@ from features.define import Feature, days, hours
 from features.events import Order
 from features.facts import Fact
 from features.history import Row
+from features.plan import Plan
 from models.decision import ModelRef
 from models.policy import Policy
 from models.scorer import Scored
@@ -104,6 +105,9 @@ def test_what_a_short_row_says_is_exact_is_exact(story: Story, limit: int, part:
             assert bits((value,)) == bits((feature.value(order, kept[entity].as_of(order.placed_at)),)), (
                 feature.name
             )
+            planned = rows[entity].as_of(order.placed_at)
+            assert bits(Plan((feature,))(order, {entity: planned})) == bits((value,)), feature.name
+            assert planned.is_exact == history.is_exact, feature.name
             if (entity, keys[entity]) in worker.torn:
                 continue
             if is_within(feature, pasts[entity], limit, ever[entity, keys[entity]], order):

@@ -9,6 +9,7 @@ from features.define import Feature, compute
 from features.events import Order
 from features.facts import FACTS, Fact
 from features.history import History, Row
+from features.plan import Plan
 from tests.parity.naive import ENTITIES, NOTHING, Past, Vector, naive_vector, standing
 from tests.parity.stories import Statement, Story
 
@@ -92,7 +93,9 @@ class Rows:
 def through_rows(ask: Ask, story: Story, limit: int, *, through_bytes: bool) -> list[Vector]:
     """The vector of every order as it arrives."""
     rows = Rows(limit, through_bytes=through_bytes)
-    return [compute(ask(order), order, rows.histories(order)) for order in rows.play(story)]
+    # a worker and training go by a plan, which has to answer what each feature by itself does
+    computed = (lambda features, *about: Plan(features)(*about)) if through_bytes else compute
+    return [computed(ask(order), order, rows.histories(order)) for order in rows.play(story)]
 
 
 def through_lists(ask: Ask, story: Story) -> list[Vector]:
