@@ -704,7 +704,7 @@ class History:
     """
 
     __slots__ = (
-        *("_changes", "_end", "_row", "_said", "_spent", "_squares", "_times", "_windows"),
+        *("_changes", "_end", "_row", "_said", "_spent", "_squares", "_times", "_totals", "_windows"),
         *("as_of", "is_exact"),
     )
 
@@ -720,6 +720,7 @@ class History:
         self._windows: dict[Span, Found] = {}
         self._spent: dict[tuple[Span, int], tuple[int, int]] = {}
         self._squares: dict[tuple[Span, int], int] = {}
+        self._totals: dict[tuple[int, int], int] = {}
         self._said: dict[str, dict[int, _Said]] = {}
 
     def __len__(self) -> int:
@@ -829,8 +830,11 @@ class History:
             if known is not None:
                 return known
         start, end, low, high, _ = self._of_tiles(window)
-        amounts = self._amounts(start, end, currency, chosen)
-        found = len(amounts), sum(amounts)
+        if chosen is None and self._row._column(_CURRENCY) == currency:  # that of every order held
+            found = end - start, self._total(start, end)
+        else:
+            amounts = self._amounts(start, end, currency, chosen)
+            found = len(amounts), sum(amounts)
         if chosen is None:
             if high > low:
                 orders, total = self._row._tiled().spent(low, high, currency)
@@ -838,15 +842,12 @@ class History:
             self._spent[window, currency] = found
         return found
 
-    def add_up(self, windows: Iterable[Span], currency: int) -> None:
-        """Find what was spent in these windows, found by `look_over`, for the questions that follow."""
-        row = self._fresh()
-        if row._folded or row._column(_CURRENCY) != currency:
-            return  # the questions find it one by one
-        amounts = row._amounts_list()
-        for window in windows:
-            start, end, *_ = self._windows[window]
-            self._spent[window, currency] = end - start, sum(amounts[start:end])
+    def _total(self, start: int, end: int) -> int:
+        """The amounts of the held orders from start to end, added up whatever their currency."""
+        total = self._totals.get((start, end))
+        if total is None:
+            total = self._totals[start, end] = sum(self._row._amounts_list()[start:end])
+        return total
 
     def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
         """The sum of the squares of the amounts that `spent` adds up."""
@@ -857,7 +858,7 @@ class History:
                 end - start >= _MANY
                 and chosen is None
                 and self._row._column(_CURRENCY) == currency
-                and self.spent(window, currency)[1] < _EXACT
+                and self._total(start, end) < _EXACT
             ):
                 # no more than the square of their sum, so every float is a whole number below 2**53
                 floats = self._row._amounts_array()[start:end].astype(np.float64)

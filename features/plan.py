@@ -81,7 +81,6 @@ class _OfEntity:
             values[at] = of_counts(history.count(window), history.count(longer))
         if self._told or self._extremes:
             currency, divided_by = fingerprint(order.currency), minor_units(order.currency)
-            history.add_up(self._told, currency)
             for window, told in self._told.items():
                 count, total = history.spent(window, currency)
                 squares = history.squares(window, currency) if window in self._squared else 0

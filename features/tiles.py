@@ -116,7 +116,7 @@ def merged(tiles: list[Tile], newer: int) -> list[Tile]:
 class TileView:
     """A row's tiles as columns, one entry for each tile and currency."""
 
-    __slots__ = ("_cells", "_only", "counts", "currencies", "firsts", "lasts")
+    __slots__ = ("_cells", "_only", "_totals", "counts", "currencies", "firsts", "lasts")
 
     def __init__(self, raw: bytes) -> None:
         self._cells = cells = array("q", raw)
@@ -128,14 +128,23 @@ class TileView:
         # of a row of version 1 that dropped orders there are none
         alone = bool(codes) and codes == codes[:_WORD] * len(self.currencies)
         self._only = self.currencies[0] if alone else None
+        self._totals: list[int] = []
 
     def from_middle(self, at: int) -> int:
         """Where the entries begin whose tile's middle is at or after an instant."""
         firsts, lasts = self.firsts, self.lasts
-        return bisect_left(range(len(firsts)), at, key=lambda entry: (firsts[entry] + lasts[entry]) // 2)
+        entry = bisect_left(lasts, at)
+        # of the others only the tile in which the instant lies may have its middle before it
+        while entry < len(firsts) and (firsts[entry] + lasts[entry]) // 2 < at:
+            entry += 1
+        return entry
 
     def spent(self, low: int, high: int, currency: int) -> tuple[int, int]:
         """How many orders of the entries from low to high are in a currency, and their total."""
+        if currency == self._only:
+            if not self._totals:
+                self._totals = list(accumulate(self._cells[_TOTAL::_TILE_WORDS], initial=0))
+            return self.counts[high] - self.counts[low], self._totals[high] - self._totals[low]
         orders = self._of(_ORDERS, low, high, currency)
         return sum(orders), sum(self._of(_TOTAL, low, high, currency))
 

@@ -212,7 +212,7 @@ MUTANTS = (
     Mutant(
         "unknown counts as a value",
         "history.py",
-        (("return len(codes) - (code_of(column[0], UNKNOWN) in codes)", "return len(codes)"),),
+        (("known, unknown = len(column[0]) // WORD, code_of(column[0], UNKNOWN)", "known, unknown = len(column[0]) // WORD, -1"),),
         ALL_WAYS,
     ),
     Mutant(
