@@ -32,6 +32,7 @@ from features.errors import FeatureDefinitionError, FeatureValueError
 from features.events import Address, Card, Item, Order, OrderEvent, Outcome, contracts, microseconds
 from features.facts import FACTS, Fact, fact_of
 from features.history import History, Row, RowBytesError, RowVersionError, StaleHistoryError
+from features.plan import Plan
 from features.rates import Rates, RatesError
 from features.remembered import ENTITIES, NUMBERS, VALUES
 from features.replay import LeftOut, Replay
@@ -73,6 +74,7 @@ __all__ = [
     "OrderAmount",
     "OrderEvent",
     "Outcome",
+    "Plan",
     "Rates",
     "RatesError",
     "Ratio",
