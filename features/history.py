@@ -730,37 +730,24 @@ class History:
 
     def look_over(self, windows: Sequence[Span]) -> None:
         """Find where these windows' orders lie, for the questions that follow."""
-        row, found = self._fresh(), self._windows
-        times, end, as_of, folded = self._times, self._end, self.as_of, row._folded
+        folded = self._fresh()._folded
         for window in windows:
-            over, after = window
-            if over is None or after:
-                self.within(window)
-                continue
-            start = bisect_left(times, as_of - over, 0, end)
-            if start or not folded:
-                found[window] = (start, end, 0, 0, False)
-            else:
-                found[window] = self._with_tiles(0, end, as_of - over, as_of)
-
-    def within(self, window: Span) -> Found:
-        """Where the window's orders lie."""
-        row = self._row
-        if self._changes != row._changes:
-            self._fresh()
-        found = self._windows.get(window)
-        if found is None:
             over, after = window
             end, until = self._end, self.as_of - after
             if after:
                 end = bisect_left(self._times, until, 0, end)
             since = _NEVER if over is None else until - over
             start = bisect_left(self._times, since, 0, end)
-            found = (start, end, 0, 0, False)
-            if not start and row._folded:
-                found = self._with_tiles(start, end, since, until)
-            self._windows[window] = found
-        return found
+            if folded and not start:
+                self._windows[window] = self._with_tiles(start, end, since, until)
+            else:
+                self._windows[window] = (start, end, 0, 0, False)
+
+    def within(self, window: Span) -> Found:
+        """Where the window's orders lie."""
+        if window not in self._windows or self._changes != self._row._changes:
+            self.look_over((window,))
+        return self._windows[window]
 
     def _with_tiles(self, start: int, end: int, since: int, until: int) -> Found:
         tiles = self._row._tiled()
