@@ -812,11 +812,10 @@ class History:
 
         `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
         """
-        if chosen is None and self._changes == self._row._changes:
-            known = self._spent.get((window, currency))
-            if known is not None:
-                return known
         start, end, low, high, _ = self._of_tiles(window)
+        known = None if chosen is not None else self._spent.get((window, currency))
+        if known is not None:
+            return known
         if chosen is None and self._row._column(_CURRENCY) == currency:  # that of every order held
             found = end - start, self._total(start, end)
         else:
@@ -1059,8 +1058,8 @@ class History:
         said = self._said.get(what)
         if said is None:
             said = self._said[what] = self._read_facts(row._facts, _WHAT[what])
-            if row._facts_dropped:
-                self.is_exact = False
+        if row._facts_dropped:
+            self.is_exact = False
         return said
 
     def _read_facts(self, statements: bytes, what: int) -> dict[int, _Said]:

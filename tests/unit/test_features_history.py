@@ -143,6 +143,24 @@ def test_a_window_that_cuts_no_tile_is_exact_however_long() -> None:
     assert history.is_exact
 
 
+def test_a_question_asked_again_says_again_that_its_answer_is_not_exact() -> None:
+    row = a_long_row(5_000, limit=64)
+    for number in range(65):
+        row.learn(Fact(f"o{number}", NOON, "fraud", is_so=True, known_at=NOON, amount=1, currency="EUR"))
+    history = row.as_of(NOON + TICK)
+    window = span(timedelta(minutes=4_000))
+    answers = (
+        lambda: history.spent(window, EUR),
+        lambda: history.squares(window, EUR),
+        lambda: history.count(window),
+        lambda: history.known("fraud", window),
+    )
+    for answer in (*answers, *answers):
+        history.is_exact = True
+        answer()
+        assert not history.is_exact
+
+
 def test_what_was_used_long_ago_is_not_new() -> None:
     history = a_long_row(5_000, limit=64).as_of(NOON)
 

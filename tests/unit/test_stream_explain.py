@@ -130,6 +130,15 @@ def test_every_feature_of_a_long_past_is_explained_from_what_the_row_holds() -> 
     assert by_its_name["days_since_last_order"].orders[0].order_id == "p299"
 
 
+def test_of_two_features_of_one_window_that_cuts_a_tile_neither_is_called_exact() -> None:
+    past = [at(0, order_id=f"p{n}", placed_at=NOON + n * timedelta(minutes=1)) for n in range(300)]
+    window = timedelta(hours=100) - timedelta(minutes=5)
+    both = [Sum("amount", over=window), Mean("amount", over=window)]
+    found = _explained(NOW, iter(past), both, Settings(row_limit=32), 5)
+
+    assert [each.is_exact for each in found.features] == [False, False]
+
+
 def test_a_revised_order_is_shown_as_its_newest_revision_says() -> None:
     past = [at(1, amount=500, revision=2), at(1, amount=900, revision=1)]
 
