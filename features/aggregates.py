@@ -800,6 +800,10 @@ class ZScore(_OfMoments):
         spread = count * squares - total * total
         return (count * mine - total) / sqrt(spread) if spread else None
 
+    def value(self, order: Order, history: History | None) -> float | None:
+        """The value, None when it is unknown; of an order that has none of it the history is not asked."""
+        return None if self._mine(order) is None else super().value(order, history)
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
         """The value as a fraction."""
         value = self.value(order, history)

@@ -6,6 +6,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from features.aggregates import ZScore
 from features.columns import fits
 from features.define import days, hours
 from features.events import microseconds
@@ -20,6 +21,7 @@ from features.history import (
     last_event_at,
     span,
 )
+from features.rates import Rates
 from features.remembered import NUMBERS, VALUES, fingerprint
 from tests.strategies import NOON, an_order
 
@@ -159,6 +161,15 @@ def test_a_question_asked_again_says_again_that_its_answer_is_not_exact() -> Non
         history.is_exact = True
         answer()
         assert not history.is_exact
+
+
+def test_what_an_order_cannot_be_compared_with_is_not_asked_for() -> None:
+    rates = Rates("2026-01", base="EUR", per_unit={"USD": "0.92"})
+    row, window = a_long_row(5_000, limit=64), timedelta(minutes=4_000)
+    for feature in (ZScore("pieces", over=window), ZScore("amount", over=window, rates=rates)):
+        history = row.as_of(NOON)
+        assert feature.value(an_order(currency="JPY", items=()), history) is None
+        assert history.is_exact, feature.name
 
 
 def test_what_was_used_long_ago_is_not_new() -> None:
