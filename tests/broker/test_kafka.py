@@ -162,7 +162,7 @@ def test_offsets_are_known_again_as_soon_as_a_broker_is_back(tmp_path: Path) -> 
         settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)
         topics.create(settings)
         cluster = KafkaCluster(settings)
-        assert cluster.high(("orders", 0)) == 0
+        assert _once_it_answers(lambda: cluster.high(("orders", 0))) == 0
 
         broker.stop()
         broker.start()
