@@ -697,10 +697,7 @@ class Sum(_OfMoments):
         return moments[1] / moments[3]  # of integers, here and below: correctly rounded
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
-        if not self._is_fact:
-            return super().value(order, history)
-        fraction = self.exact(order, history)
-        return None if fraction is None else fraction[0] / fraction[1]
+        return _Derived.value(self, order, history) if self._is_fact else super().value(order, history)
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         if history is None:
@@ -893,16 +890,17 @@ class Trend(_OfHistory):
 
     def of_counts(self, lately: int, ever: int) -> float | None:
         """The value, where so many orders were in the windows."""
+        fraction = self._fraction(lately, ever)
+        return None if fraction is None else fraction[0] / fraction[1]
+
+    def _fraction(self, lately: int, ever: int) -> tuple[int, int] | None:
         minutes_over, minutes_against = self._minutes
-        return lately * minutes_against / (ever * minutes_over) if ever else None
+        return (lately * minutes_against, ever * minutes_over) if ever else None
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         lately, ever = self._shorter.exact(order, history), self._longer.exact(order, history)
-        if lately is None or ever is None or not ever[0]:
-            return None
         # both over the same denominator
-        minutes_over, minutes_against = self._minutes
-        return lately[0] * minutes_against, ever[0] * minutes_over
+        return None if lately is None or ever is None else self._fraction(lately[0], ever[0])
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
@@ -989,12 +987,9 @@ class SinceLast(_Since):
         if self.where is None:
             return history.last_at()
         if type(self.where) is same:  # the usual one, without a mask
-            text = VALUES[self.where.what](order)
-            return (
-                None
-                if text is None
-                else history.last_held_with(self.where.what, fingerprint(text), self.span)
-            )
+            what = self.where.what
+            text = VALUES[what](order)
+            return None if text is None else history.last_held_with(what, fingerprint(text), self.span)
         chosen = self._chosen(order, history)
         where = -1 if chosen is None else chosen.rfind(1)
         return None if where < 0 else history.held_times(0, where + 1)[where]

@@ -99,8 +99,6 @@ def lengthened(column: Varying, held: int, value: bytes) -> Varying:
     """The column with one more order at its end, which says these eight bytes."""
     vocabulary, codes = column
     where = vocabulary.find(value)
-    if len(codes) == held and where >= 0 and where % WORD == 0:
-        return vocabulary, codes + _BYTE[where // WORD]  # the usual case
     code = where // WORD if where % WORD == 0 else _code_of(vocabulary, value)
     if code < 0:
         code = len(vocabulary) // WORD
@@ -120,14 +118,11 @@ def only(code: int) -> bytes:
 
 def all_fit(columns: Mapping[int, Varying], same: bytes, held: int) -> bool:
     """Whether these can be columns, beside what all of so many orders say; asked of each row that is read."""
-    for position, (vocabulary, codes) in columns.items():
+    for position, column in columns.items():
         # as a word there would be taken for what all orders say; where there is none, there is no such column
         if position < 0 or not same.startswith(_NO_WORD, WORD * position):
             return False
-        valid = _FEW_CODES.get(len(vocabulary))
-        # the usual case first, by a table
-        is_usual = valid is not None and 0 < held == len(codes) and not codes.translate(None, valid)
-        if not is_usual and not fits((vocabulary, codes), held):
+        if not fits(column, held):
             return False
     return True
 
@@ -140,7 +135,8 @@ def fits(column: Varying, held: int) -> bool:
         return False
     # tables, and no loop over the codes
     if len(codes) == held:
-        return known <= _CODES_A_BYTE and not codes.translate(None, _BYTES[:known])
+        valid = _FEW_CODES.get(len(vocabulary))
+        return valid is not None and not codes.translate(None, valid)
     if len(codes) == 2 * held:
         page, last = divmod(known - 1, _CODES_A_BYTE)
         low, high = codes[0::2], codes[1::2]

@@ -210,6 +210,7 @@ class Row:
         self._folded = 0
         self._first_at: int | None = None
         self._newest_at: int | None = None
+        """When the newest order held was placed."""
         self._changes = 0
         self._amounts_read: list[int] | None = None
         self._tile_view: TileView | None = None
@@ -246,11 +247,6 @@ class Row:
     def first_at(self) -> int | None:
         """When the first order ever remembered was placed, held or not; microseconds since 1970."""
         return self._first_at
-
-    @property
-    def newest_at(self) -> int | None:
-        """When the newest order held was placed; None without one."""
-        return self._newest_at
 
     @property
     def last_at(self) -> int | None:
@@ -504,13 +500,10 @@ class Row:
 
     def _let_vary(self, held: int, said: bytes) -> None:
         """Let the columns vary in which the newest order, just added, says something else than all others."""
-        before, same = words(self._same), bytearray(self._same)
-        for position, value in enumerate(words(said)):
-            if value != before[position]:
-                word = slice(WORD * position, WORD * (position + 1))
-                self._varying[position] = self._same[word] + said[word], bytes(held) + b"\1"
-                same[word] = _NO_WORD
-        self._same, self._varying = bytes(same), dict(sorted(self._varying.items()))
+        told = enumerate(zip(words(self._same), words(said), strict=True))
+        self._set(
+            {position: [before] * held + [value] for position, (before, value) in told if value != before}
+        )
 
     def _insert(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         if not self._times:  # all that were held have been forgotten
@@ -914,10 +907,7 @@ class History:
 
     def has_seen(self, what: str, value: int) -> bool:
         """Whether an order from before `as_of` had this text (its fingerprint) of one of VALUES."""
-        row = self._fresh()
-        if self._last_with(COLUMN_OF[what], value, 0, self._end) >= 0:
-            return True
-        return bool(row._folded) and self.last_with(what, value) is not None
+        return self.last_with(what, value) is not None
 
     def count_with(self, what: str, value: int, window: Span) -> tuple[int, int]:
         """How many of the window's held orders have this text, and how many there are."""
@@ -1031,9 +1021,6 @@ class History:
 
     def known(self, what: str, window: Span) -> int:
         """Of how many orders placed in the window one of FACTS is known; held, folded or neither."""
-        row = self._row
-        if not row._facts and not row._facts_dropped and self._changes == row._changes:
-            return 0
         return len(self._facts_within(what, window))
 
     def known_amounts(self, what: str, window: Span) -> list[tuple[int, int]]:
@@ -1048,10 +1035,13 @@ class History:
         return min(each.first_known_at for each in said), max(each.known_at for each in said)
 
     def _facts_within(self, what: str, window: Span) -> list[_Said]:
+        facts = self._facts(what)
+        if not facts:
+            return []
         over, after = window
         until = self.as_of - after
         since = _NEVER if over is None else until - over
-        return [said for said in self._facts(what).values() if since <= said.placed_at < until]
+        return [said for said in facts.values() if since <= said.placed_at < until]
 
     def _facts(self, what: str) -> Mapping[int, _Said]:
         row = self._fresh()

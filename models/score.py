@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from features.define import compute
 from features.errors import FeatureDefinitionError
 from features.events import Order
 from features.history import History
+from features.plan import Plan
 from models.scorer import Scorer
 
 __all__ = ["PREFIX", "ScoreOf"]
@@ -70,8 +70,12 @@ class ScoreOf:
     def looks_at_facts(self) -> bool:  # noqa: D102
         return any(each.looks_at_facts for each in self.scorer.features)
 
+    @cached_property
+    def _plan(self) -> Plan:
+        return Plan(self.scorer.features)
+
     def value(self, order: Order, history: History | None) -> float:
         """The model's probability, rounded as in a decision of its own."""
         histories = {} if self.entity is None else {self.entity: history}
-        (scored,) = self.scorer.score([compute(self.scorer.features, order, histories)])
+        (scored,) = self.scorer.score([self._plan(order, histories)])
         return scored.p_fraud
