@@ -20,8 +20,9 @@ from features.define import OrderFact, Quantity, days, hours, minutes, years
 from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import LARGEST_AMOUNT, Order
 from features.facts import FACTS
-from features.history import History, Span, span
+from features.history import History
 from features.money import CURRENCIES, exponent
+from features.questions import EVER, Span, span
 from features.rates import Rates
 from features.remembered import (
     ENTITIES,
@@ -55,7 +56,7 @@ __all__ = [
     "ZScore",
 ]
 
-_MICROSECONDS_A_DAY = 86_400_000_000
+MICROSECONDS_A_DAY = 86_400_000_000
 _MICROSECONDS_AN_HOUR = 3_600_000_000
 _EARTH_KM = 6371.0088
 _ENOUGH_TO_SPREAD = 2
@@ -63,7 +64,6 @@ _MAJOR = "major units of the order's currency"
 """50.00 EUR is 50 and 5,000 JPY is 5000: in minor units a model would take the two for the same."""
 _OTHER_CURRENCIES = " Past orders in another currency than the order's do not count."
 _MOST = {"max": "Most", "min": "Fewest"}
-_EVER = Span(None)
 _ORDERS = "orders"
 _OTHER = "other"
 _AMOUNT = "amount"
@@ -693,6 +693,10 @@ class Sum(_OfMoments):
     def missing(self) -> str:  # noqa: D102
         return self._nobody
 
+    def fraction(self, moments: Moments) -> tuple[int, int]:
+        """The value as a fraction."""
+        return moments[1], moments[3]
+
     def of_moments(self, order: Order, moments: Moments) -> float:  # noqa: ARG002, D102
         return moments[1] / moments[3]  # of integers, here and below: correctly rounded
 
@@ -710,7 +714,7 @@ class Sum(_OfMoments):
             known = history.known_amounts(self.what, self.span)
             return sum(amount * scale.get(currency, 0) for amount, currency in known), divided_by
         moments = self._moments(order, history)
-        return None if moments is None else (moments[1], moments[3])
+        return None if moments is None else self.fraction(moments)
 
 
 class Mean(_OfMoments):
@@ -719,12 +723,16 @@ class Mean(_OfMoments):
     _says = "Mean {}"
     _word = "mean"
 
+    def fraction(self, moments: Moments) -> tuple[int, int] | None:
+        """The value as a fraction."""
+        return (moments[1], moments[0] * moments[3]) if moments[0] else None
+
     def of_moments(self, order: Order, moments: Moments) -> float | None:  # noqa: ARG002, D102
         return moments[1] / (moments[0] * moments[3]) if moments[0] else None
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         moments = None if history is None else self._moments(order, history)
-        return (moments[1], moments[0] * moments[3]) if moments is not None and moments[0] else None
+        return None if moments is None else self.fraction(moments)
 
 
 class Min(_OfQuantities):
@@ -930,7 +938,7 @@ class _Since(_OfHistory):
     @cached_property
     def span(self) -> Span:
         """All time."""
-        return _EVER
+        return EVER
 
     @cached_property
     def name(self) -> str:
@@ -968,7 +976,7 @@ class _Since(_OfHistory):
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:
         at = None if history is None else self._at(order, history)
-        return None if history is None or at is None else (history.as_of - at, _MICROSECONDS_A_DAY)
+        return None if history is None or at is None else (history.as_of - at, MICROSECONDS_A_DAY)
 
 
 class SinceLast(_Since):
@@ -1232,8 +1240,11 @@ class Ratio(_Derived):
         return f"Ratio({self.quantity.declaration}, to={self.to.declaration})"
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        below = self.to.exact(order, history)
-        above = self.quantity.exact(order, history)
+        return self.over(self.quantity.exact(order, history), self.to.exact(order, history))
+
+    @staticmethod
+    def over(above: tuple[int, int] | None, below: tuple[int, int] | None) -> tuple[int, int] | None:
+        """One fraction over another, as a fraction."""
         if above is None or below is None or below[0] == 0:
             return None
         return above[0] * below[1], above[1] * below[0]

@@ -8,8 +8,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from features.remembered import UNKNOWN
-
 __all__ = [
     "WORD",
     "Column",
@@ -18,13 +16,17 @@ __all__ = [
     "both",
     "code_of",
     "codes_of",
+    "different",
     "either",
     "fits",
     "lengthened",
+    "mask_of",
     "neither",
     "only",
     "packed",
+    "values_between",
     "values_of",
+    "word",
     "words",
 ]
 
@@ -34,8 +36,8 @@ WORD = 8
 Varying = tuple[bytes, bytes]
 """The values in order of their first use, and a code for each order."""
 
-Column = int | Varying
-"""What all orders say, or what each of them does."""
+Column = bytes | Varying
+"""The word that all orders say, or what each of them does."""
 
 _CODES_A_BYTE = 256
 _CODES_A_WORD = 65_536
@@ -43,6 +45,7 @@ _BYTES = bytes(range(_CODES_A_BYTE))
 _BYTE = [bytes((code,)) for code in _BYTES]
 _NUMBER = struct.Struct("<q")
 _NO_WORD = bytes(WORD)
+"""What says nothing."""
 _FEW_CODES = {WORD * known: _BYTES[:known] for known in range(1, _CODES_A_BYTE + 1)}
 """The codes that there are, by the length of their vocabulary."""
 
@@ -52,15 +55,16 @@ def words(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(raw) // WORD}q", raw)
 
 
-def code_of(vocabulary: bytes, value: int) -> int:
-    """Where the value stands in the vocabulary; -1 where it does not."""
-    return _code_of(vocabulary, _NUMBER.pack(value))
+def word(value: int) -> bytes:
+    """The number as a word."""
+    return _NUMBER.pack(value)
 
 
-def _code_of(vocabulary: bytes, wanted: bytes) -> int:
-    where = vocabulary.find(wanted)
+def code_of(vocabulary: bytes, value: bytes) -> int:
+    """Where the word stands in the vocabulary; -1 where it does not."""
+    where = vocabulary.find(value)
     while where > 0 and where % WORD:
-        where = vocabulary.find(wanted, where + 1)
+        where = vocabulary.find(value, where + 1)
     return where // WORD
 
 
@@ -73,17 +77,45 @@ def codes_of(column: Varying, held: int) -> bytes | memoryview:
 
 def values_of(column: Column, held: int) -> list[int]:
     """The value of each order."""
-    if isinstance(column, int):
-        return [column] * held
+    return values_between(column, held, 0, held)
+
+
+def values_between(column: Column, held: int, start: int, end: int) -> list[int]:
+    """The value of each order from start to end."""
+    if isinstance(column, bytes):
+        return [*words(column)] * (end - start)
     known = words(column[0])
-    return [known[code] for code in codes_of(column, held)]
+    return [known[code] for code in codes_of(column, held)[start:end]]
+
+
+def different(column: Column, held: int, start: int, end: int) -> set[int]:
+    """The different values of the orders from start to end."""
+    if start == end:
+        return set()
+    if isinstance(column, bytes):
+        return {*words(column)}
+    known = words(column[0])
+    return {known[code] for code in set(codes_of(column, held)[start:end])}
+
+
+def mask_of(column: Column, held: int, value: bytes, start: int, end: int) -> bytes:
+    """For each order from start to end: 1 if it says the word, else 0."""
+    if isinstance(column, bytes):
+        return (b"\1" if column == value else b"\0") * (end - start)
+    code = code_of(column[0], value)
+    if code < 0:
+        return bytes(end - start)
+    codes = codes_of(column, held)[start:end]
+    if isinstance(codes, bytes):
+        return codes.translate(only(code))
+    return bytes([each == code for each in codes])
 
 
 def packed(values: Sequence[int]) -> Column:
     """The column of these values, the same for the same values."""
     vocabulary = dict.fromkeys(values)
     if len(vocabulary) <= 1:
-        return values[0] if values else UNKNOWN
+        return word(values[0]) if values else _NO_WORD
     code = {value: position for position, value in enumerate(vocabulary)}
     codes = _coded(map(code.__getitem__, values), len(vocabulary))
     return struct.pack(f"<{len(vocabulary)}q", *vocabulary), codes
@@ -99,7 +131,7 @@ def lengthened(column: Varying, held: int, value: bytes) -> Varying:
     """The column with one more order at its end, which says these eight bytes."""
     vocabulary, codes = column
     where = vocabulary.find(value)
-    code = where // WORD if where % WORD == 0 else _code_of(vocabulary, value)
+    code = where // WORD if where < 0 or where % WORD == 0 else code_of(vocabulary, value)
     if code < 0:
         code = len(vocabulary) // WORD
         vocabulary += value
@@ -122,7 +154,12 @@ def all_fit(columns: Mapping[int, Varying], same: bytes, held: int) -> bool:
         # as a word there would be taken for what all orders say; where there is none, there is no such column
         if position < 0 or not same.startswith(_NO_WORD, WORD * position):
             return False
-        if not fits(column, held):
+        vocabulary, codes = column
+        if len(codes) == held and (valid := _FEW_CODES.get(len(vocabulary))) is not None:
+            # as in `fits`; so are nearly all
+            if codes.translate(None, valid):
+                return False
+        elif not fits(column, held):
             return False
     return True
 

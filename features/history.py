@@ -15,13 +15,13 @@ import struct
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from itertools import chain, compress
-from operator import mul, neg
-from typing import Any, Final, NamedTuple, Self
+from datetime import datetime
+from functools import lru_cache
+from itertools import compress
+from operator import mul
+from typing import Final, NamedTuple, Self
 
 import msgspec
-import numpy as np
 
 from features.columns import (
     WORD,
@@ -30,16 +30,44 @@ from features.columns import (
     all_fit,
     both,
     code_of,
-    codes_of,
+    different,
     lengthened,
+    mask_of,
     only,
     packed,
+    values_between,
     values_of,
+    word,
     words,
 )
 from features.events import Order, microseconds
 from features.facts import FACTS, Fact
 from features.fast import Told
+from features.questions import (
+    COUNT,
+    DIFFERENT,
+    END,
+    EVER,
+    HIGH,
+    IS_CUT,
+    LARGEST,
+    LAST,
+    LAST_HELD,
+    LOW,
+    NEVER,
+    ORDERS,
+    ORDERS_WITH,
+    SMALLEST,
+    START,
+    USED,
+    WINDOW,
+    Answers,
+    Questions,
+    Span,
+    Text,
+    squares_of,
+    total_of,
+)
 from features.remembered import COLUMN_OF, PLACE, UNKNOWN, VALUES, fingerprint, hashed, told, word_of
 from features.tiles import TILE_BYTES, TILED, Tile, TileView, last_of, merged, money_of, tiles_in
 
@@ -48,10 +76,8 @@ __all__ = [
     "Row",
     "RowBytesError",
     "RowVersionError",
-    "Span",
     "StaleHistoryError",
     "last_event_at",
-    "span",
 ]
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -62,18 +88,9 @@ ROW_VERSION = 3
 LARGEST_LIMIT = 1_000_000
 """The most orders a row may be asked to hold; more would not fit a record of a topic anyway."""
 
-_USED: Final = 64
-"""Of how many different texts, of each of VALUES, the last use is known once their orders are folded."""
-_FEW: Final = 8
-"""Of so many codes each is looked for by itself; more are put into a set."""
-_MANY: Final = 32
-"""From so many numbers on, numpy is quicker than a loop."""
-_EXACT: Final = 94_906_265
-"""The largest number whose square is below 2**53."""
 _NO_WORD: Final = bytes(WORD)
 _NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
-_MICROSECOND = timedelta(microseconds=1)
 _HEAD = struct.Struct("<Bq")
 _SINCE_HEAD: Final = 2
 """The first version whose bytes begin so."""
@@ -82,8 +99,6 @@ _SMALL = struct.Struct("<I")
 _STATEMENT = struct.Struct("<qBqBqqq")
 """When it was known, what, of which order, whether it is so; when that was placed, amount and currency."""
 _WHERE_WHAT, _WHERE_IS_SO = 8, 17
-_NEVER: Final = -(2**63)
-"""Where bytes say that there was none; no order can be that old."""
 _TOO_LARGE: Final = 2**63
 """What no number of a row can be; bytes that say so are not a row's."""
 _WHAT = {what: code for code, what in enumerate(FACTS)}
@@ -101,18 +116,6 @@ class RowBytesError(ValueError):
 
 class StaleHistoryError(RuntimeError):
     """A history was asked after its row had changed."""
-
-
-class Span(NamedTuple):
-    """The window [as_of - after - over, as_of - after), in microseconds; `over` None begins with time."""
-
-    over: int | None
-    after: int = 0
-
-
-def span(over: timedelta | None, after: timedelta | None = None) -> Span:
-    """The window of these durations."""
-    return Span(None if over is None else over // _MICROSECOND, 0 if after is None else after // _MICROSECOND)
 
 
 # The row ------------------------------------------------------------------------------------------
@@ -168,7 +171,6 @@ class Row:
 
     __slots__ = (
         "_amounts",
-        "_amounts_read",
         "_changes",
         "_facts",
         "_facts_dropped",
@@ -212,7 +214,6 @@ class Row:
         self._newest_at: int | None = None
         """When the newest order held was placed."""
         self._changes = 0
-        self._amounts_read: list[int] | None = None
         self._tile_view: TileView | None = None
 
     def __len__(self) -> int:
@@ -221,7 +222,7 @@ class Row:
 
     def __contains__(self, order_id: str) -> bool:
         """Whether an order of this id is held."""
-        return code_of(self._orders, hashed(order_id)) >= 0
+        return code_of(self._orders, word_of(order_id)) >= 0
 
     def __eq__(self, other: object) -> bool:
         """Whether two rows hold, and have folded, the same."""
@@ -253,24 +254,27 @@ class Row:
         """When the newest order was placed or the newest fact known, whichever is later; None for neither."""
         last = self._newest_at
         if last is None:
-            last = last_of(self._tiles) if self._tiles else _NEVER
+            last = last_of(self._tiles) if self._tiles else NEVER
         if self._facts:
             (known_at,) = _NUMBER.unpack_from(self._facts, len(self._facts) - _STATEMENT.size)
             last = max(last, known_at)
-        return None if last == _NEVER else last
+        return None if last == NEVER else last
 
-    def remember(self, order: Order | Told) -> bool:
-        """Insert the order where it belongs by `placed_at`; whether it came late, after a newer one."""
+    def remember(self, order: Order | Told, said: bytes | None = None) -> bool:
+        """Insert the order where it belongs by `placed_at`; whether it came late, after a newer one.
+
+        `said` is what `told` answers of the order, where that is known already.
+        """
+        said = told(order) if said is None else said
         at, newest_at = microseconds(order.placed_at), self._newest_at
         self._changes += 1
         if self._first_at is None or at < self._first_at:
             self._first_at = at
         is_late = newest_at is not None and newest_at > at
         if is_late or (newest_at is None and self._tiles):
-            self._insert(at, order.amount, word_of(order.order_id), told(order))
+            self._insert(at, order.amount, word_of(order.order_id), said)
         else:
-            self._append(at, order.amount, word_of(order.order_id), told(order))
-        self._amounts_read = None
+            self._append(at, order.amount, word_of(order.order_id), said)
         return is_late
 
     def forget(self, order_id: str, placed_at: datetime) -> bool:
@@ -299,7 +303,6 @@ class Row:
         self._times = _without(self._times, where)
         self._orders = _without(self._orders, where)
         self._newest_at = self._times_view()[-1] if self._times else None
-        self._amounts_read = None
         if not self._folded:
             self._first_at = self._times_view()[0] if self._times else None
         return True
@@ -335,9 +338,9 @@ class Row:
     def encode(self) -> bytes:
         """The row as bytes: version, last event, then MessagePack of columns as little-endian integers."""
         last_at = self.last_at
-        return _HEAD.pack(ROW_VERSION, _NEVER if last_at is None else last_at) + _encode(
+        return _HEAD.pack(ROW_VERSION, NEVER if last_at is None else last_at) + _encode(
             _Stored(
-                _NEVER if self._first_at is None else self._first_at,
+                NEVER if self._first_at is None else self._first_at,
                 self._folded,
                 self._times,
                 self._amounts,
@@ -402,12 +405,12 @@ class Row:
             or len(stored.facts) % _STATEMENT.size
             or len(stored.used) > len(VALUES)
             or any(len(used) % (2 * WORD) for used in stored.used)
-            or not _NEVER <= stored.first_at < _TOO_LARGE
+            or not NEVER <= stored.first_at < _TOO_LARGE
             or not 0 <= stored.folded < _TOO_LARGE
             or not 0 <= stored.facts_dropped < _TOO_LARGE
         ):
             raise RowBytesError(_not_a_row(data))
-        self._first_at = None if stored.first_at == _NEVER else stored.first_at
+        self._first_at = None if stored.first_at == NEVER else stored.first_at
         self._folded = stored.folded
         self._times, self._amounts, self._orders = times, stored.amounts, stored.orders
         # one written before a column was added: of these orders nobody remembers it
@@ -443,7 +446,7 @@ class Row:
         self._orders = struct.pack(f"<{held}q", *orders)
         self._set(dict(enumerate(seen)))
         self._folded = dropped
-        self._first_at = None if first_at == _NEVER else first_at
+        self._first_at = None if first_at == NEVER else first_at
 
     # What follows changes the columns ----------------------------------------------------------
 
@@ -454,23 +457,19 @@ class Row:
         return memoryview(self._amounts).cast("q" if len(self._amounts) == len(self._times) else "I")
 
     def _column(self, position: int) -> Column:
-        column = self._varying.get(position)
-        if column is not None:
-            return column
-        same: int = _NUMBER.unpack_from(self._same, WORD * position)[0]
-        return same
+        return self._varying.get(position) or self._same[WORD * position : WORD * (position + 1)]
 
     def _set(self, columns: Mapping[int, Sequence[int]]) -> None:
         """Let these columns hold these values; the others stay."""
         same, varying = bytearray(self._same), self._varying
         for position, values in columns.items():
-            column = packed(values)
-            if isinstance(column, int):
+            column, here = packed(values), slice(WORD * position, WORD * (position + 1))
+            if isinstance(column, bytes):
                 varying.pop(position, None)
-                _NUMBER.pack_into(same, WORD * position, column)
+                same[here] = column
             else:
                 varying[position] = column
-                _NUMBER.pack_into(same, WORD * position, UNKNOWN)
+                same[here] = _NO_WORD
         self._same, self._varying = bytes(same), dict(sorted(varying.items()))
 
     def _append(self, at: int, amount: int, order: bytes, said: bytes) -> None:
@@ -488,9 +487,9 @@ class Row:
         if held:
             rest, varying = bytearray(said), self._varying
             for position, column in varying.items():
-                word = slice(WORD * position, WORD * (position + 1))
-                varying[position] = lengthened(column, held, said[word])
-                rest[word] = _NO_WORD
+                here = slice(WORD * position, WORD * (position + 1))
+                varying[position] = lengthened(column, held, said[here])
+                rest[here] = _NO_WORD
             if rest != self._same:  # seldom: an order says what no other did in a column where all agreed
                 self._let_vary(held, bytes(rest))
         else:
@@ -529,7 +528,7 @@ class Row:
         columns = {}
         for position, value in enumerate(words(said)):
             column = self._column(position)
-            if column != value:
+            if column != word(value):
                 columns[position] = values = values_of(column, held)
                 values.insert(where, value)
         self._set(columns)
@@ -583,7 +582,6 @@ class Row:
             self._amounts = _amounts_packed(words(self._amounts))
         self._times = self._times[WORD * start :]
         self._orders = self._orders[WORD * start :]
-        self._amounts_read = None
 
     def _use(self, last_used: Mapping[int, Mapping[int, int]]) -> None:
         """Note when each text was last used by an order that is folded."""
@@ -593,8 +591,8 @@ class Row:
             used = _used_in(self._used[position])
             for value, at in fresh.items():
                 if value != UNKNOWN:
-                    used[value] = max(at, used.get(value, _NEVER))
-            newest = sorted(((at, value) for value, at in used.items()), reverse=True)[:_USED]
+                    used[value] = max(at, used.get(value, NEVER))
+            newest = sorted(((at, value) for value, at in used.items()), reverse=True)[:USED]
             self._used[position] = b"".join(_NUMBER.pack(value) + _NUMBER.pack(at) for at, value in newest)
 
     def column(self, name: str) -> list[int]:
@@ -613,17 +611,9 @@ class Row:
 
     # What follows only asks ---------------------------------------------------------------------
 
-    def _amounts_list(self) -> list[int]:
-        if self._amounts_read is None:
-            self._amounts_read = self._amounts_view().tolist()
-        return self._amounts_read
-
-    def _amounts_array(self) -> Any:
-        return np.frombuffer(self._amounts, "<i8" if len(self._amounts) == len(self._times) else "<u4")
-
     def _has_dropped(self) -> bool:
         """Whether orders are in no tile: those that a row of version 1 no longer held."""
-        return self._folded > self._tiled().counts[-1]
+        return self._folded > sum(self._tiled().counts)
 
     def _tiled(self) -> TileView:
         if self._tile_view is None:
@@ -635,7 +625,7 @@ def _upcast(content: memoryview) -> _Stored:
     """What version 2 stored, as it is stored now."""
     two = _decode_2(content)
     same = [column if isinstance(column, int) else UNKNOWN for column in two.columns]
-    if any(not _NEVER <= each < _TOO_LARGE for each in same):
+    if any(not NEVER <= each < _TOO_LARGE for each in same):
         raise ValueError
     return _Stored(
         *(two.first_at, two.folded, two.times, two.amounts, two.orders, struct.pack(f"<{len(same)}q", *same)),
@@ -667,15 +657,10 @@ def last_event_at(data: bytes) -> int | None:
     if len(data) < _HEAD.size or not _SINCE_HEAD <= data[0] <= ROW_VERSION:
         return Row.decode(data, LARGEST_LIMIT).last_at
     last_at: int = _HEAD.unpack_from(data)[1]
-    return None if last_at == _NEVER else last_at
+    return None if last_at == NEVER else last_at
 
 
 # The history --------------------------------------------------------------------------------------
-
-
-Found = tuple[int, int, int, int, bool]
-"""A window in a row: its orders held one by one, from and to; its tiles, from and to; and whether a tile lies
-in it in part, or orders are missing that no tile holds."""
 
 
 class _Said(NamedTuple):
@@ -697,7 +682,7 @@ class History:
     """
 
     __slots__ = (
-        *("_changes", "_end", "_row", "_said", "_spent", "_squares", "_times", "_totals", "_windows"),
+        *("_alone", "_answers", "_changes", "_currency", "_end", "_places", "_row", "_said", "_times"),
         *("as_of", "is_exact"),
     )
 
@@ -710,10 +695,12 @@ class History:
         self._times = row._times_view()
         self._end = bisect_left(self._times, as_of)
         self._changes = row._changes
-        self._windows: dict[Span, Found] = {}
-        self._spent: dict[tuple[Span, int], tuple[int, int]] = {}
-        self._squares: dict[tuple[Span, int], int] = {}
-        self._totals: dict[tuple[int, int], int] = {}
+        self._places: Mapping[Span, int] = {}
+        """Where, in what was answered together, windows stand whose amounts count in one currency."""
+        self._currency = UNKNOWN
+        self._answers: Answers = []
+        self._alone: dict[tuple[Span, int | None], Answers] = {}
+        """What is in windows that were asked about by themselves, by the currency."""
         self._said: dict[str, dict[int, _Said]] = {}
 
     def __len__(self) -> int:
@@ -721,40 +708,77 @@ class History:
         self._fresh()
         return self._end
 
-    def look_over(self, windows: Sequence[Span]) -> None:
-        """Find where these windows' orders lie, for the questions that follow."""
-        folded = self._fresh()._folded
-        for window in windows:
-            over, after = window
-            end, until = self._end, self.as_of - after
-            if after:
-                end = bisect_left(self._times, until, 0, end)
-            since = _NEVER if over is None else until - over
-            start = bisect_left(self._times, since, 0, end)
-            if folded and not start:
-                self._windows[window] = self._with_tiles(start, end, since, until)
+    # Many questions -----------------------------------------------------------------------------
+
+    def answer(self, questions: Questions, currency: int, said: Sequence[int]) -> Answers:
+        """The answers to many questions; what windows hold stays known for the questions that follow.
+
+        Amounts count in `currency`, a fingerprint; `said` has, at its place of COLUMN_OF, each text that is
+        asked about. Whoever reads of windows that tiles cut sees to `is_exact`.
+        """
+        self._answers = answers = self._answer(questions, currency, said)
+        self._places, self._currency = questions.windows, currency
+        return answers
+
+    def _answer(
+        self, questions: Questions, currency: int, said: Sequence[int] | Mapping[int, int]
+    ) -> Answers:
+        row = self._fresh()
+        codes, code = self._coded(_CURRENCY, word(currency))
+        head, column_codes = [len(questions.columns)], []
+        pieces: list[bytes] = []
+        for position in questions.columns:
+            column = row._varying.get(position)
+            if column is None:
+                vocabulary, of_each = row._same[WORD * position : WORD * (position + 1)], b""
             else:
-                self._windows[window] = (start, end, 0, 0, False)
+                vocabulary, of_each = column
+            used = row._used[position] if row._used else b""
+            head += (said[position], len(vocabulary) // WORD, len(of_each), len(used) // WORD)
+            pieces += (vocabulary, used)
+            column_codes.append(of_each)
+        answers = questions.answer(
+            row._times,
+            row._amounts,
+            codes,
+            code,
+            row._tiles,
+            row._folded,
+            self.as_of,
+            currency,
+            b"".join((questions.head.pack(*head), *pieces)),
+            b"".join(column_codes),
+        )
+        if not answers[0]:
+            self.is_exact = False
+        return answers
 
-    def within(self, window: Span) -> Found:
-        """Where the window's orders lie."""
-        if window not in self._windows or self._changes != self._row._changes:
-            self.look_over((window,))
-        return self._windows[window]
+    def _coded(self, position: int, value: bytes) -> tuple[bytes, int]:
+        """A column as codes, none where all say the same, and the code of a word; -1 where none says it."""
+        column = self._row._column(position)
+        if isinstance(column, bytes):
+            return b"", 0 if column == value else -1
+        code, held = code_of(column[0], value), len(self._row)
+        if code < 0 or len(column[1]) == held:
+            return column[1], code
+        return mask_of(column, held, value, 0, held), 1
 
-    def _with_tiles(self, start: int, end: int, since: int, until: int) -> Found:
-        tiles = self._row._tiled()
-        high = bisect_left(tiles.lasts, until)
-        low = min(tiles.from_middle(since), high)
-        is_cut = self._row._has_dropped()
-        for edge, where in ((since, bisect_left(tiles.lasts, since)), (until, high)):
-            is_cut = is_cut or (where < len(tiles.firsts) and tiles.firsts[where] < edge)
-        return start, end, low, high, is_cut
+    def _within(self, window: Span, currency: int | None = None) -> Answers:
+        """What the window holds; `is_exact` is left to who asks."""
+        self._fresh()
+        at = self._places.get(window)
+        if at is not None and currency in {None, self._currency}:
+            return self._answers[at : at + WINDOW]
+        found = self._alone.get((window, currency))
+        if found is None:
+            found = self._answer(_about(window), UNKNOWN if currency is None else currency, ())[1:]
+            self._alone[window, currency] = found
+        return found
 
-    def _of_tiles(self, window: Span) -> Found:
-        """Where the window's orders lie, for a question that tiles answer too."""
-        found = self.within(window)
-        if found[-1]:
+    def _of_tiles(self, window: Span, currency: int | None = None) -> Answers:
+        """What the window holds, for a question that tiles answer too."""
+        found = self._within(window, currency)
+        if found[IS_CUT]:
             self.is_exact = False
         return found
 
@@ -762,11 +786,7 @@ class History:
 
     def count(self, window: Span) -> int:
         """How many orders were placed in the window."""
-        start, end, low, high, _ = self._of_tiles(window)
-        if high:
-            counts = self._row._tiled().counts
-            return end - start + counts[high] - counts[low]
-        return end - start
+        return self._of_tiles(window)[ORDERS]
 
     def first_at(self) -> int | None:
         """When the first order ever remembered was placed, if that was before `as_of`; held or folded."""
@@ -794,116 +814,61 @@ class History:
 
     def currencies(self, window: Span) -> list[int]:
         """The currencies of the window's orders, as fingerprints, in a fixed order."""
-        start, end, low, high, _ = self._of_tiles(window)
-        found = self._different(_CURRENCY, start, end)
-        if high > low:
-            found |= set(self._row._tiled().currencies[low:high])
-        return sorted(found)
+        found = self._of_tiles(window)
+        currencies = self._different(_CURRENCY, found[START], found[END])
+        if found[HIGH] > found[LOW]:
+            currencies |= set(self._row._tiled().currencies[found[LOW] : found[HIGH]])
+        return sorted(currencies)
 
     def spent(self, window: Span, currency: int, chosen: bytes | None = None) -> tuple[int, int]:
         """How many of the window's orders are in a currency (its fingerprint), and their minor units in all.
 
         `chosen` has a 1 for each of the held orders that counts, and a 0 for the others.
         """
-        start, end, low, high, _ = self._of_tiles(window)
-        known = None if chosen is not None else self._spent.get((window, currency))
-        if known is not None:
-            return known
-        if chosen is None and self._row._column(_CURRENCY) == currency:  # that of every order held
-            found = end - start, self._total(start, end)
-        else:
-            amounts = self._amounts(start, end, currency, chosen)
-            found = len(amounts), sum(amounts)
         if chosen is None:
-            if high > low:
-                orders, total = self._row._tiled().spent(low, high, currency)
-                found = found[0] + orders, found[1] + total
-            self._spent[window, currency] = found
-        return found
-
-    def _total(self, start: int, end: int) -> int:
-        """The amounts of the held orders from start to end, added up whatever their currency."""
-        total = self._totals.get((start, end))
-        if total is None:
-            total = self._totals[start, end] = sum(self._row._amounts_list()[start:end])
-        return total
+            found = self._of_tiles(window, currency)
+            return found[COUNT], total_of(found)
+        amounts = self._amounts(window, currency, chosen)
+        return len(amounts), sum(amounts)
 
     def squares(self, window: Span, currency: int, chosen: bytes | None = None) -> int:
         """The sum of the squares of the amounts that `spent` adds up."""
-        start, end, low, high, _ = self._of_tiles(window)
-        found = None if chosen is not None else self._squares.get((window, currency))
-        if found is None:
-            if (
-                end - start >= _MANY
-                and chosen is None
-                and self._row._column(_CURRENCY) == currency
-                and self._total(start, end) < _EXACT
-            ):
-                # no more than the square of their sum, so every float is a whole number below 2**53
-                floats = self._row._amounts_array()[start:end].astype(np.float64)
-                found = int(np.dot(floats, floats))
-            else:
-                amounts = self._amounts(start, end, currency, chosen)
-                found = sum(map(mul, amounts, amounts))
-            if chosen is None:
-                if high > low:
-                    found += self._row._tiled().squares(low, high, currency)
-                self._squares[window, currency] = found
-        return found
+        if chosen is None:
+            return squares_of(self._of_tiles(window, currency))
+        amounts = self._amounts(window, currency, chosen)
+        return sum(map(mul, amounts, amounts))
 
     def smallest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
         """The smallest of the amounts that `spent` adds up; None without one."""
-        start, end, low, high, _ = self._of_tiles(window)
-        amounts: Iterable[int] = self._amounts(start, end, currency, chosen)
-        if high > low and chosen is None:
-            amounts = chain(amounts, self._row._tiled().smallest(low, high, currency))
-        return min(amounts, default=None)
+        if chosen is None:
+            found = self._of_tiles(window, currency)
+            return found[SMALLEST] if found[COUNT] else None
+        return min(self._amounts(window, currency, chosen), default=None)
 
     def largest(self, window: Span, currency: int, chosen: bytes | None = None) -> int | None:
         """The largest of the amounts that `spent` adds up; None without one."""
-        start, end, low, high, _ = self._of_tiles(window)
-        amounts: Iterable[int] = self._amounts(start, end, currency, chosen)
-        if high > low and chosen is None:
-            amounts = chain(amounts, self._row._tiled().largest(low, high, currency))
-        return max(amounts, default=None)
+        if chosen is None:
+            found = self._of_tiles(window, currency)
+            return found[LARGEST] if found[COUNT] else None
+        return max(self._amounts(window, currency, chosen), default=None)
 
-    def _amounts(self, start: int, end: int, currency: int, chosen: bytes | None) -> list[int]:
-        """The amounts, in minor units, of the held orders from start to end in a currency."""
-        amounts = self._row._amounts_list()[start:end]
-        if self._row._column(_CURRENCY) != currency:  # that of every order held, the usual case
-            mask = self.where_is(_CURRENCY, currency, start, end)
-            chosen = mask if chosen is None else both(mask, chosen)
-        return amounts if chosen is None else list(compress(amounts, chosen))
+    def _amounts(self, window: Span, currency: int, chosen: bytes) -> list[int]:
+        """The amounts, in minor units, of the held orders that are chosen and in a currency."""
+        start, end = self.held_window(window)
+        in_it = both(self.where_is(_CURRENCY, currency, start, end), chosen)
+        return list(compress(self.held_amounts(start, end), in_it))
 
     def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
         """The known numbers, of one of NUMBERS, of the window's held orders."""
-        start, end, *_ = self.within(window)
-        self._looks_only_at_held(window)
-        column = self._row._column(COLUMN_OF[what])
-        if chosen is None and isinstance(column, int):
-            return [column - 1] * (end - start) if column else []
-        values = self._slice(COLUMN_OF[what], start, end)
+        start, end = self.held_window(window)
+        values: Iterable[int] = self._slice(COLUMN_OF[what], start, end)
         return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
 
     def distinct(self, what: str, window: Span, chosen: bytes | None = None) -> int:
         """How many known, different texts of one of VALUES the window's orders had."""
-        start, end, *_ = self.within(window)
-        position = COLUMN_OF[what]
-        if chosen is not None:
-            found = set(compress(self._slice(position, start, end), chosen))
-        elif not start and self._row._folded:
-            found = self._different(position, start, end) | self._used_within(position, window)
-        else:
-            column = self._row._column(position)
-            if isinstance(column, int):
-                return int(end > start and column != UNKNOWN)
-            codes = codes_of(column, len(self._row))[start:end]
-            known, unknown = len(column[0]) // WORD, code_of(column[0], UNKNOWN)
-            if known > _FEW or not isinstance(codes, bytes):
-                different = set(codes)
-                return len(different) - (unknown in different)
-            return sum([code in codes for code in range(known) if code != unknown])
-        return len(found) - (UNKNOWN in found)
+        if chosen is None:
+            return self._ask(DIFFERENT, what, UNKNOWN, window)
+        return len(set(compress(self._slice(COLUMN_OF[what], *self.held_window(window)), chosen)) - {UNKNOWN})
 
     def has_seen(self, what: str, value: int) -> bool:
         """Whether an order from before `as_of` had this text (its fingerprint) of one of VALUES."""
@@ -911,57 +876,27 @@ class History:
 
     def count_with(self, what: str, value: int, window: Span) -> tuple[int, int]:
         """How many of the window's held orders have this text, and how many there are."""
+        count = self._ask(ORDERS_WITH, what, value, window)
         start, end = self.held_window(window)
-        column = self._row._column(COLUMN_OF[what])
-        if isinstance(column, int):
-            return end - start if column == value else 0, end - start
-        code = code_of(column[0], value)
-        codes = codes_of(column, len(self._row))
-        if not isinstance(codes, bytes):
-            return sum(each == code for each in codes[start:end]), end - start
-        return codes.count(code, start, end) if code >= 0 else 0, end - start
+        return count, end - start
 
     def last_with(self, what: str, value: int) -> int | None:
         """When the last order from before `as_of` with this text was placed; None for never."""
-        row = self._fresh()
-        position = COLUMN_OF[what]
-        where = self._last_with(position, value, 0, self._end)
-        if where >= 0:
-            at: int = self._times[where]
-            return at
-        if not row._folded:
-            return None
-        used = _used_in(row._used[position]) if row._used else {}
-        last = used.get(value)
-        if last is not None and last < self.as_of:
-            return last
-        if last is not None or len(used) >= _USED or row._has_dropped():
-            self.is_exact = False
-        return None
+        last = self._ask(LAST, what, value, EVER)
+        return None if last == NEVER else last
 
     def last_held_with(self, what: str, value: int, window: Span) -> int | None:
         """When the last of the window's held orders with this text was placed; None without one."""
-        start, end = self.held_window(window)
-        where = self._last_with(COLUMN_OF[what], value, start, end)
-        return None if where < 0 else int(self._times[where])
+        last = self._ask(LAST_HELD, what, value, window)
+        return None if last == NEVER else last
 
-    def _last_with(self, position: int, value: int, start: int, end: int) -> int:
-        """Where the last held order from start to end stands whose column holds the value; -1 without one."""
-        column = self._row._column(position)
-        if isinstance(column, int):
-            return end - 1 if column == value and end > start else -1
-        code = code_of(column[0], value)
-        if code < 0:
-            return -1
-        codes = codes_of(column, len(self._row))
-        if isinstance(codes, bytes):
-            return codes.rfind(code, start, end)
-        return max((i for i in range(start, end) if codes[i] == code), default=-1)
+    def _ask(self, ask: int, what: str, value: int, window: Span) -> int:
+        return self._answer(_about(window, ask, what), UNKNOWN, {COLUMN_OF[what]: value})[-1]
 
     def last_place(self) -> tuple[int, int] | None:
         """The place and time of the last order from before `as_of` that says where; of those held."""
         row = self._fresh()
-        if row._column(COLUMN_OF[PLACE]) != UNKNOWN:
+        if row._column(COLUMN_OF[PLACE]) != _NO_WORD:
             places = self._slice(COLUMN_OF[PLACE], 0, self._end)
             for where in range(self._end - 1, -1, -1):
                 if places[where]:
@@ -974,17 +909,9 @@ class History:
 
     def where_is(self, what: str | int, value: int, start: int, end: int) -> bytes:
         """For each held order from start to end: 1 if its column holds the value, else 0."""
-        self._fresh()
-        column = self._row._column(COLUMN_OF[what] if isinstance(what, str) else what)
-        if isinstance(column, int):
-            return (b"\1" if column == value else b"\0") * (end - start)
-        code = code_of(column[0], value)
-        if code < 0:
-            return bytes(end - start)
-        codes = codes_of(column, len(self._row))[start:end]
-        if isinstance(codes, bytes):
-            return codes.translate(only(code))
-        return bytes([each == code for each in codes])
+        row = self._fresh()
+        column = row._column(COLUMN_OF[what] if isinstance(what, str) else what)
+        return mask_of(column, len(row), word(value), start, end)
 
     def held_numbers(self, what: str, start: int, end: int) -> list[int | None]:
         """One of NUMBERS for each held order from start to end; None where it is unknown."""
@@ -992,7 +919,7 @@ class History:
 
     def held_amounts(self, start: int, end: int) -> Sequence[int]:
         """The amount, in minor units of its own currency, of each held order from start to end."""
-        return self._row._amounts_list()[start:end]
+        return self._row._amounts_view()[start:end].tolist()
 
     def held_times(self, start: int, end: int) -> Sequence[int]:
         """When each held order from start to end was placed, in microseconds since 1970."""
@@ -1013,9 +940,10 @@ class History:
 
     def held_window(self, window: Span) -> tuple[int, int]:
         """Where the window's held orders lie; what is folded is not looked at."""
-        start, end, *_ = self.within(window)
-        self._looks_only_at_held(window)
-        return start, end
+        found = self._within(window)
+        if found[IS_CUT] or found[HIGH] > found[LOW]:
+            self.is_exact = False
+        return found[START], found[END]
 
     # What became of them ------------------------------------------------------------------------
 
@@ -1035,12 +963,12 @@ class History:
         return min(each.first_known_at for each in said), max(each.known_at for each in said)
 
     def _facts_within(self, what: str, window: Span) -> list[_Said]:
-        facts = self._facts(what)
-        if not facts:
+        if not self._fresh()._facts:  # the usual case
             return []
+        facts = self._facts(what)
         over, after = window
         until = self.as_of - after
-        since = _NEVER if over is None else until - over
+        since = NEVER if over is None else until - over
         return [said for said in facts.values() if since <= said.placed_at < until]
 
     def _facts(self, what: str) -> Mapping[int, _Said]:
@@ -1082,37 +1010,13 @@ class History:
             raise StaleHistoryError(message)
         return self._row
 
-    def _looks_only_at_held(self, window: Span) -> None:
-        _, _, low, high, is_cut = self._windows[window]
-        if is_cut or high > low:
-            self.is_exact = False
-
     def _slice(self, position: int, start: int, end: int) -> list[int]:
-        column = self._row._column(position)
-        if isinstance(column, int):
-            return [column] * (end - start)
-        known = words(column[0])
-        return [known[code] for code in codes_of(column, len(self._row))[start:end]]
+        return values_between(self._row._column(position), len(self._row), start, end)
 
     def _different(self, position: int, start: int, end: int) -> set[int]:
-        """The different values of a column, from start to end."""
-        if start == end:
-            return set()
-        column = self._row._column(position)
-        if isinstance(column, int):
-            return {column}
-        known = words(column[0])
-        return {known[code] for code in set(codes_of(column, len(self._row))[start:end])}
+        return different(self._row._column(position), len(self._row), start, end)
 
-    def _used_within(self, position: int, window: Span) -> set[int]:
-        """The texts that folded orders last had in the window."""
-        row = self._row
-        over, after = window
-        until = self.as_of - after
-        since = _NEVER if over is None else until - over
-        pairs = words(row._used[position]) if row._used else ()
-        texts, last_used = pairs[0::2], pairs[1::2]  # the newest first
-        low, high = (bisect_right(last_used, -edge, key=neg) for edge in (until, since))
-        if low or len(texts) >= _USED or row._has_dropped():
-            self.is_exact = False
-        return set(texts[low:high])
+
+@lru_cache(maxsize=1024)
+def _about(window: Span, ask: int | None = None, what: str = "") -> Questions:
+    return Questions((window,), () if ask is None else (Text(ask, what, window),))

@@ -19,6 +19,7 @@ __all__ = [
     "coordinates",
     "fingerprint",
     "hashed",
+    "numbers_of",
     "place_of",
     "told",
     "word_of",
@@ -103,6 +104,7 @@ COLUMN_OF: Mapping[str, int] = MappingProxyType(
     {name: position for position, name in enumerate((*VALUES, *NUMBERS, PLACE))}
 )
 """Where each of them stands among the columns of a row."""
+_columns = struct.Struct(f"<{len(COLUMN_OF)}q").unpack
 
 
 def word_of(text: str) -> bytes:
@@ -142,6 +144,11 @@ def place_of(order: Order | Told) -> int:
 def coordinates(place: int) -> tuple[float, float]:
     """Latitude and longitude, in degrees, of what `place_of` answered."""
     return ((place - 1 >> 26) - 9_000_000) / 100_000, ((place - 1 & (1 << 26) - 1) - 18_000_000) / 100_000
+
+
+def numbers_of(said: bytes) -> tuple[int, ...]:
+    """What `told` answered, as numbers."""
+    return _columns(said)
 
 
 def told(order: Order | Told) -> bytes:

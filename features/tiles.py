@@ -6,9 +6,8 @@ the older, the more orders a tile holds, and never more than a sixteenth of the 
 
 import struct
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, compress, groupby
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 __all__ = ["TILED", "TILE_BYTES", "Money", "Tile", "TileView", "last_of", "merged", "money_of", "tiles_in"]
@@ -18,11 +17,9 @@ TILED: Final = 16
 
 _TILE = struct.Struct("<9q")
 _TILE_WORDS: Final = 9
-"""First and last order, currency; how many, total, squares (two words), smallest, largest. A tile in several
-currencies is several of them in a row."""
-_ORDERS, _TOTAL, _SQUARES, _SMALLEST, _LARGEST = 3, 4, 5, 7, 8
+"""First and last order, currency; how many, total, squares (two words), smallest, largest: features.windows
+reads them too. A tile in several currencies is several of them in a row."""
 TILE_BYTES: Final = _TILE.size
-_WORD: Final = 8
 _BITS: Final = 63
 
 
@@ -114,55 +111,13 @@ def merged(tiles: list[Tile], newer: int) -> list[Tile]:
 
 
 class TileView:
-    """A row's tiles as columns, one entry for each tile and currency."""
+    """A row's tiles as columns, one entry for each tile and currency; features.windows adds them up."""
 
-    __slots__ = ("_cells", "_only", "_totals", "counts", "currencies", "firsts", "lasts")
+    __slots__ = ("counts", "currencies", "firsts", "lasts")
 
     def __init__(self, raw: bytes) -> None:
-        self._cells = cells = array("q", raw)
+        cells = array("q", raw)
         self.firsts = cells[0::_TILE_WORDS]
         self.lasts = cells[1::_TILE_WORDS]
         self.currencies = cells[2::_TILE_WORDS]
-        self.counts = list(accumulate(cells[_ORDERS::_TILE_WORDS], initial=0))
-        codes = self.currencies.tobytes()
-        # of a row of version 1 that dropped orders there are none
-        alone = bool(codes) and codes == codes[:_WORD] * len(self.currencies)
-        self._only = self.currencies[0] if alone else None
-        self._totals: list[int] = []
-
-    def from_middle(self, at: int) -> int:
-        """Where the entries begin whose tile's middle is at or after an instant."""
-        firsts, lasts = self.firsts, self.lasts
-        entry = bisect_left(lasts, at)
-        # of the others only the tile in which the instant lies may have its middle before it
-        while entry < len(firsts) and (firsts[entry] + lasts[entry]) // 2 < at:
-            entry += 1
-        return entry
-
-    def spent(self, low: int, high: int, currency: int) -> tuple[int, int]:
-        """How many orders of the entries from low to high are in a currency, and their total."""
-        if currency == self._only:
-            if not self._totals:
-                self._totals = list(accumulate(self._cells[_TOTAL::_TILE_WORDS], initial=0))
-            return self.counts[high] - self.counts[low], self._totals[high] - self._totals[low]
-        orders = self._of(_ORDERS, low, high, currency)
-        return sum(orders), sum(self._of(_TOTAL, low, high, currency))
-
-    def squares(self, low: int, high: int, currency: int) -> int:
-        """The sum of the squares of the amounts that `spent` adds up."""
-        upper = sum(self._of(_SQUARES, low, high, currency))
-        return (upper << _BITS) + sum(self._of(_SQUARES + 1, low, high, currency))
-
-    def smallest(self, low: int, high: int, currency: int) -> Iterable[int]:
-        """The smallest amount of each of these entries."""
-        return self._of(_SMALLEST, low, high, currency)
-
-    def largest(self, low: int, high: int, currency: int) -> Iterable[int]:
-        """The largest amount of each of these entries."""
-        return self._of(_LARGEST, low, high, currency)
-
-    def _of(self, cell: int, low: int, high: int, currency: int) -> Iterable[int]:
-        found = self._cells[low * _TILE_WORDS + cell : high * _TILE_WORDS : _TILE_WORDS]
-        if currency == self._only:
-            return found
-        return compress(found, [code == currency for code in self.currencies[low:high]])
+        self.counts = cells[3::_TILE_WORDS]

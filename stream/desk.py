@@ -18,6 +18,7 @@ from features.events import Order, microseconds
 from features.fast import Told
 from features.history import Row, RowVersionError
 from features.plan import Plan
+from features.remembered import told
 from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
 from models.decision import (
     Source,
@@ -208,11 +209,11 @@ class _Batch:
         """Note that what is known of the order changes with this batch."""
         self._changed_orders[at] = revisions
 
-    def remember(self, partition: int, order: Order | Told) -> None:
+    def remember(self, partition: int, order: Order | Told, said: bytes | None) -> None:
         """Count the order in its customer's history."""
         customer_id = order.key
         row = self.row(partition, customer_id)
-        if row.remember(order):
+        if row.remember(order, said):
             self.effects.counts["orders_late"] += 1
         self._changed_rows[partition, customer_id] = row
 
@@ -434,14 +435,15 @@ class ScoringDesk:
                 counts["orders_test"] += 1
             if order.customer_id is None:
                 counts["orders_guest"] += 1
-        pending = None
+        pending = said = None
         if only_history:
             counts["orders_remembered"] += 1
         else:
             row = None if order.customer_id is None else batch.row(record.partition, order.customer_id)
             history = None if row is None else row.as_of(order.placed_at)
             # either kind of order has the fields that features read
-            vector = self._compute(cast("Order", order), {"customer": history})
+            said = None if history is None else told(order)
+            vector = self._compute(cast("Order", order), {"customer": history}, said)
             if history is not None and not history.is_exact:
                 counts["orders_approximate"] += 1
             # asked on arrival: a revision known from history may be decided later, even in the same batch
@@ -460,7 +462,7 @@ class ScoringDesk:
                 supersedes=None if superseded is None else UUID(bytes=superseded.decision_id),
             )
         if arrival is not None and arrival.is_remembered:
-            batch.remember(record.partition, order)  # after compute: never part of its own past
+            batch.remember(record.partition, order, said)  # after compute: never part of its own past
         batch.accept(record.partition, order)  # last: it is decided with what was known before it
         return pending
 

@@ -33,6 +33,7 @@ from features.facts import Fact
 from features.fast import Told, read_usual
 from features.history import Row
 from features.plan import Plan
+from features.remembered import told
 from features.tiles import TILED
 from stream.desk import customer_key, partition_of
 from stream.kafka import KafkaCluster, RealClock
@@ -166,9 +167,9 @@ class Customers:
 
         def work() -> None:
             for data, order in zip(self.kept, self.orders, strict=True):
-                row = Row.decode(data, LIMIT)
-                plan(order, {"customer": row.as_of(order.placed_at)})
-                row.remember(order)
+                row, said = Row.decode(data, LIMIT), told(order)
+                plan(order, {"customer": row.as_of(order.placed_at)}, said)
+                row.remember(order, said)
                 row.encode()
 
         return work

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from features.decode import decode_order
 from features.events import Order
-from features.history import Row, span
+from features.history import Row
+from features.questions import span
 from features.remembered import VALUES, fingerprint
 from tests.strategies import histories, orders
 

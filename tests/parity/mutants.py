@@ -26,10 +26,11 @@ WINDOW = PARITY + "test_a_window_begins_at_its_exact_instant_and_ends_before_the
 LABELS = PARITY + "test_a_window_that_waits_for_labels_ends_where_they_are_known"
 TAKEN_BACK = PARITY + "test_what_was_taken_back_is_not_known_any_more_and_of_two_at_once_the_yes_counts"
 SENT_TWICE = PARITY + "test_a_statement_sent_twice_counts_once_and_refunds_in_parts_add_up"
-ASKED_BETWEEN = PARITY + "test_sums_asked_between_two_orders_are_made_anew"
 ONE_MICROSECOND = PARITY + "test_orders_of_one_microsecond_are_all_counted_when_they_are_folded"
 LARGEST = PARITY + "test_no_bit_is_lost_in_sums_and_squares_of_the_largest_amounts"
 FUTURE_TILES = "tests/unit/test_features_history.py::test_an_order_sees_no_tile_that_ends_after_it"
+STALE = "tests/unit/test_features_history.py::test_a_history_of_a_row_that_changed_since_refuses_to_answer"
+CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
 
@@ -59,25 +60,27 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "a window ends after its end",
-        "history.py",
-        (
-            (
-                "self._end = bisect_left(self._times, as_of)",
-                "self._end = bisect_right(self._times, as_of)",
-            ),
-        ),
+        "questions.py",
+        (("_first_from(placed_at, until, 0,", "_first_from(placed_at, until + (after == 0), 0,"),),
         WINDOW,
     ),
     Mutant(
         "a window begins after its beginning",
-        "history.py",
-        (
-            (
-                "start = bisect_left(self._times, since, 0, end)",
-                "start = bisect_right(self._times, since, 0, end)",
-            ),
-        ),
+        "questions.py",
+        (("until - edges[at, 1], 0, done)", "until - edges[at, 1] + 1, 0, done)"),),
         WINDOW,
+    ),
+    Mutant(
+        "a window goes on where one that ends earlier began",
+        "questions.py",
+        (("if at > 0 and edges[at - 1, 0] == after:", "if at > 0:"),),
+        LABELS,
+    ),
+    Mutant(
+        "what another order of the same instant says was there before",
+        "questions.py",
+        (("_first_from(placed_at, as_of, 0,", "_first_from(placed_at, as_of + 1, 0,"),),
+        ALL_WAYS,
     ),
     Mutant(
         "a label is used before it is known",
@@ -87,8 +90,8 @@ MUTANTS = (
     ),
     Mutant(
         "labels are waited for too long",
-        "history.py",
-        (("bisect_left(self._times, until, 0, end)", "bisect_left(self._times, until + 1, 0, end)"),),
+        "questions.py",
+        (("_first_from(placed_at, until, 0,", "_first_from(placed_at, until + (after > 0), 0,"),),
         LABELS,
     ),
     Mutant(
@@ -116,10 +119,10 @@ MUTANTS = (
         ALL_WAYS,
     ),
     Mutant(
-        "amounts are not read anew",
+        "answers are kept when the row changes",
         "history.py",
-        (("        self._amounts_read = None\n        return is_late\n", "        return is_late\n"),),
-        ASKED_BETWEEN,
+        (("self._changes += 1\n        if self._first_at is None", "if self._first_at is None"),),
+        STALE,
     ),
     Mutant(
         "a late order tells how wide amounts are",
@@ -144,14 +147,14 @@ MUTANTS = (
     ),
     Mutant(
         "a tile that ends ahead is counted",
-        "history.py",
-        (("high = bisect_left(tiles.lasts, until)", "high = bisect_left(tiles.firsts, until)"),),
+        "questions.py",
+        (("high = _first_from(lasts, until,", "high = _first_from(tiles[:, 0], until,"),),
         FUTURE_TILES,
     ),
     Mutant(
         "the first tile of a window is left out",
-        "history.py",
-        (("tiles.from_middle(since), high)", "tiles.from_middle(since) + 1, high)"),),
+        "questions.py",
+        (("= min(low, high), high", "= min(low + 1, high), high"),),
         SHORT_ROWS,
     ),
     Mutant(
@@ -174,6 +177,21 @@ MUTANTS = (
         "tiles.py",
         (("*(money.squares >> _BITS, money.squares", "*(0, money.squares"),),
         SHORT_ROWS,
+    ),
+    Mutant(
+        "a sum of squares loses its carry",
+        "questions.py",
+        (
+            (
+                """\
+            squares_upper += squares >> _BITS
+            squares &= _LOWER
+            twice""",
+                """\
+            twice""",
+            ),
+        ),
+        CARRY,
     ),
     Mutant(
         "tiles of one microsecond are taken for one",
@@ -211,14 +229,14 @@ MUTANTS = (
     ),
     Mutant(
         "unknown counts as a value",
-        "history.py",
-        (("// WORD, code_of(column[0], UNKNOWN)", "// WORD, -1"),),
+        "questions.py",
+        (("if has[code] and vocabulary[code] != 0:", "if has[code]:"),),
         ALL_WAYS,
     ),
     Mutant(
         "amounts of several currencies are added raw",
-        "history.py",
-        (("if self._row._column(_CURRENCY) != currency:", "if False:"),),
+        "questions.py",
+        (("if len(codes) > 0 and codes[where] != code:", "if False:"),),
         ALL_WAYS,
     ),
     Mutant(
@@ -261,9 +279,9 @@ QUICK = ("a window ends after its end", "a label is used before it is known", "a
 
 
 def a_copy(folder: Path) -> Path:
-    """A copy of what the tests of features need."""
+    """A copy of what the tests of features need, with what numba compiled of it."""
     for name in ("features", "models", "stream", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

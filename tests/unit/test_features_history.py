@@ -16,11 +16,10 @@ from features.history import (
     Row,
     RowBytesError,
     RowVersionError,
-    Span,
     StaleHistoryError,
     last_event_at,
-    span,
 )
+from features.questions import Span, span
 from features.rates import Rates
 from features.remembered import NUMBERS, VALUES, fingerprint
 from tests.strategies import NOON, an_order
@@ -47,7 +46,7 @@ def test_a_history_begins_at_the_window_and_ends_before_its_instant() -> None:
     history = row.as_of(NOON)
 
     assert len(history) == 3
-    assert history.within(DAY)[:2] == (1, 3)
+    assert history.held_window(DAY) == (1, 3)
     assert history.count(DAY) == 2
     assert history.last_at() == microseconds(NOON - TICK)
 
@@ -268,7 +267,7 @@ def test_a_history_of_a_row_that_changed_since_refuses_to_answer() -> None:
         lambda: history.largest(DAY, EUR),
         lambda: history.distinct("device", DAY),
         lambda: history.has_seen("device", fingerprint("phone")),
-        lambda: history.within(DAY),
+        lambda: history.held_window(DAY),
     ):
         with pytest.raises(StaleHistoryError, match=r"ask Row\.as_of for another"):
             ask()

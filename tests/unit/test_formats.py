@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 
 from features.facts import Fact
-from features.history import ROW_VERSION, History, Row, Span
+from features.history import ROW_VERSION, History, Row
+from features.questions import Span
 from features.remembered import NUMBERS, VALUES, fingerprint
 from features.revisions import _VERSION as REVISIONS_VERSION
 from features.revisions import Held, Revisions
