@@ -30,6 +30,7 @@ ONE_MICROSECOND = PARITY + "test_orders_of_one_microsecond_are_all_counted_when_
 LARGEST = PARITY + "test_no_bit_is_lost_in_sums_and_squares_of_the_largest_amounts"
 FUTURE_TILES = "tests/unit/test_features_history.py::test_an_order_sees_no_tile_that_ends_after_it"
 STALE = "tests/unit/test_features_history.py::test_a_history_of_a_row_that_changed_since_refuses_to_answer"
+TOGETHER = "tests/unit/test_features_questions.py::test_what_is_asked_together_is_answered_as_it_is_alone"
 CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
@@ -74,7 +75,7 @@ MUTANTS = (
         "a window goes on where one that ends earlier began",
         "questions.py",
         (("if at > 0 and edges[at - 1, 0] == after:", "if at > 0:"),),
-        LABELS,
+        TOGETHER,
     ),
     Mutant(
         "what another order of the same instant says was there before",
