@@ -5,7 +5,7 @@ Counting the orders with one value is counting a byte, and the different ones of
 
 import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fits",
     "lengthened",
     "mask_of",
+    "mask_where",
     "neither",
     "only",
     "packed",
@@ -96,6 +97,17 @@ def different(column: Column, held: int, start: int, end: int) -> set[int]:
         return {*words(column)}
     known = words(column[0])
     return {known[code] for code in set(codes_of(column, held)[start:end])}
+
+
+def mask_where(column: Column, held: int, counts: Callable[[int], bool], start: int, end: int) -> bytes:
+    """For each order from start to end: 1 if its value counts, else 0; each value is asked about once."""
+    if isinstance(column, bytes):
+        return (b"\1" if counts(words(column)[0]) else b"\0") * (end - start)
+    table = bytes(map(counts, words(column[0])))
+    codes = codes_of(column, held)[start:end]
+    if isinstance(codes, bytes):
+        return codes.translate(table.ljust(_CODES_A_BYTE, b"\0"))
+    return bytes([table[code] for code in codes])
 
 
 def mask_of(column: Column, held: int, value: bytes, start: int, end: int) -> bytes:

@@ -6,9 +6,10 @@ Conditions look at the orders held one by one, the newest of the row; a declarat
 refused where it is written.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from features.columns import both, either, neither
 from features.errors import FeatureDefinitionError, did_you_mean
@@ -268,8 +269,7 @@ class at_least(_OfNumber):  # noqa: N801
         return f"with at least {self.number} {_counted(self.what, self.number)}"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
-        numbers = history.held_numbers(self.what, start, end)
-        return bytes([each is not None and each >= self.number for each in numbers])
+        return history.where_number(self.what, lambda number: number >= self.number, start, end)
 
 
 class below(_OfNumber):  # noqa: N801
@@ -284,8 +284,7 @@ class below(_OfNumber):  # noqa: N801
         return f"with fewer than {self.number} {_counted(self.what, self.number)}"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
-        numbers = history.held_numbers(self.what, start, end)
-        return bytes([each is not None and each < self.number for each in numbers])
+        return history.where_number(self.what, lambda number: number < self.number, start, end)
 
 
 @dataclass(frozen=True)
@@ -315,10 +314,8 @@ class near_hour(_Combined):  # noqa: N801
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: D102
         mine, near = microseconds(order.placed_at), self.hours * _MICROSECONDS_AN_HOUR
-        far = _MICROSECONDS_A_DAY - near
-        return bytes(
-            [not near < (mine - at) % _MICROSECONDS_A_DAY < far for at in history.held_times(start, end)]
-        )
+        later = (mine - np.asarray(history.held_times(start, end), np.int64)) % _MICROSECONDS_A_DAY
+        return ((later <= near) | (later >= _MICROSECONDS_A_DAY - near)).tobytes()
 
 
 @dataclass(frozen=True)
@@ -362,8 +359,7 @@ class as_large(_Combined):  # noqa: N801
     declaration = "as_large()"
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: D102
-        mine: Sequence[int] = history.held_amounts(start, end)
-        large = bytes([each >= order.amount for each in mine])
+        large = (np.asarray(history.held_amounts(start, end), np.int64) >= order.amount).tobytes()
         return both(large, history.where_is("currency", fingerprint(order.currency), start, end))
 
 

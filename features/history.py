@@ -14,7 +14,7 @@ holds, and never more than a sixteenth of the orders newer than it.
 import struct
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import compress
@@ -33,6 +33,7 @@ from features.columns import (
     different,
     lengthened,
     mask_of,
+    mask_where,
     only,
     packed,
     values_between,
@@ -913,13 +914,19 @@ class History:
         column = row._column(COLUMN_OF[what] if isinstance(what, str) else what)
         return mask_of(column, len(row), word(value), start, end)
 
+    def where_number(self, what: str, counts: Callable[[int], bool], start: int, end: int) -> bytes:
+        """For each held order from start to end: 1 if one of NUMBERS is known of it and counts, else 0."""
+        row = self._fresh()
+        column = row._column(COLUMN_OF[what])
+        return mask_where(column, len(row), lambda value: value > 0 and counts(value - 1), start, end)
+
     def held_numbers(self, what: str, start: int, end: int) -> list[int | None]:
         """One of NUMBERS for each held order from start to end; None where it is unknown."""
         return [value - 1 if value else None for value in self._slice(COLUMN_OF[what], start, end)]
 
     def held_amounts(self, start: int, end: int) -> Sequence[int]:
         """The amount, in minor units of its own currency, of each held order from start to end."""
-        return self._row._amounts_view()[start:end].tolist()
+        return self._row._amounts_view()[start:end]
 
     def held_times(self, start: int, end: int) -> Sequence[int]:
         """When each held order from start to end was placed, in microseconds since 1970."""
