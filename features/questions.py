@@ -547,6 +547,6 @@ def _compiled() -> Callable[..., None]:
     signature = numba.void(raw, raw, raw, number, raw, number, number, number, raw, raw, numbers, numbers)
     try:
         compiled: Callable[..., None] = numba.njit(signature, cache=True)(_answer)
-    except RuntimeError:  # no folder to keep it in: compiled again by each program
+    except (RuntimeError, OSError):  # no room to keep it: compiled again by each program
         compiled = numba.njit(signature)(_answer)
     return compiled
