@@ -513,6 +513,14 @@ def test_bytes_that_no_row_has_are_refused_before_they_are_asked(parts: dict[str
         Row.decode(with_parts(**parts), 1)
 
 
+@pytest.mark.parametrize("column", [(b"12345678", b""), (b"1234567887654321", b""), (b"", b"")])
+def test_a_row_without_orders_has_no_column_in_which_they_differ(column: tuple[bytes, bytes]) -> None:
+    data = with_parts(times=b"", amounts=b"", orders=b"", varying={3: column})
+
+    with pytest.raises(RowBytesError, match="restore the row from its changelog"):
+        Row.decode(data, 125)
+
+
 def test_tiles_that_add_up_to_more_than_a_number_are_refused() -> None:
     tile = struct.pack("<9q", 0, 0, 1, 1, 2**63 - 1, 0, 0, 0, 0)
     with pytest.raises(RowBytesError, match="restore"):
