@@ -533,6 +533,15 @@ def test_few_bytes_of_version_1_that_speak_of_billions_of_orders_are_refused() -
         Row.decode(data, 125)
 
 
+@pytest.mark.parametrize(("held", "constant"), [(0, 2**14 - 1), (0, 1), (2, 0)])
+def test_bytes_that_no_row_of_version_1_has_are_refused(held: int, constant: int) -> None:
+    # columns of one value where there is no order, and an amount below 0
+    numbers = 14 * held - constant.bit_count() * (held - 1)
+    data = struct.pack(f"<BBHIQq{numbers}q", 1, 14, constant, held, 0, 0, *range(-3, numbers - 3))
+    with pytest.raises(RowBytesError, match="not a row of version 1; restore the row from its changelog"):
+        Row.decode(data, 125)
+
+
 @pytest.mark.parametrize("known", [1, 2, 255, 256, 257, 300, 511, 512, 513, 65_536, 65_537])
 @pytest.mark.parametrize("width", ["B", "H", "I"])
 def test_a_column_has_a_value_for_each_of_its_codes(known: int, width: str) -> None:
