@@ -1240,11 +1240,11 @@ class Ratio(_Derived):
         return f"Ratio({self.quantity.declaration}, to={self.to.declaration})"
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
-        return self.over(self.quantity.exact(order, history), self.to.exact(order, history))
+        return self.of_fractions(self.quantity.exact(order, history), self.to.exact(order, history))
 
     @staticmethod
-    def over(above: tuple[int, int] | None, below: tuple[int, int] | None) -> tuple[int, int] | None:
-        """One fraction over another, as a fraction."""
+    def of_fractions(above: tuple[int, int] | None, below: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The value as a fraction, of what is compared as fractions."""
         if above is None or below is None or below[0] == 0:
             return None
         return above[0] * below[1], above[1] * below[0]

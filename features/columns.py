@@ -167,7 +167,7 @@ def all_fit(columns: Mapping[int, Varying], same: bytes, held: int) -> bool:
         if position < 0 or not same.startswith(_NO_WORD, WORD * position):
             return False
         vocabulary, codes = column
-        if len(codes) == held and (valid := _FEW_CODES.get(len(vocabulary))) is not None:
+        if 0 < held == len(codes) and (valid := _FEW_CODES.get(len(vocabulary))) is not None:
             # as in `fits`; so are nearly all
             if codes.translate(None, valid):
                 return False

@@ -371,18 +371,18 @@ class Row:
             )
             raise RowVersionError(message)
         row = cls(limit)
-        if data[0] == 1:
-            row._read_version_1(data)
-        else:
-            row._read(data)
-        held = len(row._times) // WORD
-        if held:
-            row._newest_at = _NUMBER.unpack_from(row._times, WORD * (held - 1))[0]
-        if held >= row._fold_at:
-            try:
+        try:
+            if data[0] == 1:
+                row._read_version_1(data)
+            else:
+                row._read(data)
+            held = len(row._times) // WORD
+            if held:
+                row._newest_at = _NUMBER.unpack_from(row._times, WORD * (held - 1))[0]
+            if held >= row._fold_at:
                 row._fold()
-            except struct.error as error:  # tiles that say more than any order could
-                raise RowBytesError(_not_a_row(data)) from error
+        except struct.error as error:  # amounts below 0, or tiles that say more than any order could
+            raise RowBytesError(_not_a_row(data)) from error
         if row._facts:
             row._drop_facts()
         return row

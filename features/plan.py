@@ -171,7 +171,7 @@ class _OfEntity:
             if (placed_at := ask(history)) is not None:
                 values[at] = (history.as_of - placed_at) / MICROSECONDS_A_DAY
         for at, above, where, below in self._ratios:
-            fraction = Ratio.over(above(order, history), below(_moments(answers, where, divided_by)))
+            fraction = Ratio.of_fractions(above(order, history), below(_moments(answers, where, divided_by)))
             values[at] = None if fraction is None else fraction[0] / fraction[1]
         for at, value in self._others:
             values[at] = value(order, history)

@@ -388,7 +388,7 @@ def _answer_texts(  # noqa: PLR0917
     has_dropped: bool,
     column_words: Any,
     column_codes: Any,
-    edges: Any,
+    spans: Any,
     texts: Any,
     windows: Any,
     answers: Any,
@@ -398,7 +398,7 @@ def _answer_texts(  # noqa: PLR0917
     behind_head = 1 + _HEAD_WORDS * column_words[0]
     for at in range(len(texts)):
         ask, column = texts[at, 0], 1 + _HEAD_WORDS * texts[at, 1]
-        window, edge = windows[texts[at, 2]], edges[texts[at, 2]]
+        window, after, over = windows[texts[at, 2]], spans[texts[at, 2], 0], spans[texts[at, 2], 1]
         first_word, first_code = behind_head, 0
         for before in range(1, column, _HEAD_WORDS):
             first_word += column_words[before + _VOCABULARY] + column_words[before + _USED_WORDS]
@@ -417,8 +417,8 @@ def _answer_texts(  # noqa: PLR0917
             if start > 0 or folded == 0:
                 answers[at] = _different(vocabulary, codes, width, start, end, used[:0], 0, 0)
                 continue
-            until = as_of - edge[0]
-            answers[at] = _different(vocabulary, codes, width, start, end, used, until - edge[1], until)
+            until = as_of - after
+            answers[at] = _different(vocabulary, codes, width, start, end, used, until - over, until)
             # the newest use is the first; what was used before it, in the window, is not known
             if is_short or (len(used) > 0 and used[1] >= until):
                 are_exact = 0
@@ -469,23 +469,23 @@ def _answer(  # noqa: PLR0917
 ) -> None:
     """Questions.answer, into an array."""
     count = asked[0]
-    edges, texts = asked[1 : 1 + 2 * count].reshape(-1, 2), asked[1 + 2 * count :].reshape(-1, 3)
+    spans, texts = asked[1 : 1 + 2 * count].reshape(-1, 2), asked[1 + 2 * count :].reshape(-1, 3)
     windows = answers[1 : 1 + WINDOW * count].reshape(-1, WINDOW)
     placed_at = np.frombuffer(times, np.int64)
     tiled = np.frombuffer(tiles, np.int64).reshape(-1, _TILE_WORDS)
     held = _first_from(placed_at, as_of, 0, len(placed_at))
     has_dropped = folded > tiled[:, _TILE_ORDERS].sum()
     for at in range(len(windows)):
-        window, after = windows[at], edges[at, 0]
+        window, after = windows[at], spans[at, 0]
         until = as_of - after
-        if at > 0 and edges[at - 1, 0] == after:
+        if at > 0 and spans[at - 1, 0] == after:
             window[:] = windows[at - 1]
             done, end = window[START], window[END]
         else:
             window[:] = 0
             window[SMALLEST] = window[LARGEST] = -1
             done = end = _first_from(placed_at, until, 0, len(placed_at))
-        start = _first_from(placed_at, until - edges[at, 1], 0, done)
+        start = _first_from(placed_at, until - spans[at, 1], 0, done)
         window[START], window[END], window[ORDERS] = start, end, end - start
         if code >= 0:
             if len(amounts) == len(times):
@@ -495,10 +495,10 @@ def _answer(  # noqa: PLR0917
     if folded > 0:
         # last, because a window goes on where the one before it began: with its tiles they would be twice
         for at in range(len(windows)):
-            window, until = windows[at], as_of - edges[at, 0]
+            window, until = windows[at], as_of - spans[at, 0]
             if window[START] == 0:
                 window[IS_CUT] = has_dropped
-                _find_tiles(window, tiled, until - edges[at, 1], until)
+                _find_tiles(window, tiled, until - spans[at, 1], until)
                 _add_tiles(window, tiled, currency)
     answers[0] = 1
     if len(texts) > 0:
@@ -510,7 +510,7 @@ def _answer(  # noqa: PLR0917
             has_dropped,
             np.frombuffer(column_words, np.int64),
             np.frombuffer(column_codes, np.uint8),
-            edges,
+            spans,
             texts,
             windows,
             answers[1 + WINDOW * count :],

@@ -17,7 +17,7 @@ TILED: Final = 16
 
 _TILE = struct.Struct("<9q")
 _TILE_WORDS: Final = 9
-"""First and last order, currency; how many, total, squares (two words), smallest, largest: features.windows
+"""First and last order, currency; how many, total, squares (two words), smallest, largest: features.questions
 reads them too. A tile in several currencies is several of them in a row."""
 TILE_BYTES: Final = _TILE.size
 _BITS: Final = 63
@@ -111,7 +111,7 @@ def merged(tiles: list[Tile], newer: int) -> list[Tile]:
 
 
 class TileView:
-    """A row's tiles as columns, one entry for each tile and currency; features.windows adds them up."""
+    """A row's tiles as columns, one entry for each tile and currency; features.questions adds them up."""
 
     __slots__ = ("counts", "currencies", "firsts", "lasts")
 

@@ -68,13 +68,13 @@ MUTANTS = (
     Mutant(
         "a window begins after its beginning",
         "questions.py",
-        (("until - edges[at, 1], 0, done)", "until - edges[at, 1] + 1, 0, done)"),),
+        (("until - spans[at, 1], 0, done)", "until - spans[at, 1] + 1, 0, done)"),),
         WINDOW,
     ),
     Mutant(
         "a window goes on where one that ends earlier began",
         "questions.py",
-        (("if at > 0 and edges[at - 1, 0] == after:", "if at > 0:"),),
+        (("if at > 0 and spans[at - 1, 0] == after:", "if at > 0:"),),
         TOGETHER,
     ),
     Mutant(

@@ -513,6 +513,14 @@ def test_bytes_that_no_row_has_are_refused_before_they_are_asked(parts: dict[str
         Row.decode(with_parts(**parts), 1)
 
 
+@pytest.mark.parametrize("column", [(b"12345678", b""), (b"1234567887654321", b""), (b"", b"")])
+def test_a_row_without_orders_has_no_column_in_which_they_differ(column: tuple[bytes, bytes]) -> None:
+    data = with_parts(times=b"", amounts=b"", orders=b"", varying={3: column})
+
+    with pytest.raises(RowBytesError, match="restore the row from its changelog"):
+        Row.decode(data, 125)
+
+
 def test_tiles_that_add_up_to_more_than_a_number_are_refused() -> None:
     tile = struct.pack("<9q", 0, 0, 1, 1, 2**63 - 1, 0, 0, 0, 0)
     with pytest.raises(RowBytesError, match="restore"):
@@ -522,6 +530,15 @@ def test_tiles_that_add_up_to_more_than_a_number_are_refused() -> None:
 def test_few_bytes_of_version_1_that_speak_of_billions_of_orders_are_refused() -> None:
     data = struct.pack("<BBHIQq14q", 1, 14, 2**14 - 1, 2**32 - 1, 0, 0, *range(14))
     with pytest.raises(RowBytesError, match="not a row of version 1"):
+        Row.decode(data, 125)
+
+
+@pytest.mark.parametrize(("held", "constant"), [(0, 2**14 - 1), (0, 1), (2, 0)])
+def test_bytes_that_no_row_of_version_1_has_are_refused(held: int, constant: int) -> None:
+    # columns of one value where there is no order, and an amount below 0
+    numbers = 14 * held - constant.bit_count() * (held - 1)
+    data = struct.pack(f"<BBHIQq{numbers}q", 1, 14, constant, held, 0, 0, *range(-3, numbers - 3))
+    with pytest.raises(RowBytesError, match="not a row of version 1; restore the row from its changelog"):
         Row.decode(data, 125)
 
 

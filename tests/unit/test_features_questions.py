@@ -14,7 +14,7 @@ from features.define import days
 from features.events import Order, microseconds
 from features.history import Row
 from features.plan import Plan
-from features.questions import EVER, LAST, Questions, Span, Text, span, squares_of, total_of
+from features.questions import EVER, LAST, NEVER, Questions, Text, span, squares_of, total_of
 from features.remembered import COLUMN_OF, UNKNOWN, fingerprint, numbers_of, told
 from tests.strategies import NOON, an_order, as_json
 
@@ -142,7 +142,7 @@ def test_a_text_nobody_names_is_asked_about_without_an_answer() -> None:
 
     answers = row.as_of(NOON).answer(questions, UNKNOWN, [UNKNOWN] * len(COLUMN_OF))
 
-    assert answers[questions.texts[text]] == Span(None).after - 2**63
+    assert answers[questions.texts[text]] == NEVER
     assert row.as_of(NOON).last_with("country", fingerprint("DE")) is None
     assert row.as_of(NOON).last_with("currency", EUR) == microseconds(NOON - timedelta(hours=1))
 
