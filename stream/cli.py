@@ -81,6 +81,7 @@ contracts_app = typer.Typer(no_args_is_help=True, help="The JSON Schemas of what
 dead_letters_app = typer.Typer(
     no_args_is_help=True, help="What could not be decided: look at it, mend it, send it again."
 )
+rebuild_app = typer.Typer(no_args_is_help=True, help="New rows from old orders, beside the running workers.")
 docs_app = typer.Typer(no_args_is_help=True, help="The reference pages, for those who change fraudstream.")
 app.add_typer(broker_app, name="broker")
 app.add_typer(topics_app, name="topics")
@@ -89,6 +90,7 @@ app.add_typer(contracts_app, name="contracts")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
+app.add_typer(rebuild_app, name="rebuild")
 
 _config: Path | None = None
 
@@ -323,6 +325,42 @@ def topics_repair_offsets(as_json: Json = False) -> None:
             typer.echo(f"{topic} partition {partition}: next offset {offset:,}")
     if not as_json:
         typer.echo(f"group '{settings.group}' goes on from there")
+
+
+@rebuild_app.command("start")
+@_said_plainly
+def rebuild_start(
+    source: Annotated[
+        str, typer.Option("--from", metavar="CHANGELOG", help="The changelog that workers use now.")
+    ],
+    archive: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="An archive, for orders that the topic no longer has."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End when it is where the old one is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the rows anew, into the changelog that these settings name, while workers go on with another.
+
+    Run it with the settings that the workers are to have: FRAUDSTREAM_TOPICS__CHANGELOG, and what made
+    this necessary, such as FRAUDSTREAM_ROW_LIMIT. It ends when a worker opens the new changelog.
+    """
+    from stream.rebuild_cli import follow
+
+    follow(_settings(), source, archive=archive, once=once, as_json=as_json)
+
+
+@rebuild_app.command("confirm")
+@_said_plainly
+def rebuild_confirm(
+    source: Annotated[str, typer.Option("--drop", metavar="CHANGELOG", help="What workers used before.")],
+    as_json: Json = False,
+) -> None:
+    """Delete the changelog that workers used before; refused unless they have gone on with the new one."""
+    from stream.rebuild import drop
+
+    drop(_settings(), source)
+    typer.echo(json.dumps({"deleted": source}) if as_json else f"changelog '{source}' is deleted")
 
 
 # ---------------------------------------------------------------------- orders in, decisions out

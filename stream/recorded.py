@@ -12,7 +12,7 @@ from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
 
-__all__ = ["Recorded", "TopicsRecorded"]
+__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded"]
 
 
 class Recorded(Protocol):
@@ -57,3 +57,32 @@ class TopicsRecorded:
     def close(self) -> None:
         """Close the connection."""
         self._cluster.close()
+
+
+class EarlierThenLater:
+    """What an archive has, and behind its end what the topics have; closes neither."""
+
+    def __init__(self, earlier: Recorded, later: Recorded) -> None:
+        """`later` says how many partitions there are."""
+        self._earlier = earlier
+        self._later = later
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has. Raises TopicError where there is no such topic."""
+        return self._later.partitions(topic)
+
+    def bounds(self, tp: TP) -> tuple[int, int]:
+        """The first offset there is in either, and the end of the later; from the gap on, if there is one."""
+        (first, end), (begin, stable) = self._earlier.bounds(tp), self._later.bounds(tp)
+        return (first if first < end and begin <= end else begin), stable
+
+    def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
+        """Committed records in [start, end), in chunks that are not empty; offsets may leave gaps."""
+        _, until = self._earlier.bounds(tp)
+        if start < until:
+            yield from self._earlier.read(tp, start, min(end, until))
+        if end > until:
+            yield from self._later.read(tp, max(start, until), end)
+
+    def close(self) -> None:
+        """Nothing: what was given is closed by who gave it."""

@@ -97,7 +97,8 @@ def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) ->
                 for record in chunk:
                     if record.key == POSITION_KEY and record.value is not None:
                         with suppress(msgspec.DecodeError):  # what no worker wrote
-                            position = decode_position(record.value, settings.group, logs).inputs
+                            found = decode_position(record.value, settings.group, logs)
+                            position = {} if found.is_partial else found.inputs
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(

@@ -212,6 +212,18 @@ def create(settings: Settings) -> list[str]:
     return made
 
 
+def delete(settings: Settings, topic: str) -> None:
+    """Delete a topic and all its records. Raises TopicError when the cluster refuses to."""
+    admin = _admin(settings)  # which has to live until it has answered
+    (future,) = admin.delete_topics([topic], operation_timeout=ANSWER_WITHIN_S).values()
+    try:
+        future.result()
+    except KafkaException as error:
+        raise TopicError(
+            f"can't delete topic '{topic}': {error.args[0].str()}; this user has to be allowed to delete it"
+        ) from error
+
+
 def _refuse_wrong(states: list[TopicState]) -> None:
     wrong = [f"topic '{state.plan.name}' {what}" for state in states for what in state.wrong]
     if wrong:

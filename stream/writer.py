@@ -45,6 +45,7 @@ from stream.ports import (
 )
 
 __all__ = [
+    "BEING_REBUILT",
     "POSITION_KEY",
     "Limits",
     "Mailbox",
@@ -53,6 +54,7 @@ __all__ = [
     "Writer",
     "decode_position",
     "encode_position",
+    "rebuilds",
 ]
 
 log = logging.getLogger("fraudstream.writer")
@@ -60,6 +62,9 @@ log = logging.getLogger("fraudstream.writer")
 _SAID_AGAIN_S = 5.0
 
 _NO_LOGS: Mapping[str, str] = MappingProxyType({})
+
+BEING_REBUILT = " (being rebuilt)"
+"""What stands behind the group's name in a position of a changelog that is not yet complete."""
 
 POSITION_KEY = b"\0position"
 """The changelog key whose record says up to which inputs the records before it go."""
@@ -139,6 +144,8 @@ class _Position(msgspec.Struct, frozen=True):
     group: str = ""
     logs: dict[str, str] = {}
     watermark: int | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    """The changelog that this one was rebuilt from, where a rebuild wrote it."""
 
 
 class Position(NamedTuple):
@@ -148,6 +155,10 @@ class Position(NamedTuple):
     """The next offset of every input topic."""
     watermark: int | None
     """The greatest `placed_at` of the orders accepted, in microseconds since 1970; None when unknown."""
+    is_rebuilt: bool = False
+    """Whether a rebuild wrote it, and no worker since."""
+    is_partial: bool = False
+    """Whether that rebuild was not yet complete: no worker may go on from here."""
 
 
 def encode_position(
@@ -187,9 +198,10 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
             "run the version that wrote it, or a newer one"
         )
     position = msgspec.json.decode(value, type=_Position)
-    if group and position.group and position.group != group:
+    theirs = position.group.removesuffix(BEING_REBUILT)
+    if group and theirs and theirs != group:
         raise Refused(
-            f"the changelog is that of group '{position.group}' and this worker is of '{group}': a group "
+            f"the changelog is that of group '{theirs}' and this worker is of '{group}': a group "
             "needs topics.changelog, topics.decisions and topics.rejected of its own, or that group's name"
         )
     for topic, counted_in in position.logs.items():
@@ -200,7 +212,17 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
                 "another group and changelog (FRAUDSTREAM_GROUP, FRAUDSTREAM_TOPICS__CHANGELOG), and publish "
                 "the past as history"
             )
-    return Position(position.next, None if position.watermark is UNSET else position.watermark)
+    return Position(
+        position.next,
+        None if position.watermark is UNSET else position.watermark,
+        is_rebuilt=position.source is not UNSET,
+        is_partial=theirs != position.group,
+    )
+
+
+def rebuilds(changelog: str) -> str:
+    """The transactional id under which a changelog is rebuilt; the worker that opens it ends it."""
+    return f"rebuild-{changelog}"
 
 
 class Mailbox:
@@ -426,6 +448,8 @@ class Writer:
         """How far an idle partition was searched for records that were never handed over."""
         self._announced: dict[TP, int] = {}
         """The record that this very process last announced to try alone."""
+        self._made_anew: dict[int, Position] = {}
+        """By partition: the last position in the changelog, where a rebuild wrote it."""
         self._begun_at: dict[TP, int] = {}
         """Where this very process last opened a partition."""
 
@@ -826,6 +850,8 @@ class Writer:
         tps = self._tps([number])
         while True:
             local = self._replay_changelog(number, assignment)
+            if number in self._made_anew:
+                local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
             found = {topic: offset for topic, offset in local.inputs.items() if topic in self._inputs}
             if found == expected:
@@ -835,6 +861,18 @@ class Writer:
             # a coordinator that has just moved may answer from before: ask again, and claim nothing yet
             self._clock.sleep(self._limits.pause_s)
             committed.update(self._stable_offsets(tps, assignment))
+
+    def _take_over(self, number: int, assignment: Assignment) -> LocalPosition:
+        """End the rebuild that made the rows, which might still go on, and read what it did until then."""
+        self._cluster.producer(rebuilds(self._changelog)).close()
+        local = self._replay_changelog(number, assignment)
+        if self._made_anew[number].is_partial:
+            raise Refused(
+                f"changelog '{self._changelog}' is being rebuilt and not complete: run 'fraudstream rebuild' "
+                "until it says so, or start the worker with the changelog that was used before "
+                "(FRAUDSTREAM_TOPICS__CHANGELOG)"
+            )
+        return local
 
     def _claim(
         self,
@@ -861,6 +899,8 @@ class Writer:
                     again = self._begun_at.get((topic, number)) == before.offset
                     opens = max(opens, owner.opens + (0 if again else 1))
                     tries[topic] = owner.tries
+            if number in self._made_anew:
+                started[number] = inputs  # ours from here on: no rebuild goes on with it
             # the second open in vain
             care = _Care(attempt=1 if opens >= 2 else 0, tries=tries)
             partition = partitions[number] = _Partition(number, inputs, local.log, care, local.watermark)
@@ -874,13 +914,14 @@ class Writer:
         self._check_current(assignment)
         producer.begin()
         for number, inputs in started.items():
-            # only where an input is new: elsewhere it would hide a changelog that fell behind
+            # only where an input or the changelog is new: elsewhere it would hide one that fell behind
             value = encode_position(inputs, self._group, self._logs, partitions[number].watermark)
             producer.produce(Produce(self._changelog, number, POSITION_KEY, value))
         producer.send_offsets(claim, assignment)
         delivered = producer.flush()
         producer.commit()
         self._begun_at |= {tp: words.offset for tp, words in claim.items()}
+        self._made_anew = {}
         for number, inputs in started.items():
             after, partition = delivered[self._changelog, number] + 1, partitions[number]
             self._store.write(
@@ -946,7 +987,7 @@ class Writer:
         for record in chunk:
             if record.key == POSITION_KEY and record.value is not None:
                 try:
-                    inputs, watermark = decode_position(record.value, self._group, self._logs)
+                    position = decode_position(record.value, self._group, self._logs)
                 except msgspec.DecodeError:
                     # the offsets must agree with the last that one of ours left
                     log.error(  # noqa: TRY400 (its traceback says nothing more)
@@ -954,6 +995,11 @@ class Writer:
                         "write to the changelog",
                         *(self._changelog, number, record.offset),
                     )
+                else:
+                    inputs, watermark = position.inputs, position.watermark
+                    self._made_anew.pop(number, None)
+                    if position.is_rebuilt:
+                        self._made_anew[number] = position
             elif record.key is not None:
                 rows[record.key] = record.value
         replayed = LocalPosition(inputs, chunk[-1].offset + 1, local.log, self._clock.wall(), watermark)

@@ -485,8 +485,8 @@ words = Owner(
         "watermark not restored",
         (
             (
-                "inputs, watermark = decode_position(record.value, self._group, self._logs)",
-                "inputs, _ = decode_position(record.value, self._group, self._logs)",
+                "inputs, watermark = position.inputs, position.watermark",
+                "inputs = position.inputs",
             ),
         ),
     ),

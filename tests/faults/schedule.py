@@ -783,7 +783,7 @@ class Schedule:
         restored_watermark: int | None = None
         for record in world.log((CHANGELOG, number)).visible():
             if record.key == self.core.POSITION_KEY:
-                position, restored_watermark = self.core.decode_position(record.value)
+                position, restored_watermark, *_ = self.core.decode_position(record.value)
             elif record.value is None:
                 restored.pop(record.key, None)  # type: ignore[arg-type]
             else:
