@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     decline_at: Share | None = None
     """Score from which an order is declined; the model's own suggestion when absent."""
     row_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
-    """How many orders of a customer are remembered exactly; older ones are dropped. A full row of
+    """How many orders of a customer are remembered exactly; older ones are counted in tiles. A full row of
     10,000 orders has about 1 MB, half of what the changelog takes in one record."""
     forget_after_days: Annotated[int, Field(ge=0, le=36_500)] = 730
     """After so many days without an event a customer is forgotten, counted in event time; 0 never. At least
