@@ -71,6 +71,10 @@ broker-kills: $(READY) ## Kill brokers under load, the only one and then of thre
 	$(PY) tests/faults/broker_kills.py --nodes 1 --record $(ARGS)
 	$(PY) tests/faults/broker_kills.py --nodes 3 --record $(ARGS)
 
+.PHONY: rerun
+rerun: $(READY) ## Decide the same raw orders by other workers and in other partitions, and count what differs (2 min).
+	$(PY) tests/faults/rerun.py --record $(ARGS)
+
 .PHONY: rebuild-kills
 rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what it makes against the old ones (5 min).
 	$(PY) tests/faults/rebuild_kills.py --record $(ARGS)
