@@ -203,6 +203,8 @@ class Found:
     """Values that differ with short rows."""
     beyond: Counter[str] = field(default_factory=Counter)
     """Of them, those further off than is promised."""
+    of_none: Counter[str] = field(default_factory=Counter)
+    """Of those that differ, how many should be 0, which nothing is a share of."""
     errors: Counter[str] = field(default_factory=Counter)
     """The sum of what they were off, as a share of what they should be."""
     largest: dict[str, float] = field(default_factory=dict)
@@ -210,7 +212,7 @@ class Found:
     def add(self, other: "Found") -> None:
         for name in ("orders", "facts", "values", "bounded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("unlike", "off", "beyond", "errors"):
+        for name in ("unlike", "off", "beyond", "of_none", "errors"):
             getattr(self, name).update(getattr(other, name))
         for name, error in other.largest.items():
             self.largest[name] = max(error, self.largest.get(name, 0.0))
@@ -269,10 +271,13 @@ def compare(customers: Sequence[str], names: Sequence[str]) -> Found:
                     continue
                 assert value is not None and wanted is not None  # noqa: PT018 (counts and sums)
                 below, above = bound_of(feature, scene)
-                error = abs(value - wanted) / wanted if wanted else float("inf")
                 found.off[feature.name] += 1
-                found.errors[feature.name] += error
-                found.largest[feature.name] = max(error, found.largest.get(feature.name, 0.0))
+                if wanted:
+                    error = abs(value - wanted) / wanted
+                    found.errors[feature.name] += error
+                    found.largest[feature.name] = max(error, found.largest.get(feature.name, 0.0))
+                else:
+                    found.of_none[feature.name] += 1
                 # the last bits of a sum of floats are not what is promised
                 if LOOKED_AT[0].is_in_time and not -below - 1e-6 <= value - wanted <= above + 1e-6:
                     found.beyond[feature.name] += 1
@@ -312,6 +317,7 @@ def run(data: Orders, processes: int) -> tuple[dict[str, Cell], list[str]]:
         f"counts and sums with rows of {SHORT}": found.bounded,
         "of them not exact": off,
         "of them beyond the bound": sum(found.beyond.values()) if data.is_in_time else None,
+        "of them where 0 is right": sum(found.of_none.values()),
         "mean error of all (%)": 100 * sum(found.errors.values()) / max(1, found.bounded),
         "mean error of those not exact (%)": 100 * sum(found.errors.values()) / max(1, off),
         "largest error (%)": 100 * max(found.largest.values(), default=0.0),
