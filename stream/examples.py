@@ -44,6 +44,16 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream features explain o-4711 --feature amount_mean_30d --most 20 --json",
             "fraudstream features explain --order order.json --group velocity",
         ),
+        "archive run": (
+            "fraudstream archive run",
+            "fraudstream archive run --at s3://bucket/shop --follow --every 300",
+            "fraudstream archive run --topic orders --topic decisions --json",
+        ),
+        "archive verify": (
+            "fraudstream archive verify",
+            "fraudstream archive verify --at s3://bucket/shop --against-topics",
+        ),
+        "archive status": ("fraudstream archive status", "fraudstream archive status --offline --json"),
         "demo": ("fraudstream demo", "fraudstream demo --once"),
         "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
         "simulate live": ("fraudstream simulate live --rate 50",),

@@ -1,0 +1,251 @@
+"""The command `fraudstream archive`: past topics as Parquet files, and whether they are complete."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from stream.archive import Archived
+    from stream.archive_place import Place
+    from stream.settings import Settings
+
+__all__ = ["archive_app"]
+
+archive_app = typer.Typer(
+    no_args_is_help=True, help="Past topics as a data set of Parquet files, each record in it exactly once."
+)
+
+At = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|ADDRESS",
+        help="Where the archive lies, such as s3://bucket/shop [default: archive in the setting home].",
+    ),
+]
+Topic = Annotated[
+    list[str] | None, typer.Option(metavar="TOPIC", help="Only this topic; may be given more than once.")
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
+
+
+def _plainly(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        from stream.cli import _said_plainly  # the commands' module imports this one
+
+        _said_plainly(command)(*arguments, **options)
+
+    return run
+
+
+def _settings(asked: typer.Context) -> "Settings":
+    from stream.settings import load_settings
+
+    return load_settings(asked.find_root().params.get("config"))
+
+
+def _place(settings: "Settings", at: str | None) -> "Place":
+    from stream.archive_place import Place
+
+    return Place(str(settings.home / "archive") if at is None else at)
+
+
+def _topics(settings: "Settings", asked: list[str] | None, there: frozenset[str]) -> list[str]:
+    """The topics that are meant, of those there are."""
+    from stream.archive import archived_topics
+    from stream.archive_place import ArchiveError
+
+    if not asked:
+        return [topic for topic in archived_topics(settings) if topic in there]
+    for topic in asked:
+        if topic not in there:
+            raise ArchiveError(f"there is no topic '{topic}'; see them: fraudstream topics describe")
+    return asked
+
+
+@archive_app.command("run")
+@_plainly
+def archive_run(  # noqa: PLR0917 (typer gives them by name)
+    asked: typer.Context,
+    at: At = None,
+    topic: Topic = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--once", help="Go on until stopped, or to the ends as of now.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=86_400, help="With --follow, how often.")
+    ] = 60.0,
+    commit_records: Annotated[
+        int, typer.Option(metavar="RECORDS", min=1, max=10_000_000, help="Records in one commit, about.")
+    ] = 250_000,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="Go on without records that the topics have lost.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Archive what the topics have gained since the last run; killed, the next run goes on.
+
+    Ctrl-C or SIGTERM ends it when what was read is archived.
+    """
+    from stream.archive import ArchivableTopics, Archive, Limits
+
+    settings = _settings(asked)
+    stopped = _Stopped()
+    source = ArchivableTopics(settings)
+    try:
+        topics = _topics(settings, topic, source.topics())
+        with Archive(_place(settings, at), Limits(records=commit_records)) as archive:
+            while True:
+                done = archive.append(
+                    source, topics, accept_gap=accept_gap, stopping=stopped, told=_Progress()
+                )
+                done.compacted = archive.compact(stopping=stopped)
+                if done.records or done.compacted or not follow:
+                    _sum_up(done, archive.place, as_json=as_json)
+                if not follow or stopped.wait(every):
+                    return
+    finally:
+        source.close()
+
+
+class _Stopped:
+    """Whether somebody asked to end it: once politely, a second time at once."""
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: object) -> None:
+        self._is_asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def __call__(self) -> bool:
+        return self._is_asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until asked to end."""
+        until = time.monotonic() + seconds
+        while not self._is_asked and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        return self._is_asked
+
+
+class _Progress:
+    """A line on stderr, every few seconds."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+
+    def __call__(self, done: "Archived") -> None:
+        now = time.monotonic()
+        if now < self._told_at + 2:
+            return
+        self._told_at = now
+        rate = done.records / max(done.seconds, 1e-9)
+        left = max(0, done.expected - done.records) / max(rate, 1e-9)
+        typer.echo(
+            f"fraudstream: archived {done.records:,} of about {done.expected:,} records, {rate:,.0f}/s, "
+            f"about {left:,.0f} s left",
+            err=True,
+        )
+
+
+def _sum_up(done: "Archived", place: "Place", *, as_json: bool) -> None:
+    if as_json:
+        shown = {
+            "archive": str(place),
+            "records": done.records,
+            "by_topic": done.by_topic,
+            "files": done.files,
+            "bytes": done.bytes,
+            "compacted": done.compacted,
+            "seconds": round(done.seconds, 3),
+            "stopped": done.was_stopped,
+            "recovered": done.recovered,
+        }
+        typer.echo(json.dumps(shown))
+        sys.stdout.flush()
+        return
+    before = f"{done.recovered}; " if done.recovered else ""
+    stopped = ", stopped before the end: run it again" if done.was_stopped else ""
+    if not done.records:
+        typer.echo(f"{before}nothing new to archive in {place}{stopped}")
+        return
+    rate = done.records / max(done.seconds, 1e-9)
+    typer.echo(
+        f"{before}archived {done.records:,} records in {done.seconds:.1f} s ({rate:,.0f}/s) in "
+        f"{done.files:,} files of {done.bytes:,} bytes to {place}{stopped}"
+    )
+
+
+@archive_app.command("verify")
+@_plainly
+def archive_verify(
+    asked: typer.Context,
+    at: At = None,
+    against_topics: Annotated[
+        bool, typer.Option("--against-topics", help="Compare each record with what the topics still have.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that the archive is whole and has every record once; exit code 1 with each difference on a line.
+
+    Against topics: that they are the ones that were archived, and how many records are not archived yet.
+    """
+    from stream.archive import ArchivableTopics
+    from stream.archive_verify import verify
+
+    settings = _settings(asked)
+    place = _place(settings, at)
+    source = ArchivableTopics(settings) if against_topics else None
+    try:
+        found = verify(place, source)
+    finally:
+        if source is not None:
+            source.close()
+    if as_json:
+        typer.echo(json.dumps({"archive": str(place), **found.as_json()}))
+    else:
+        for difference in found.differences:
+            typer.echo(difference)
+        for note in found.notes:
+            typer.echo(f"fraudstream: {note}", err=True)
+        typer.echo(found.shown(str(place)))
+    if found.differences:
+        raise typer.Exit(1)
+
+
+@archive_app.command("status")
+@_plainly
+def archive_status(
+    asked: typer.Context,
+    at: At = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Don't ask the topics how far they are ahead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the archive holds of each topic, and how far it is behind."""
+    from stream.archive import ArchivableTopics
+    from stream.archive_verify import holdings
+
+    settings = _settings(asked)
+    place = _place(settings, at)
+    source = None if offline else ArchivableTopics(settings)
+    try:
+        held = holdings(place, source)
+    finally:
+        if source is not None:
+            source.close()
+    for each in held:
+        if as_json:
+            typer.echo(json.dumps(each.as_json()))
+        else:
+            typer.echo(each.shown())
