@@ -11,17 +11,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 import msgspec
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from stream.archive_files import SCHEMA_VERSION, chained, digests_of, divided, file_of, table_of
+from stream.archive_files import (
+    SCHEMA_VERSION,
+    chained,
+    digests_in,
+    digests_of,
+    divided,
+    erased,
+    file_of,
+    records_in,
+    table_of,
+)
 from stream.archive_manifest import (
+    Erasure,
     FileEntry,
+    Forgotten,
     Gap,
     Manifest,
     PartitionEntry,
@@ -31,7 +45,7 @@ from stream.archive_manifest import (
     store,
 )
 from stream.archive_place import ArchiveError, Place
-from stream.archive_reading import merged, records_of, table_in
+from stream.archive_reading import merged, table_in
 from stream.ports import TP, Record, Unreachable
 from stream.recorded import Recorded, TopicsRecorded
 from stream.settings import Settings
@@ -45,6 +59,7 @@ __all__ = [
     "Archived",
     "Limits",
     "archived_topics",
+    "filed",
     "opened",
 ]
 
@@ -232,7 +247,8 @@ class Archive:
         self.place.sweep_aside()
         pending = self.manifest.pending
         if pending is not None:
-            if all(self._is_whole(file) for file in pending.writes):
+            # an import is whole once the manifest names it, whatever there is of its files
+            if pending.what != "import" and all(self._is_whole(file) for file in pending.writes):
                 self._apply(pending)
                 self.recovered = f"finished the {pending.what} of a run that was ended"
             else:
@@ -241,9 +257,12 @@ class Archive:
         named = {file.path for file in self.manifest.files}
         unnamed = [path for path in self.place.sizes(DATA) if path not in named]
         if pending is not None:
-            self._save()
+            self.save()
         self.place.delete(unnamed)
         self.manifest.obsolete = []
+        if self.manifest.is_erasing:
+            self._erase_rows()
+            self.recovered += f"{'; ' if self.recovered else ''}finished an erasure that was ended"
 
     def _is_whole(self, file: FileEntry) -> bool:
         try:
@@ -251,17 +270,30 @@ class Archive:
         except FileNotFoundError:
             return False
 
-    def _commit(self, pending: Pending, contents: Mapping[str, bytes]) -> None:
+    def commit(self, pending: Pending, contents: Mapping[str, bytes]) -> None:
         """Make all of it part of the archive, or nothing."""
         if contents:
             self.manifest.pending = pending
-            self._save()
+            self.save()
             self.place.write(contents)
         self._apply(pending)
-        self._save()
+        self.save()
         self.place.delete(self.manifest.obsolete)
 
-    def _save(self) -> None:
+    def write_ahead(self, pending: Pending, contents: Mapping[str, bytes]) -> None:
+        """Write files that become part of the archive when `pending` is committed, or are undone."""
+        self.manifest.pending = pending
+        self.save()
+        self.place.write(contents)
+
+    def undo(self) -> None:
+        """Delete what was written ahead."""
+        pending, self.manifest.pending = self.manifest.pending, None
+        if pending is not None:
+            self.save()
+            self.place.delete(file.path for file in pending.writes)
+
+    def save(self) -> None:
         """Replace the manifest where it says anything new."""
         if (said := msgspec.json.encode(self.manifest)) != self._stored:
             store(self.place, self.manifest)
@@ -297,14 +329,14 @@ class Archive:
         self.recovered = ""
         ranges = self._ranges(source, sorted(set(topics)), accept_gap=accept_gap)
         done.expected = sum(end - start for _, start, end in ranges)
-        building = _Building(self.manifest)
+        building, is_erased = _Building(self.manifest), self.is_erased
         for tp, start, end in ranges:
             held: list[Record] = []
             for chunk in source.read(tp, start, end):
                 held += chunk
                 if len(held) < _AT_ONCE and not stopping():
                     continue
-                building.add(tp, held, self._is_erased)
+                building.add(tp, held, is_erased)
                 held = []
                 if stopping():
                     break
@@ -314,13 +346,13 @@ class Archive:
             if stopping():
                 done.was_stopped = True
                 break
-            building.add(tp, held, self._is_erased)
+            building.add(tp, held, is_erased)
             building.reached(tp, end)
             if building.records >= self.limits.records or building.bytes >= self.limits.bytes:
                 self._settle(building, done, began, told)
                 building = _Building(self.manifest)
         self._settle(building, done, began, told)
-        self._save()
+        self.save()
         done.seconds = time.monotonic() - began
         return done
 
@@ -330,10 +362,10 @@ class Archive:
             return
         contents: dict[str, bytes] = {}
         for (topic, partition, day, country), tables in building.tables.items():
-            entry, content = filed(tables, topic, day, country, partition)
+            entry, content = filed(tables, topic, (day, country), partition)
             pending.writes.append(entry)
             contents[entry.path] = content
-        self._commit(pending, contents)
+        self.commit(pending, contents)
         done.commits += 1
         done.records += building.records
         done.files += len(contents)
@@ -358,16 +390,16 @@ class Archive:
                 if stopping():
                     break
                 tables = [table_in(self.place, file) for file in run]
-                entry, content = filed(tables, topic, day, country, partition)
+                entry, content = filed(tables, topic, (day, country), partition)
                 pending.writes.append(entry)
                 pending.replaces += [file.path for file in run]
                 contents[entry.path] = content
                 compacted += len(run)
                 if sum(map(len, contents.values())) >= self.limits.compacted_bytes:
-                    self._commit(pending, contents)
+                    self.commit(pending, contents)
                     pending, contents = Pending("compact"), {}
         if contents:
-            self._commit(pending, contents)
+            self.commit(pending, contents)
         return compacted
 
     def _small(self, files: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
@@ -387,9 +419,115 @@ class Archive:
         if len(run) > 1:
             yield run
 
+    # ------------------------------------------------------------------ what is no longer kept
+
+    def forget(self, topic: str, before: date) -> int:
+        """Delete the days of a topic before this one, and say how many records they had.
+
+        Later runs go on as before: what was forgotten does not come back. Raises ArchiveError.
+        """
+        manifest, day = self.manifest, before.isoformat()
+        if (known := manifest.topics.get(topic)) is None and not any(
+            each.topic == topic for each in manifest.imports
+        ):
+            raise ArchiveError(
+                f"the archive {self.place} has no topic '{topic}'; see fraudstream archive status"
+            )
+        gone = [file for file in manifest.files if file.topic == topic and file.day < day]
+        if not gone:
+            return 0
+        pending = Pending("forget", replaces=[file.path for file in gone])
+        files = [file for file in manifest.files if file.topic == topic and file.day >= day]
+        through: dict[int, int] = {}
+        for partition, entry in () if known is None else known.partitions.items():
+            through[partition] = entry.next
+            if any(file.partition == partition and file.import_id is None for file in gone):
+                kept = [file for file in files if file.partition == partition and file.import_id is None]
+                pending.partitions.setdefault(topic, {})[partition] = self._counted(topic, kept, entry)
+        for imported in manifest.imports:
+            if any(file.import_id == imported.id for file in gone):
+                kept = [file for file in files if file.import_id == imported.id]
+                imported.rows = self._counted(topic, kept, imported.rows)
+        records = sum(file.rows for file in gone)
+        manifest.forgotten.append(Forgotten(topic, day, through, records, _now()))
+        self.commit(pending, {})
+        return records
+
+    def _counted(self, topic: str, files: Sequence[FileEntry], before: PartitionEntry) -> PartitionEntry:
+        """What is left of a partition in these files."""
+        entry = PartitionEntry(next=before.next, first=before.next)
+        for table in merged(self.place, files):
+            if not entry.count:
+                entry.first = table.column("offset")[0].as_py()
+            entry.count += len(table)
+            entry.digest = chained(bytes.fromhex(entry.digest), digests_in(topic, table)).hex()
+        return entry
+
+    def erase(self, customers: Iterable[str], why: str) -> int:
+        """Leave nothing of these customers' records but where they stood; says of how many records.
+
+        Runs from now on erase what they bring of these customers before it is written. Imports too.
+        """
+        manifest = self.manifest
+        hashes = {self._hash(customer.encode()) for customer in customers}
+        manifest.erasures.append(Erasure(why, _now(), len(hashes)))
+        manifest.erased = sorted(hashes.union(manifest.erased))
+        manifest.is_erasing = True
+        self.save()
+        return self._erase_rows()
+
+    def _erase_rows(self) -> int:
+        is_erased = self.is_erased
+        rows = 0
+        pending, contents = Pending("erase"), dict[str, bytes]()
+        for file in list(self.manifest.files):
+            table = table_in(self.place, file)
+            records = records_in(file.topic, table, with_erased=True)
+            customers: list[str | None] = table.column("customer_id").to_pylist()
+            marks = [
+                is_erased is not None and is_erased(record, customer)
+                for record, customer in zip(records, customers, strict=True)
+            ]
+            if not any(marks):
+                continue
+            rows += sum(marks)
+            entry, content = revised(file, erased(table, marks, digests_in(file.topic, table)))
+            pending.writes.append(entry)
+            pending.replaces.append(file.path)
+            contents[entry.path] = content
+            if sum(map(len, contents.values())) >= self.limits.compacted_bytes:
+                self.commit(pending, contents)
+                pending, contents = Pending("erase"), {}
+        self.commit(pending, contents)
+        self.manifest.is_erasing = False  # not before: the commit may be undone
+        self.save()
+        return rows
+
     @property
-    def _is_erased(self) -> Callable[[Record, str | None], bool] | None:
-        return None
+    def is_erased(self) -> Callable[[Record, str | None], bool] | None:
+        """Whether a record is of a customer who was erased; None while nobody was.
+
+        It is one of theirs where it names them or has them as its key, as every topic of orders has.
+        """
+        if not self.manifest.erased:
+            return None
+        hashes = frozenset(self.manifest.erased)
+
+        @lru_cache(100_000)
+        def is_one(customer: bytes) -> bool:
+            return self._hash(customer) in hashes
+
+        def is_erased(record: Record, customer: str | None) -> bool:
+            return (record.key is not None and is_one(record.key)) or (
+                customer is not None and is_one(customer.encode())
+            )
+
+        return is_erased
+
+    def _hash(self, customer: bytes) -> str:
+        return hashlib.blake2b(customer, digest_size=20, key=bytes.fromhex(self.manifest.salt)).hexdigest()
+
+    # ------------------------------------------------------------------ what may be archived
 
     def _ranges(
         self, source: ArchiveSource, topics: Sequence[str], *, accept_gap: bool
@@ -458,15 +596,20 @@ class Archive:
 
 
 def filed(
-    tables: Sequence[Any], topic: str, day: str, country: str, partition: int, *, revision: int = 0
+    tables: Sequence[Any],
+    topic: str,
+    home: tuple[str, str],
+    partition: int,
+    import_id: str | None = None,
 ) -> tuple[FileEntry, bytes]:
     """Rows of one partition, day and country as a file, and what the manifest says of it."""
     content = file_of(tables)
+    day, country = home
     first = tables[0].column("offset")[0].as_py()
     last = tables[-1].column("offset")[-1].as_py()
-    revised = f".r{revision}" if revision else ""
+    of = str(partition) if import_id is None else f"import-{import_id}"
     entry = FileEntry(
-        path=f"{DATA}/topic={topic}/day={day}/country={country}/{partition}-{first}-{last}{revised}.parquet",
+        path=f"{DATA}/topic={topic}/day={day}/country={country}/{of}-{first}-{last}.parquet",
         topic=topic,
         day=day,
         country=country,
@@ -474,6 +617,20 @@ def filed(
         first=first,
         last=last,
         rows=sum(map(len, tables)),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        import_id=import_id,
+    )
+    return entry, content
+
+
+def revised(file: FileEntry, table: Any) -> tuple[FileEntry, bytes]:
+    """The file with other rows in it, under another name: until it is whole, the one before is."""
+    content = file_of([table])
+    name, _, revision = file.path.removesuffix(".parquet").partition(".r")
+    entry = msgspec.structs.replace(
+        file,
+        path=f"{name}.r{int(revision or 0) + 1}.parquet",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -506,9 +663,31 @@ class ArchiveRecorded:
 
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """Records in [start, end), in chunks that are not empty; erased ones are gaps."""
-        for table in merged(self._place, lambda: self._files(tp), start, end):
-            if records := records_of(tp[0], table):
+        self._topic(tp[0])
+        files = [
+            file
+            for file in self._manifest.files
+            if (file.topic, file.partition) == tp and file.import_id is None
+        ]
+        for table in merged(self._place, files, start, end):
+            if records := records_in(tp[0], table):
                 yield records
+
+    def imports(self, tp: TP) -> Iterator[Sequence[Record]]:
+        """What was imported for a partition, in chunks that are not empty; it comes before what was recorded.
+
+        Imports in the order they were made in, each in the order of its file. An offset is the row's number
+        in its import, and the timestamp is unknown: no broker has seen it.
+        """
+        topic, partition = tp
+        for imported in self._manifest.imports:
+            if imported.topic != topic:
+                continue
+            files = [file for file in self._manifest.files if file.import_id == imported.id]
+            for table in merged(self._place, files):
+                rows = table.filter(pc.equal(table.column("partition"), partition))
+                if records := records_in(topic, rows):
+                    yield records
 
     def close(self) -> None:
         """Nothing is kept open between two reads."""
@@ -518,11 +697,3 @@ class ArchiveRecorded:
             there = ", ".join(sorted(self._manifest.topics)) or "none"
             raise TopicError(f"the archive {self._place} has no topic '{topic}'; it has {there}")
         return found
-
-    def _files(self, tp: TP) -> list[FileEntry]:
-        self._topic(tp[0])
-        return [
-            file
-            for file in self._manifest.files
-            if (file.topic, file.partition) == tp and file.import_id is None
-        ]

@@ -5,7 +5,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -249,3 +251,132 @@ def archive_status(
             typer.echo(json.dumps(each.as_json()))
         else:
             typer.echo(each.shown())
+
+
+# ---------------------------------------------------------------------- what comes in, and what goes
+
+
+@archive_app.command("import")
+@_plainly
+def archive_import(  # noqa: PLR0917 (typer gives them by name)
+    asked: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, also in gzip or zip.")
+    ],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", metavar="TOML", help="What its columns mean; without it they are our contract's."
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="orders|events|outcomes", help="What JSON of our contract holds.")
+    ] = None,
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a database extract in without Kafka, all of it or nothing; 1 when a row was refused.
+
+    Rows are mapped and refused as by 'fraudstream publish'; a file that was imported is not imported twice.
+    """
+    if kind not in {None, "orders", "events", "outcomes"}:
+        raise typer.BadParameter(f"'{kind}' is none of orders, events, outcomes", param_hint="--kind")
+    from stream.archive import Archive
+    from stream.archive_import import import_file
+    from stream.publish_cli import Asked, opened_plan
+
+    settings = _settings(asked)
+    stopped = _Stopped()
+    told = 0
+
+    def refused(row: object) -> None:
+        nonlocal told
+        told += 1
+        if told <= _TOLD:
+            typer.echo(f"fraudstream: refused {row}", err=True)
+
+    wanted = Asked(file, mapping=mapping, kind=kind, history=True)  # type: ignore[arg-type]
+    with opened_plan(settings, wanted) as (source, plan), Archive(_place(settings, at)) as archive:
+        done = import_file(archive, settings, source, plan, refused=refused, stopping=stopped)
+    if as_json:
+        shown = {
+            "id": done.id,
+            "topic": done.topic,
+            "records": done.records,
+            "refused": done.refused,
+            "left_out": done.left_out,
+            "already_imported": done.is_repeat,
+            "stopped": done.was_stopped,
+        }
+        typer.echo(json.dumps(shown))
+    elif done.was_stopped:
+        typer.echo("stopped: nothing of the file is in the archive; import it again")
+    else:
+        said = "was imported before" if done.is_repeat else "imported"
+        typer.echo(
+            f"{said}: {done.records:,} records of '{done.topic}' as {done.id}; refused {done.refused:,} rows "
+            f"and left out {done.left_out:,}"
+        )
+    if done.refused or done.was_stopped:
+        raise typer.Exit(1)
+
+
+_TOLD = 20
+"""Refusals that are told one by one; 'fraudstream publish --dry-run' tells them all."""
+
+
+@archive_app.command("forget")
+@_plainly
+def archive_forget(
+    asked: typer.Context,
+    topic: Annotated[str, typer.Option(metavar="TOPIC", help="Of this topic.")],
+    before: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The first day, in UTC, that is kept.")],
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Delete the days of a topic before one: retention."""
+    from stream.archive import Archive
+
+    try:
+        day = date.fromisoformat(before)
+    except ValueError:
+        raise typer.BadParameter(f"'{before}' is no day; write 2026-01-31", param_hint="--before") from None
+    settings = _settings(asked)
+    with Archive(_place(settings, at)) as archive:
+        count = archive.forget(topic, day)
+    if as_json:
+        typer.echo(json.dumps({"topic": topic, "before": before, "records": count}))
+    else:
+        typer.echo(f"forgot {count:,} records of '{topic}' before {before}")
+
+
+@archive_app.command("erase")
+@_plainly
+def archive_erase(
+    asked: typer.Context,
+    customers: Annotated[Path, typer.Option(metavar="FILE", help="Their customer ids, one a line.")],
+    why: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the manifest.")],
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Leave nothing of some customers' records but where they stood; what comes later of them is erased too.
+
+    A guest is erased by the order's id.
+    """
+    from stream.archive import Archive
+    from stream.archive_place import ArchiveError
+
+    try:
+        lines = customers.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ArchiveError(f"{customers} is not UTF-8; save it as UTF-8, one customer id a line") from error
+    named = sorted({line.strip() for line in lines} - {""})
+    if not named:
+        raise ArchiveError(f"{customers} names nobody; write one customer id a line")
+    settings = _settings(asked)
+    with Archive(_place(settings, at)) as archive:
+        count = archive.erase(named, why)
+    if as_json:
+        typer.echo(json.dumps({"customers": len(named), "records": count}))
+    else:
+        typer.echo(f"erased {count:,} records of {len(named):,} customers; the topics may still have them")

@@ -91,12 +91,13 @@ class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Forgotten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Days before one that were deleted; of a partition, records before the offset `through`."""
+    """Days before one that were deleted; records of a partition from the offset `through` on came later."""
 
     topic: str
     before: str
     through: dict[int, int]
     records: int
+    """How many, imported ones included."""
     at: str
 
 
@@ -108,17 +109,18 @@ class Erasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     customers: int
 
 
-class Imported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Imported(msgspec.Struct, forbid_unknown_fields=True):
     """A file that was brought in without Kafka."""
 
     id: str
-    file: str
+    """What two imports share only if they are of the same rows, mapped the same way."""
     topic: str
-    rows: int
-    """Rows that became records."""
+    file: str
+    rows: PartitionEntry
+    """Its records, numbered from 0 in the order of the file."""
+    partitions: int
     refused: int
     left_out: int
-    digest: str
     at: str
 
 
@@ -139,6 +141,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     """What the hashes of erased customers are made with."""
     erased: list[str] = msgspec.field(default_factory=list)
     """The hashes of erased customers."""
+    is_erasing: bool = False
+    """Whether files may still have rows of erased customers."""
     erasures: list[Erasure] = msgspec.field(default_factory=list)
     imports: list[Imported] = msgspec.field(default_factory=list)
 

@@ -1,25 +1,23 @@
 """Rows of a partition in the order of their offsets, out of files by day and country."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from stream.archive_files import ROWS_A_GROUP, SCHEMA, as_current, records_in
+from stream.archive_files import ROWS_A_GROUP, SCHEMA, as_current
 from stream.archive_manifest import FileEntry
 from stream.archive_place import ArchiveError, Place
 
-__all__ = ["NEEDED", "merged", "records_of", "table_in"]
+__all__ = ["NEEDED", "merged", "table_in"]
 
 NEEDED: Final = ("partition", "offset", "appended_at", "key", "value", "headers", "erased", "digest")
 """The columns that make a record."""
 _ROWS_AHEAD: Final = 65_536
 """Files are opened ahead as long as fewer rows are in memory."""
-
-records_of = records_in
 
 
 def table_in(place: Place, file: FileEntry) -> pa.Table:
@@ -39,12 +37,12 @@ def _damaged(place: Place, file: FileEntry, error: Exception) -> ArchiveError:
 
 
 def merged(
-    place: Place, files: Callable[[], Sequence[FileEntry]], start: int, end: int
+    place: Place, files: Sequence[FileEntry], start: int = 0, end: int = 2**63 - 1
 ) -> Iterator[pa.Table]:
     """The rows with offsets in [start, end) in their order, of files whose own rows are in it."""
     waiting = deque(
         sorted(
-            (file for file in files() if file.last >= start and file.first < end),
+            (file for file in files if file.last >= start and file.first < end),
             key=lambda file: (file.first, file.last),
         )
     )

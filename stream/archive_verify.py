@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from stream.archive import DATA, ArchiveSource, opened
 from stream.archive_files import NO_RECORDS, chained, day_of, digests_in, digests_of
-from stream.archive_manifest import Manifest
+from stream.archive_manifest import Imported, Manifest
 from stream.archive_place import ArchiveError, Place
 from stream.archive_reading import merged
 from stream.ports import TP
@@ -76,7 +76,9 @@ def verify(place: Place, source: ArchiveSource | None = None) -> Verified:
                 )
                 its_source = None
         for partition in entry.partitions:
-            _Partition(place, manifest, (topic, partition), found).look(its_source)
+            _Line(place, manifest, (topic, partition), found).look(its_source)
+    for imported in manifest.imports:
+        _Line(place, manifest, imported, found).look(None)
     found.seconds = time.monotonic() - began
     return found
 
@@ -115,14 +117,22 @@ _Row = tuple[int, bytes, int]
 """An offset, the record's digest, and when it was appended."""
 
 
-class _Partition:
-    """One partition: its rows against the manifest, and against its topic."""
+class _Line:
+    """One partition or import: its rows against the manifest, and against its topic."""
 
-    def __init__(self, place: Place, manifest: Manifest, tp: TP, found: Verified) -> None:
-        self._place, self._manifest, self._tp, self._found = place, manifest, tp, found
-        self._state = manifest.topics[tp[0]].partitions[tp[1]]
+    def __init__(self, place: Place, manifest: Manifest, line: TP | Imported, found: Verified) -> None:
+        self._place, self._manifest, self._found = place, manifest, found
+        if isinstance(line, Imported):
+            self._topic, self._partition = line.topic, -1
+            self._said, self._state, of_import = f"import {line.id}", line.rows, line.id
+        else:
+            self._topic, self._partition = line
+            self._said, of_import = f"{line[0]}/{line[1]}", None
+            self._state = manifest.topics[self._topic].partitions[self._partition]
         self._files = [
-            file for file in manifest.files if (file.topic, file.partition) == tp and file.import_id is None
+            file
+            for file in manifest.files
+            if (file.topic, file.partition, file.import_id) == (self._topic, self._partition, of_import)
         ]
         self._count = 0
         self._first = self._last = -1
@@ -158,19 +168,19 @@ class _Partition:
             self._differs(f"has offset {self._last:,} and the manifest says it ends before {state.next:,}")
 
     def _differs(self, what: str) -> None:
-        self._found.differences.append(f"{self._tp[0]}/{self._tp[1]}: {what}")
+        self._found.differences.append(f"{self._said}: {what}")
 
     def _record_differs(self, offset: int, what: str) -> None:
         self._told += 1
         if self._told <= _TOLD:
-            self._found.differences.append(f"{self._tp[0]}/{self._tp[1]} offset {offset:,}: {what}")
+            self._found.differences.append(f"{self._said} offset {offset:,}: {what}")
 
     def _rows(self) -> Iterator[_Row]:
         """Each row, checked against the one before."""
-        topic, partition = self._tp
-        for table in merged(self._place, lambda: self._files, 0, 2**63 - 1):
+        for table in merged(self._place, self._files):
             offsets: list[int] = table.column("offset").to_pylist()
-            if set(table.column("partition").to_pylist()) != {partition}:
+            partitions = set(table.column("partition").to_pylist())
+            if self._partition >= 0 and partitions != {self._partition}:
                 self._differs("has rows of another partition")
             if self._first < 0:
                 self._first = offsets[0]
@@ -178,19 +188,20 @@ class _Partition:
                 if offset <= self._last:
                     self._record_differs(offset, "is there twice, or not in its place")
                 self._last = offset
-            digests = digests_in(topic, table)
+            digests = digests_in(self._topic, table)
             self._count += len(offsets)
             self._digest = chained(self._digest, digests)
             times = table.column("appended_at").cast("int64").to_pylist()
             yield from zip(offsets, digests, (each or 0 for each in times), strict=True)
 
     def _compare(self, source: ArchiveSource) -> None:
-        low, end = source.bounds(self._tp)
+        tp = (self._topic, self._partition)
+        low, end = source.bounds(tp)
         following = self._state.next
         if end < following:
             self._differs(f"is archived up to offset {following:,} and the topic ends at {end:,}")
         self._found.behind = (self._found.behind or 0) + max(0, end - max(following, low))
-        theirs = _recorded(source, self._tp, low, min(end, following))
+        theirs = _recorded(source, tp, low, min(end, following))
         other = next(theirs, None)
         for offset, digest, _ in self._rows():
             while other is not None and other[0] < offset:
@@ -211,13 +222,13 @@ class _Partition:
     def _missing(self, row: _Row) -> None:
         """The topic has a record that the archive has not: it may have been forgotten, or given up."""
         offset, _, timestamp = row
-        topic, partition = self._tp
+        topic, partition = self._topic, self._partition
         day = day_of(timestamp)
         if not any(
             each.topic == topic and offset < each.through.get(partition, 0) and day < each.before
             for each in self._manifest.forgotten
         ) and not any(
-            (gap.topic, gap.partition) == self._tp and gap.start <= offset < gap.end
+            (gap.topic, gap.partition) == (topic, partition) and gap.start <= offset < gap.end
             for gap in self._manifest.gaps
         ):
             self._record_differs(offset, "the topic has it and the archive has not")
@@ -269,20 +280,27 @@ def holdings(place: Place, source: ArchiveSource | None = None) -> list[Held]:
     """What the archive holds of each topic. Raises ArchiveError."""
     manifest = opened(place)
     held = []
-    for topic, entry in sorted(manifest.topics.items()):
+    for topic in sorted({*manifest.topics, *(each.topic for each in manifest.imports)}):
+        entry = manifest.topics.get(topic)
+        partitions = {} if entry is None else entry.partitions
         files = [file for file in manifest.files if file.topic == topic]
         days = sorted(file.day for file in files)
         behind = None
-        if source is not None and topic in source.topics() and source.topic_id(topic) == entry.id:
+        if (
+            source is not None
+            and entry is not None
+            and topic in source.topics()
+            and source.topic_id(topic) == entry.id
+        ):
             behind = 0
-            for partition, state in entry.partitions.items():
+            for partition, state in partitions.items():
                 low, end = source.bounds((topic, partition))
                 behind += max(0, end - max(low, state.next))
         held.append(
             Held(
                 topic=topic,
-                partitions=len(entry.partitions),
-                records=sum(state.count for state in entry.partitions.values()),
+                partitions=len(partitions),
+                records=sum(state.count for state in partitions.values()),
                 files=len(files),
                 bytes=sum(file.bytes for file in files),
                 first_day=days[0] if days else None,

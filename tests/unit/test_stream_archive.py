@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from pyarrow import fs
 
 from stream.archive import Archive, ArchiveRecorded, Limits
 from stream.archive_files import SCHEMA, digests_of, records_in, table_of
+from stream.archive_import import Import, import_file
 from stream.archive_manifest import MANIFEST, Manifest, load
 from stream.archive_place import ArchiveError, Place
 from stream.archive_verify import holdings, verify
+from stream.desk import partition_of
+from stream.mapping import mapping_of
 from stream.ports import TP, Headers, Record
+from stream.publish import RefusedLine, planned
+from stream.settings import Settings
+from stream.sources import Source
 from stream.topics import TopicError
 
 DAY_MS = 86_400_000
@@ -70,7 +77,7 @@ COUNTRIES = ("DE", "AT", None, "../x", "fr")
 def an_order(offset: int, *, partition: int = 0, day: int = 0, topic: str = "orders", **said: Any) -> Record:
     value = {
         "order_id": f"o{partition}-{offset}",
-        "customer_id": f"c{offset % 3}",
+        "customer_id": f"customer-{offset % 3}",
         "placed_at": "2026-01-01T09:00:00.25Z",
         "amount": offset,
         "currency": "EUR",
@@ -600,3 +607,171 @@ def test_a_manifest_says_the_same_after_it_was_stored(tmp_path: Path) -> None:
 
     assert isinstance(archive.manifest, Manifest)
     assert load(Place(str(tmp_path))) == archive.manifest
+
+
+# ---------------------------------------------------------------------- what is no longer kept
+
+
+def test_forgotten_days_are_gone_and_do_not_come_back(tmp_path: Path) -> None:
+    topics = some_topics()
+    place = Place(str(tmp_path))
+    run(place, topics)
+
+    with Archive(place) as archive:
+        assert archive.forget("orders", date(2026, 1, 2)) == 54
+        assert archive.forget("orders", date(2026, 1, 2)) == 0
+    topics.kept["orders", 0].append(an_order(50, day=2))
+    run(place, topics)
+
+    later = {tp: [each for each in records if each.offset >= 30] for tp, records in topics.kept.items()}
+    assert everything(place, topics) == later
+    assert ArchiveRecorded(place).bounds(("orders", 1)) == (31, 50)
+    assert verify(place, topics).differences == []
+    assert not list(tmp_path.glob("data/**/day=2026-01-01"))
+
+
+def test_of_an_erased_customer_nothing_is_left_but_where_the_records_stood(tmp_path: Path) -> None:
+    topics = some_topics(40)
+    place = Place(str(tmp_path))
+    run(place, topics)
+    before = digests(tmp_path)
+
+    with Archive(place) as archive:
+        assert archive.erase(["customer-1", "nobody"], "request 7") == 24
+    others = {
+        tp: [each for each in records if each.key != b"customer-1"] for tp, records in topics.kept.items()
+    }
+    assert everything(place, topics) == others
+    assert digests(tmp_path) == before
+    assert verify(place, topics).differences == []
+    assert not any(b"customer-1" in path.read_bytes() for path in tmp_path.glob("**/*") if path.is_file())
+
+    run(place, some_topics())
+    others = {
+        tp: [each for each in records if each.key != b"customer-1"]
+        for tp, records in some_topics().kept.items()
+    }
+    assert everything(place, topics) == others
+    assert verify(place, some_topics()).differences == []
+    rows = ds.dataset(tmp_path / "data", partitioning="hive").to_table(filter=pa.compute.field("erased"))
+    assert len(rows) == 90 - sum(map(len, others.values()))
+    told = {"partition", "offset", "appended_at", "erased", "digest", "topic", "day", "country"}
+    assert {name for name in rows.column_names if rows[name].null_count < len(rows)} == told
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 4))
+def test_an_erasure_that_is_killed_is_finished_by_the_next_run(tmp_path: Path, steps: int) -> None:
+    topics = some_topics(40)
+    run(tmp_path, topics, records=10)
+    dying = Dying(str(tmp_path), steps + 1)
+    with pytest.raises(Killed):  # noqa: PT012 (each step may be the one)
+        with Archive(dying) as archive:
+            archive.erase(["customer-1"], "request 7")
+        raise Killed
+    place = Place(str(tmp_path))
+
+    with Archive(place) as archive:
+        archive.append(topics, ["orders"])
+
+    others = {
+        tp: [each for each in records if each.key != b"customer-1"] for tp, records in topics.kept.items()
+    }
+    assert everything(place, topics) == others
+    assert verify(place, topics).differences == []
+    assert not any(b"customer-1" in path.read_bytes() for path in tmp_path.glob("**/*") if path.is_file())
+
+
+# ---------------------------------------------------------------------- extracts of databases
+
+
+def _extract(tmp_path: Path, count: int = 30) -> Path:
+    file = tmp_path / "extract.csv"
+    rows = [f"o{n},c{n % 7},2025-12-{1 + n // 10:02}T10:00:{n:02}Z,{n}.50,EUR,DE" for n in range(count)]
+    rows[5] = "o5,c5,yesterday,1.50,EUR,DE"
+    file.write_text("\n".join(["number,customer,at,total,currency,country", *rows]) + "\n")
+    return file
+
+
+MAPPING = """
+kind = "orders"
+[fields]
+order_id = "number"
+customer_id = "customer"
+placed_at = "at"
+amount = { column = "total", unit = "major" }
+currency = "currency"
+country = "country"
+"""
+
+
+def _import(place: Place, file: Path, **options: Any) -> Import:
+    settings = Settings(partitions=2)
+    mapping = mapping_of(MAPPING, said="test")
+    with Source(str(file), mapping.source) as source, Archive(place, Limits(records=10)) as archive:
+        return import_file(archive, settings, source, planned(settings, source, mapping), **options)
+
+
+def test_an_extract_is_imported_once_and_comes_before_what_was_recorded(tmp_path: Path) -> None:
+    file, place = _extract(tmp_path), Place(str(tmp_path / "archive"))
+    run(place, some_topics())
+    refused: list[RefusedLine] = []
+
+    done = _import(place, file, refused=refused.append)
+    again = _import(place, file)
+
+    assert (done.records, done.refused, [each.line for each in refused]) == (29, 1, [6])
+    assert (again.is_repeat, again.id, again.records) == (True, done.id, 29)
+    recorded = ArchiveRecorded(place)
+    records = [
+        record
+        for partition in range(2)
+        for chunk in recorded.imports(("orders", partition))
+        for record in chunk
+    ]
+    assert sorted(json.loads(each.value or b"")["order_id"] for each in records) == sorted(
+        f"o{n}" for n in range(30) if n != 5
+    )
+    assert all(each.partition == partition_of(each.key or b"", 2) for each in records)
+    assert {each.headers for each in records} == {(("mode", b"history"),)}
+    for partition in range(2):
+        offsets = [each.offset for each in records if each.partition == partition]
+        assert offsets == sorted(offsets)
+    assert everything(place, some_topics()) == some_topics().kept
+    assert verify(place, some_topics()).differences == []
+    assert {path.parent.parent.name for path in (tmp_path / "archive").glob("data/**/import-*")} == {
+        f"day=2025-12-0{day}" for day in (1, 2, 3)
+    }
+
+
+def test_an_import_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    file, place = _extract(tmp_path), Place(str(tmp_path / "archive"))
+    asked = iter([False] * 25)
+
+    done = _import(place, file, stopping=lambda: next(asked, True))
+
+    assert done.was_stopped
+    assert not list((tmp_path / "archive").glob("data/**/*.parquet"))
+    with pytest.raises(Killed):
+        _import(Dying(str(tmp_path / "archive"), 3), file)
+    assert _import(place, file).records == 29
+    assert verify(place).differences == []
+    assert ds.dataset(tmp_path / "archive/data", partitioning="hive").count_rows() == 29
+
+
+def test_what_was_imported_is_forgotten_and_erased_as_what_was_recorded(tmp_path: Path) -> None:
+    file, place = _extract(tmp_path), Place(str(tmp_path / "archive"))
+    _import(place, file)
+
+    with Archive(place) as archive:
+        archive.erase(["c1"], "request 8")
+        archive.forget("orders", date(2025, 12, 2))
+
+    recorded = ArchiveRecorded(place)
+    left = [
+        json.loads(record.value or b"")
+        for partition in range(2)
+        for chunk in recorded.imports(("orders", partition))
+        for record in chunk
+    ]
+    assert sorted(each["order_id"] for each in left) == sorted(f"o{n}" for n in range(10, 30) if n % 7 != 1)
+    assert verify(place).differences == []
