@@ -86,6 +86,12 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
     commit_records: Annotated[
         int, typer.Option(metavar="RECORDS", min=1, max=10_000_000, help="Records in one commit, about.")
     ] = 250_000,
+    files_a_day: Annotated[
+        int,
+        typer.Option(
+            metavar="FILES", min=1, max=10_000, help="Of one partition and country; more of today become one."
+        ),
+    ] = 16,
     accept_gap: Annotated[
         bool, typer.Option("--accept-gap", help="Go on without records that the topics have lost.")
     ] = False,
@@ -102,7 +108,9 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
     source = ArchivableTopics(settings)
     try:
         topics = _topics(settings, topic, source.topics())
-        with Archive(_place(settings, at), Limits(records=commit_records)) as archive:
+        with Archive(
+            _place(settings, at), Limits(records=commit_records, files_a_day=files_a_day)
+        ) as archive:
             while True:
                 done = archive.append(
                     source, topics, accept_gap=accept_gap, stopping=stopped, told=_Progress()

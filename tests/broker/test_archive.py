@@ -150,7 +150,8 @@ def test_records_that_were_deleted_before_they_were_archived_are_missed(
     _archive(settings, monkeypatch, "run")
     send(settings, orders(10, first=10), partition=0)
     lost = TopicPartition(topic, 0, 15)
-    AdminClient(settings.confluent()).delete_records([lost])[lost].result()
+    admin = AdminClient(settings.confluent())
+    admin.delete_records([lost])[lost].result(30)
 
     code, said = _archive(settings, monkeypatch, "run")
     assert code == 1
