@@ -102,6 +102,7 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
     Ctrl-C or SIGTERM ends it when what was read is archived.
     """
     from stream.archive import ArchivableTopics, Archive, Limits
+    from stream.ports import NotStable, Unreachable
 
     settings = _settings(asked)
     stopped = _Stopped()
@@ -112,12 +113,18 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
             _place(settings, at), Limits(records=commit_records, files_a_day=files_a_day)
         ) as archive:
             while True:
-                done = archive.append(
-                    source, topics, accept_gap=accept_gap, stopping=stopped, told=_Progress()
-                )
-                done.compacted = archive.compact(stopping=stopped)
-                if done.records or done.compacted or not follow:
-                    _sum_up(done, archive.place, as_json=as_json)
+                try:
+                    done = archive.append(
+                        source, topics, accept_gap=accept_gap, stopping=stopped, told=_Progress()
+                    )
+                except (Unreachable, NotStable) as error:
+                    if not follow:
+                        raise
+                    typer.echo(f"fraudstream: {error}; asking again", err=True)
+                else:
+                    done.compacted = archive.compact(stopping=stopped)
+                    if done.records or done.compacted or not follow:
+                        _sum_up(done, archive.place, as_json=as_json)
                 if not follow or stopped.wait(every):
                     return
     finally:

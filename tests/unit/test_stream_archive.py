@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
+from typer.testing import CliRunner
 
 from stream.archive import Archive, ArchiveRecorded, Limits
 from stream.archive_files import SCHEMA, digests_of, records_in, table_of
@@ -21,6 +22,7 @@ from stream.archive_import import Import, import_file
 from stream.archive_manifest import MANIFEST, Manifest, load
 from stream.archive_place import ArchiveError, Place
 from stream.archive_verify import holdings, verify
+from stream.cli import app
 from stream.desk import partition_of
 from stream.mapping import mapping_of
 from stream.ports import TP, Headers, Record
@@ -224,6 +226,22 @@ def test_reading_from_the_middle_gives_the_middle(tmp_path: Path) -> None:
     assert recorded.partitions("orders") == 2
     with pytest.raises(TopicError, match="has no topic 'outcomes'; it has orders"):
         recorded.partitions("outcomes")
+
+
+def test_a_reader_goes_on_where_files_are_made_one_under_it(tmp_path: Path) -> None:
+    topics = some_topics()
+    for count in range(5, 51, 5):
+        run(tmp_path, some_topics(count))
+    recorded = ArchiveRecorded(str(tmp_path))
+    chunks = recorded.read(("orders", 0), 0, 50)
+    with Archive(Place(str(tmp_path))) as archive:
+        assert archive.compact() > 0
+
+    assert [record for chunk in chunks for record in chunk] == topics.kept["orders", 0]
+
+    next(tmp_path.glob("data/**/0-*.parquet")).unlink()
+    with pytest.raises(ArchiveError, match="lacks a file that its manifest names"):
+        list(recorded.read(("orders", 0), 0, 50))
 
 
 def test_what_only_an_end_of_transactions_follows_is_up_to_date(tmp_path: Path) -> None:
@@ -775,3 +793,55 @@ def test_what_was_imported_is_forgotten_and_erased_as_what_was_recorded(tmp_path
     ]
     assert sorted(each["order_id"] for each in left) == sorted(f"o{n}" for n in range(10, 30) if n % 7 != 1)
     assert verify(place).differences == []
+
+
+def test_the_commands_import_tell_forget_and_erase(tmp_path: Path) -> None:
+    file, at = _extract(tmp_path), str(tmp_path / "archive")
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    (tmp_path / "customers.txt").write_text("c3\n\nc4\n")
+
+    def told(*words: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(app, ["archive", *words, "--at", at, "--json"])
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout)
+
+    mapped = ("import", str(file), "--map", str(tmp_path / "mapping.toml"))
+    first = told(*mapped, code=1)
+    assert (first["records"], first["refused"], first["already_imported"]) == (29, 1, False)
+    assert told(*mapped, code=1)["already_imported"]
+    held = told("status", "--offline")
+    assert (held["topic"], held["imported"], held["last_day"]) == ("orders", 29, "2025-12-03")
+    assert told("forget", "--topic", "orders", "--before", "2025-12-02")["records"] == 9
+    assert told("erase", "--customers", str(tmp_path / "customers.txt"), "--why", "r9") == {
+        "customers": 2,
+        "records": 6,
+    }
+    assert told("verify")["differences"] == []
+    assert load(Place(at)).erasures[0].why == "r9"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            ("forget", "--topic", "orders", "--before", "yesterday"),
+            2,
+            "'yesterday' is no day; write 2026-01-31",
+        ),
+        (("forget", "--topic", "nonsense", "--before", "2026-01-01"), 1, "has no topic 'nonsense'"),
+        (("erase", "--customers", "nobody.txt", "--why", "r"), 1, "names nobody"),
+        (("verify",), 1, "there is no archive in"),
+        (("status", "--offline", "--at", "nonsense://x"), 1, "'nonsense://x' can't be opened"),
+        (("import", "nobody.txt", "--kind", "people"), 2, "'people' is none of orders, events, outcomes"),
+    ],
+)
+def test_what_a_command_cannot_do_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nobody.txt").write_text("\n")
+
+    done = CliRunner().invoke(app, ["archive", *words])
+
+    told = done.stderr if done.exit_code == 1 else str(done.output) + str(done.exception)
+    assert (done.exit_code, said in told) == (code, True), done.output
