@@ -330,11 +330,12 @@ class Archive:
         ranges = self._ranges(source, sorted(set(topics)), accept_gap=accept_gap)
         done.expected = sum(end - start for _, start, end in ranges)
         building, is_erased = _Building(self.manifest), self.is_erased
+        at_once = min(_AT_ONCE, self.limits.records)
         for tp, start, end in ranges:
             held: list[Record] = []
             for chunk in source.read(tp, start, end):
                 held += chunk
-                if len(held) < _AT_ONCE and not stopping():
+                if len(held) < at_once and not stopping():
                     continue
                 building.add(tp, held, is_erased)
                 held = []

@@ -38,7 +38,7 @@ from tests.faults.stage import StageError, end_on_sigterm, make_topics, running_
 from tests.running import environment, send
 
 COUNTRIES = ("DE", "FR", "AT", None)
-ORDERS_A_ROUND = 2_000
+ORDERS_A_ROUND = 6_000
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ def an_archiver(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "stream.cli", "archive", "run"),
-            *("--follow", "--every", "0.1", "--commit-records", "100", "--files-a-day", "3"),
+            *("--follow", "--every", "0.1", "--commit-records", "250", "--files-a-day", "3"),
         ],
         env={**os.environ, **environment(settings)},
         cwd=Path(__file__).parents[2],
@@ -86,11 +86,32 @@ def an_archiver(settings: Settings) -> subprocess.Popen[bytes]:
     )
 
 
+def wait_for_a_commit(
+    root: Path, archiver: subprocess.Popen[bytes], before: int, chance: random.Random
+) -> None:
+    """Until its first commit, so that it dies writing and not starting, and then a random while.
+
+    Mostly until another commit is under way as well: these take less time than what lies between them.
+    """
+    manifest = root / "manifest.json"
+    deadline = time.monotonic() + 60
+    while archiver.poll() is None and time.monotonic() < deadline:
+        if manifest.exists() and manifest.stat().st_mtime_ns != before:
+            break
+        time.sleep(0.001)
+    time.sleep(chance.expovariate(1 / 0.1))
+    if chance.random() < 0.75:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and b'"pending": {' not in manifest.read_bytes():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
+
+
 def run_once(settings: Settings) -> None:
     """A run that is left to end."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stream.cli", "archive", "run", "--commit-records", "5000"),
+            *(sys.executable, "-m", "stream.cli", "archive", "run", "--commit-records", "50000"),
             *("--files-a-day", "3"),
         ],
         env={**os.environ, **environment(settings)},
@@ -130,14 +151,7 @@ def play(kills: int, seed: int) -> Seen:
             before = (root / "manifest.json").stat().st_mtime_ns if root.exists() else 0
             archiver = an_archiver(settings)
             try:
-                # from its first commit on, so that it dies writing and not starting
-                deadline = time.monotonic() + 60
-                while archiver.poll() is None and time.monotonic() < deadline:
-                    manifest = root / "manifest.json"
-                    if manifest.exists() and manifest.stat().st_mtime_ns != before:
-                        break
-                    time.sleep(0.002)
-                time.sleep(chance.expovariate(1 / 0.3))
+                wait_for_a_commit(root, archiver, before, chance)
             finally:
                 code = archiver.poll()
                 archiver.kill()

@@ -11,4 +11,4 @@ def test_an_archiver_that_is_killed_leaves_no_duplicate_no_hole_and_no_half_file
     seen = play(kills=5, seed=7)
 
     assert seen.wrong == []
-    assert (seen.kills, seen.records) == (5, 10_000)
+    assert (seen.kills, seen.records) == (5, 30_000)
