@@ -78,6 +78,9 @@ rerun: $(READY) ## Decide the same raw orders by other workers and in other part
 .PHONY: rebuild-kills
 rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what it makes against the old ones (5 min).
 	$(PY) tests/faults/rebuild_kills.py --record $(ARGS)
+.PHONY: archive-kills
+archive-kills: $(READY) ## Kill an archiver 50 times while it writes, and hold its archive against the topics each time (15 min).
+	$(PY) tests/faults/archive_kills.py $(ARGS)
 
 .PHONY: faults
 faults: simulate-faults chaos broker-kills ## All three: every promise held against faults.
@@ -110,6 +113,10 @@ bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past 
 .PHONY: bench-history
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)
+
+.PHONY: bench-archive
+bench-archive: $(READY) ## Archive 622,892 orders, read them back and hold them against the topics (ARGS=--orders N).
+	$(PY) tests/bench/archive.py $(ARGS)
 
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
 
@@ -91,6 +92,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
 app.add_typer(rebuild_app, name="rebuild")
+app.add_typer(archive_app, name="archive")
 
 _config: Path | None = None
 

@@ -49,6 +49,22 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream features explain o-4711 --feature amount_mean_30d --most 20 --json",
             "fraudstream features explain --order order.json --group velocity",
         ),
+        "archive run": (
+            "fraudstream archive run",
+            "fraudstream archive run --at s3://bucket/shop --follow --every 300",
+            "fraudstream archive run --topic orders --topic decisions --json",
+        ),
+        "archive verify": (
+            "fraudstream archive verify",
+            "fraudstream archive verify --at s3://bucket/shop --against-topics",
+        ),
+        "archive import": (
+            "fraudstream archive import orders-2025.csv.gz --map mapping.toml",
+            "fraudstream archive import past.jsonl --at s3://bucket/shop --json",
+        ),
+        "archive forget": ("fraudstream archive forget --topic decisions --before 2026-01-01",),
+        "archive erase": ('fraudstream archive erase --customers customers.txt --why "request 4711"',),
+        "archive status": ("fraudstream archive status", "fraudstream archive status --offline --json"),
         "demo": ("fraudstream demo", "fraudstream demo --once"),
         "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
         "simulate live": ("fraudstream simulate live --rate 50",),

@@ -32,7 +32,7 @@ from stream.publish import (
 from stream.settings import Settings
 from stream.sources import Source
 
-__all__ = ["Asked", "dry_run", "guess", "run_publish"]
+__all__ = ["Asked", "dry_run", "guess", "opened_plan", "run_publish"]
 
 _FIRST: Final = 5
 """How many rows a dry run shows as they would be sent."""
@@ -117,7 +117,7 @@ def run_publish(settings: Settings, asked: Asked) -> int:
 
 
 def _published(settings: Settings, asked: Asked) -> int:
-    with _opened(settings, asked) as (source, plan), ExitStack() as closing:
+    with opened_plan(settings, asked) as (source, plan), ExitStack() as closing:
         rejects: Rejects | None = None
         told = 0
         view = closing.enter_context(_view(source, _WORDS[plan.kind]))
@@ -151,7 +151,7 @@ def dry_run(settings: Settings, asked: Asked) -> int:
     """Show the first rows as they would be sent and every refusal; nothing is sent, no broker is asked."""
     published = Published()
     first: list[Ready] = []
-    with _opened(settings, asked) as (source, plan), ExitStack() as closing:
+    with opened_plan(settings, asked) as (source, plan), ExitStack() as closing:
         topic = plan.topic(settings)
         rejects: Rejects | None = None
         if asked.rejects is not None:
@@ -206,7 +206,7 @@ def _not_read(rejects: Path, asked: Asked, plan: Plan) -> Path:
 
 
 @contextmanager
-def _opened(settings: Settings, asked: Asked) -> Iterator[tuple[Source, Plan]]:
+def opened_plan(settings: Settings, asked: Asked) -> Iterator[tuple[Source, Plan]]:
     """The file and what becomes of it; a mapping is read once, because it may come from a pipe."""
     mapping = None if asked.mapping is None else load_mapping(asked.mapping)
     if mapping is not None and asked.kind not in {None, mapping.kind}:

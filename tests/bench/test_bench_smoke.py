@@ -77,3 +77,12 @@ def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_n
     )
     assert (figures["of them unlike"], figures["rejected"]) == (0, 0)
     assert figures["orders in the workers' rows"] == 4_000
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_the_archive_bench_reads_back_every_order_it_archived() -> None:
+    figures = smoke("archive.py")
+
+    assert figures["orders"] == figures["archived"] == figures["read back"] == 3_000
+    assert figures["digests the same when made again"] == "yes"

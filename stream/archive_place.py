@@ -1,0 +1,185 @@
+"""Where an archive lies: a folder, or any address that pyarrow's filesystems know, such as s3://bucket/shop.
+
+A file is there whole or not at all: in a folder it is written aside, brought to the disk and renamed; an
+object store shows an object once it was sent whole.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa  # type: ignore[import-untyped]
+from pyarrow import fs
+
+from stream.errors import Refusal
+
+__all__ = ["ArchiveError", "Place"]
+
+_ASIDE: Final = ".aside"
+_LOCK: Final = ".lock"
+_AT_ONCE: Final = 4
+
+
+class ArchiveError(Refusal):
+    """The archive can't do what was asked, or is not what it says; the message says where and what to do."""
+
+
+class Place:
+    """The files of one archive, named by their paths below its root."""
+
+    def __init__(self, address: str, filesystem: Any = None) -> None:
+        """`filesystem` is pyarrow's, with `address` a path of it; found by the address when absent.
+
+        Raises ArchiveError.
+        """
+        self.address = address
+        try:
+            if filesystem is not None:
+                self._files, self._root = filesystem, address.rstrip("/")
+            elif "://" in address:
+                self._files, self._root = fs.FileSystem.from_uri(address.rstrip("/"))
+            else:
+                self._files, self._root = fs.LocalFileSystem(), str(Path(address).absolute())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ArchiveError(
+                f"'{address}' can't be opened ({_first_line(error)}); name a folder or an address such as "
+                "s3://bucket/archive, with its credentials in the environment"
+            ) from error
+        self.is_local = isinstance(self._files, fs.LocalFileSystem)
+        self._lock: int | None = None
+
+    def __str__(self) -> str:
+        return self.address
+
+    def path(self, name: str) -> str:
+        """A file's path as its filesystem has it."""
+        return f"{self._root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self._files.get_file_info(self.path(name)).type == fs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """A file's content. Raises FileNotFoundError."""
+        with self._files.open_input_stream(self.path(name)) as opened:
+            content: bytes = opened.read()
+        return content
+
+    def open(self, name: str) -> Any:
+        """A file to be read here and there. Raises FileNotFoundError."""
+        return self._files.open_input_file(self.path(name))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Each file below a folder, with its size in bytes."""
+        asked = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
+        return {
+            str(PurePosixPath(found.path).relative_to(self._root)): found.size
+            for found in self._files.get_file_info(asked)
+            if found.type == fs.FileType.File
+        }
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write each file, whole and lasting, in place of what had its name."""
+        if not self.is_local:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(self._send, files, files.values()))
+            return
+        aside = Path(self._root, _ASIDE)
+        aside.mkdir(parents=True, exist_ok=True)
+        named = {name: aside / f"{number}" for number, name in enumerate(files)}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(_write_through, named.values(), files.values()))
+            folders: set[Path] = set()
+            for name, written in named.items():
+                final = Path(self._root, name)
+                folders.update(_made(final.parent, Path(self._root)))
+                written.replace(final)
+            list(pool.map(_sync, folders))
+
+    def _send(self, name: str, content: bytes) -> None:
+        path = self.path(name)
+        try:
+            out = self._files.open_output_stream(path)
+        except FileNotFoundError:  # a filesystem that has folders, unlike an object store
+            self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
+            out = self._files.open_output_stream(path)
+        with out:
+            out.write(content)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files that may be there, and the folders that are left empty."""
+        folders: set[Path] = set()
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._files.delete_file(self.path(name))
+            if self.is_local:
+                folders.update(Path(self._root, *parents) for parents in _parents(name))
+        for folder in sorted(folders, reverse=True):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+    def sweep_aside(self) -> None:
+        """Delete what a run that was killed has left half written."""
+        if self.is_local:
+            self.delete(self.sizes(_ASIDE))
+
+    def lock(self) -> None:
+        """Refuse a second writer; only a folder on this machine can be locked. Raises ArchiveError."""
+        if not self.is_local:
+            return
+        root = Path(self._root)
+        root.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise ArchiveError(
+                f"another program writes the archive {self.address}; wait until it has ended, or stop it"
+            ) from None
+
+    def unlock(self) -> None:
+        """Let another writer in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _parents(name: str) -> Sequence[tuple[str, ...]]:
+    """The folders above a file, but not the first."""
+    parts = PurePosixPath(name).parts[:-1]
+    return [parts[:length] for length in range(2, len(parts) + 1)]
+
+
+def _made(folder: Path, root: Path) -> list[Path]:
+    """Make a folder, and name all whose entries have changed."""
+    changed = [folder]
+    missing = folder
+    while not missing.exists() and missing != root:
+        missing = missing.parent
+        changed.append(missing)
+    folder.mkdir(parents=True, exist_ok=True)
+    return changed
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
