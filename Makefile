@@ -78,6 +78,7 @@ rerun: $(READY) ## Decide the same raw orders by other workers and in other part
 .PHONY: rebuild-kills
 rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what it makes against the old ones (5 min).
 	$(PY) tests/faults/rebuild_kills.py --record $(ARGS)
+
 .PHONY: archive-kills
 archive-kills: $(READY) ## Kill an archiver 50 times while it writes, and hold its archive against the topics each time (15 min).
 	$(PY) tests/faults/archive_kills.py $(ARGS)
