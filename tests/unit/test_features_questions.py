@@ -14,8 +14,8 @@ from features.define import days
 from features.events import Order, microseconds
 from features.history import Row
 from features.plan import Plan
-from features.questions import EVER, LAST, NEVER, Questions, Text, span, squares_of, total_of
-from features.remembered import COLUMN_OF, UNKNOWN, fingerprint, numbers_of, told
+from features.questions import EVER, LAST, NEVER, Question, Questions, span, squares_of, total_of
+from features.remembered import COLUMN_OF, fingerprint, told
 from tests.strategies import NOON, an_order, as_json
 
 EUR = fingerprint("EUR")
@@ -91,7 +91,7 @@ def test_what_is_asked_together_is_answered_as_it_is_alone(limit: int) -> None:
 
     together = row.as_of(NOON)
     questions = Questions(windows)
-    answers = together.answer(questions, EUR, numbers_of(told(order)))
+    answers = together.answer(questions, told(order), order.amount, microseconds(order.placed_at))
 
     for window in windows:
         alone, at = row.as_of(NOON), questions.windows[window]
@@ -137,12 +137,12 @@ def test_amounts_on_both_sides_of_what_is_small_are_added_up_alike() -> None:
 def test_a_text_nobody_names_is_asked_about_without_an_answer() -> None:
     row = Row(LIMIT)
     row.remember(an_order(placed_at=NOON - timedelta(hours=1)))
-    text = Text(LAST, "device", EVER)
-    questions = Questions((), [text])
+    question = Question(LAST, "device", EVER)
+    questions = Questions((), [question])
 
-    answers = row.as_of(NOON).answer(questions, UNKNOWN, [UNKNOWN] * len(COLUMN_OF))
+    answers = row.as_of(NOON).answer(questions, bytes(8 * len(COLUMN_OF)), 0, 0)
 
-    assert answers[questions.texts[text]] == NEVER
+    assert answers[questions.single[question]] == NEVER
     assert row.as_of(NOON).last_with("country", fingerprint("DE")) is None
     assert row.as_of(NOON).last_with("currency", EUR) == microseconds(NOON - timedelta(hours=1))
 
