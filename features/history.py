@@ -744,10 +744,8 @@ class History:
             row._tiles,
             row._folded,
             self.as_of,
-            row._same,
-            b"".join((array("q", head).tobytes(), *pieces)),
+            b"".join((said, row._same, array("q", head).tobytes(), *pieces)),
             b"".join(column_codes),
-            said,
             amount,
             placed_at,
         )

@@ -191,13 +191,13 @@ class Questions:
         asked_of = ("currency", *(what for what, _ in numbers), *(each.what for each in single if each.what))
         self.columns = tuple(COLUMN_OF[what] for what in dict.fromkeys(asked_of))
         """The columns that are looked into."""
-        asked = [COLUMN_OF["currency"], len(spans), len(numbers)]
+        asked = [COLUMN_OF["currency"], len(COLUMN_OF), len(spans), len(numbers)]
         for each in spans:
             asked += _after_and_over(each)
         for what, window in numbers:
             asked += (COLUMN_OF[what], spans.index(window))
         for question in single:
-            column = COLUMN_OF[question.what] if question.what else 0
+            column = COLUMN_OF[question.what or "currency"]
             asked += (question.ask, column, spans.index(question.window), min(question.number, _LARGEST))
         self._asked = np.array(asked, np.int64)
         self._size = first_single + len(single)
@@ -210,39 +210,23 @@ class Questions:
         tiles: bytes,
         folded: int,
         as_of: int,
-        same: bytes,
-        column_words: bytes,
-        column_codes: bytes,
-        said: bytes,
+        words: bytes,
+        codes: bytes,
         amount: int,
         placed_at: int,
     ) -> Answers:
-        """What a row with these bytes answers.
+        """What a row with these bytes answers an order of this amount and instant.
 
-        `folded` is how many orders should be in the tiles. `same` has the words that all orders held say.
-        `column_words` begins with how many columns it tells of, which are those of `columns` in which orders
-        differ or of which folded ones are known; then of each where it stands in `same`, how many words its
-        vocabulary has (none where all say the same), how many bytes its codes, and how many words tell when
-        folded orders last used which text. Behind that are the vocabularies, each followed by these words.
-        `column_codes` are the codes of all these columns.
-
-        `said`, `amount` and `placed_at` are what the order being scored says: texts as `told` has them.
+        `folded` is how many orders should be in the tiles. `words` begin with what the order says, as `told`
+        has it, and then with what all held orders say. Next is how many columns are told of: those of
+        `columns` in which orders differ, or of which folded ones are known. Next are, of each, its position,
+        how many words its vocabulary has (none where all say the same), how many bytes its codes, and how
+        many words tell when folded orders last used which text. Last are the vocabularies, each followed by
+        these words. `codes` are those of all these columns.
         """
         answers = np.empty(self._size, np.int64)
         self._loops(
-            times,
-            amounts,
-            tiles,
-            folded,
-            as_of,
-            same,
-            column_words,
-            column_codes,
-            said,
-            amount,
-            placed_at,
-            self._asked,
-            answers,
+            times, amounts, tiles, folded, as_of, words, codes, amount, placed_at, self._asked, answers
         )
         told: Answers = answers.tolist()
         return told
@@ -436,16 +420,16 @@ def _different(  # noqa: PLR0917
 
 
 def _count_where(  # noqa: PLR0917
-    ask: int, number: int, vocabulary: Any, codes: Any, width: int, start: int, end: int
+    ask: int, mine: int, number: int, vocabulary: Any, codes: Any, width: int, start: int, end: int
 ) -> Any:
     """How many of the orders from start to end say what is asked for; each word is looked at once."""
     counts = np.zeros(len(vocabulary), np.uint8)
     for at in range(len(vocabulary)):
         said = vocabulary[at]
         if ask == ORDERS_WITH:
-            counts[at] = said == number
+            counts[at] = said == mine
         elif ask == ORDERS_WITH_ANOTHER:
-            counts[at] = 0 != said != number
+            counts[at] = 0 != said != mine
         elif ask == AT_LEAST:  # a known number is kept one larger
             counts[at] = said > number
         else:
@@ -464,7 +448,7 @@ def _count_as_large(  # noqa: PLR0917
     """How many of the orders from start to end have the code, and this amount at least."""
     count = np.int64(0)
     for where in range(start, end):
-        if amounts[where] >= least and (width == 0 or _code_at(codes, width, where) == code):
+        if amounts[where] >= least and _code_at(codes, width, where) == code:
             count += 1
     return count
 
@@ -479,25 +463,27 @@ def _count_near(times: Any, at: int, near: int, start: int, end: int) -> Any:
     return count
 
 
-def _column(same: Any, column_words: Any, column_codes: Any, position: int) -> Any:
+def _column(words: Any, codes: Any, columns: int, position: int) -> Any:
     """A column's vocabulary, its codes, and when folded orders last used which text."""
-    first_word, first_code = 1 + _HEAD_WORDS * column_words[0], np.int64(0)
-    vocabulary, codes, used = same[position : position + 1], column_codes[:0], column_words[:0]
-    for head in range(1, first_word, _HEAD_WORDS):
-        first_used = first_word + column_words[head + _VOCABULARY]
-        next_word = first_used + column_words[head + _USED_WORDS]
-        next_code = first_code + column_words[head + _CODES]
-        if column_words[head + _POSITION] == position:
-            if first_used > first_word:
-                vocabulary = column_words[first_word:first_used]
-            codes, used = column_codes[first_code:next_code], column_words[first_used:next_word]
-            break
+    same = columns + position
+    head, first_word, first_code = (
+        2 * columns,
+        2 * columns + 1 + _HEAD_WORDS * words[2 * columns],
+        np.int64(0),
+    )
+    for at in range(head + 1, head + 1 + _HEAD_WORDS * words[head], _HEAD_WORDS):
+        first_used = first_word + words[at + _VOCABULARY]
+        next_word, next_code = first_used + words[at + _USED_WORDS], first_code + words[at + _CODES]
+        if words[at + _POSITION] == position:
+            if first_word == first_used:
+                return words[same : same + 1], codes[:0], words[first_used:next_word]
+            return words[first_word:first_used], codes[first_code:next_code], words[first_used:next_word]
         first_word, first_code = next_word, next_code
-    return vocabulary, codes, used
+    return words[same : same + 1], codes[:0], words[:0]
 
 
 def _answer_numbers(  # noqa: PLR0917
-    times: Any, same: Any, column_words: Any, column_codes: Any, numbers: Any, windows: Any, answers: Any
+    orders: int, words: Any, all_codes: Any, columns: int, numbers: Any, windows: Any, answers: Any
 ) -> None:
     """Answer what the held orders of windows say of numbers."""
     for at in range(len(numbers)):
@@ -505,8 +491,8 @@ def _answer_numbers(  # noqa: PLR0917
         answer[:] = 0
         answer[SMALLEST] = answer[LARGEST] = -1
         answer[IS_CUT] = window[IS_CUT] or window[HIGH] > window[LOW]
-        vocabulary, codes, _ = _column(same, column_words, column_codes, numbers[at, 0])
-        width = len(codes) // max(len(times), 1)
+        vocabulary, codes, _ = _column(words, all_codes, columns, numbers[at, 0])
+        width = len(codes) // max(orders, 1)
         _add_numbers(answer, vocabulary, codes, width, window[START], window[END])
 
 
@@ -517,12 +503,9 @@ def _answer_single(  # noqa: PLR0917
     as_of: int,
     folded: int,
     has_dropped: bool,
-    same: Any,
-    column_words: Any,
-    column_codes: Any,
-    currency_codes: Any,
-    currency_code: int,
-    said: Any,
+    words: Any,
+    all_codes: Any,
+    columns: int,
     amount: int,
     placed_at: int,
     spans: Any,
@@ -532,13 +515,13 @@ def _answer_single(  # noqa: PLR0917
 ) -> int:
     """Answer the single questions; 1 where all answers are exact."""
     are_exact = 1
-    orders = max(len(times), 1)
     for at in range(len(single)):
         ask, column, number = single[at, 0], single[at, 1], single[at, 3]
         window, after, over = windows[single[at, 2]], spans[single[at, 2], 0], spans[single[at, 2], 1]
         start, end = window[START], window[END]
-        vocabulary, codes, used = _column(same, column_words, column_codes, column)
-        width = len(codes) // orders
+        mine = words[column]
+        vocabulary, codes, used = _column(words, all_codes, columns, column)
+        width = len(codes) // max(len(times), 1)
         # of the longer past of some texts nothing is known
         is_short = has_dropped or len(used) >= 2 * USED
 
@@ -553,16 +536,15 @@ def _answer_single(  # noqa: PLR0917
                 are_exact = 0
             continue
         if ask <= ORDERS_WITH_ANOTHER:
-            number = said[column]
             answers[at] = NEVER
-            if number == 0:
+            if mine == 0:
                 continue
         if ask == LAST:
-            where = _last_with(codes, width, _position(vocabulary, number), 0, held)
+            where = _last_with(codes, width, _position(vocabulary, mine), 0, held)
             if where >= 0:
                 answers[at] = times[where]
             elif folded > 0:
-                last = _last_used(used, number)
+                last = _last_used(used, mine)
                 if last < as_of:
                     answers[at] = last
                 if last >= as_of or (last == NEVER and is_short):
@@ -571,27 +553,21 @@ def _answer_single(  # noqa: PLR0917
         if window[IS_CUT] or window[HIGH] > window[LOW]:
             are_exact = 0
         if ask == LAST_HELD:
-            where = _last_with(codes, width, _position(vocabulary, number), start, end)
+            where = _last_with(codes, width, _position(vocabulary, mine), start, end)
             if where >= 0:
                 answers[at] = times[where]
         elif ask == NEAR:
             answers[at] = _count_near(times, placed_at, number, start, end)
         elif ask == AS_LARGE:
-            answers[at] = 0
-            if currency_code >= 0:
-                wide = len(currency_codes) // orders
-                if len(amounts) == _WORD * len(times):
-                    large = np.frombuffer(amounts, np.int64)
-                    answers[at] = _count_as_large(
-                        large, amount, currency_codes, wide, currency_code, start, end
-                    )
-                else:
-                    small = np.frombuffer(amounts, np.uint32)
-                    answers[at] = _count_as_large(
-                        small, amount, currency_codes, wide, currency_code, start, end
-                    )
+            code = _position(vocabulary, mine)
+            if len(amounts) == _WORD * len(times):
+                large = np.frombuffer(amounts, np.int64)
+                answers[at] = _count_as_large(large, amount, codes, width, code, start, end)
+            else:
+                small = np.frombuffer(amounts, np.uint32)
+                answers[at] = _count_as_large(small, amount, codes, width, code, start, end)
         else:
-            answers[at] = _count_where(ask, number, vocabulary, codes, width, start, end)
+            answers[at] = _count_where(ask, mine, number, vocabulary, codes, width, start, end)
     return are_exact
 
 
@@ -601,19 +577,17 @@ def _answer(  # noqa: PLR0917
     tiles: bytes,
     folded: int,
     as_of: int,
-    same: bytes,
-    column_words: bytes,
-    column_codes: bytes,
-    said: bytes,
+    columns_words: bytes,
+    columns_codes: bytes,
     amount: int,
     placed_at: int,
     asked: Any,
     answers: Any,
 ) -> None:
     """Questions.answer, into an array."""
-    currency_column, count, first_number = asked[0], asked[1], 3 + 2 * asked[1]
-    first_single = first_number + 2 * asked[2]
-    spans = asked[3:first_number].reshape(-1, 2)
+    currency_column, columns, count, first_number = asked[0], asked[1], asked[2], 4 + 2 * asked[2]
+    first_single = first_number + 2 * asked[3]
+    spans = asked[4:first_number].reshape(-1, 2)
     numbers, single = asked[first_number:first_single].reshape(-1, 2), asked[first_single:].reshape(-1, 4)
     told = answers[1 : 1 + WINDOW * (count + len(numbers))].reshape(-1, WINDOW)
     windows = told[:count]
@@ -621,10 +595,9 @@ def _answer(  # noqa: PLR0917
     tiled = np.frombuffer(tiles, np.int64).reshape(-1, _TILE_WORDS)
     held = _first_from(placed, as_of, 0, len(placed))
     has_dropped = folded > tiled[:, _TILE_ORDERS].sum()
-    mine, of_all = np.frombuffer(said, np.int64), np.frombuffer(same, np.int64)
-    words, of_each = np.frombuffer(column_words, np.int64), np.frombuffer(column_codes, np.uint8)
-    currency = mine[currency_column]
-    currencies, codes, _ = _column(of_all, words, of_each, currency_column)
+    words, all_codes = np.frombuffer(columns_words, np.int64), np.frombuffer(columns_codes, np.uint8)
+    currency = words[currency_column]
+    currencies, codes, _ = _column(words, all_codes, columns, currency_column)
     code, width = _position(currencies, currency), len(codes) // max(len(placed), 1)
     for at in range(count):
         window, after = windows[at], spans[at, 0]
@@ -651,7 +624,7 @@ def _answer(  # noqa: PLR0917
                 window[IS_CUT] = has_dropped
                 _find_tiles(window, tiled, until - spans[at, 1], until)
                 _add_tiles(window, tiled, currency)
-    _answer_numbers(placed, of_all, words, of_each, numbers, windows, told[count:])
+    _answer_numbers(len(placed), words, all_codes, columns, numbers, windows, told[count:])
     answers[0] = _answer_single(
         placed,
         amounts,
@@ -659,12 +632,9 @@ def _answer(  # noqa: PLR0917
         as_of,
         folded,
         has_dropped,
-        of_all,
         words,
-        of_each,
-        codes,
-        code,
-        mine,
+        all_codes,
+        columns,
         amount,
         placed_at,
         spans,
@@ -707,9 +677,7 @@ def _compiled() -> Callable[..., None]:
     raw, number = numba.types.Bytes(numba.uint8, 1, "C"), numba.int64
     numbers = numba.int64[::1]
     # with its signature, so that it is compiled here and not while the first order waits
-    signature = numba.void(
-        *(raw, raw, raw, number, number, raw, raw, raw, raw, number, number, numbers, numbers)
-    )
+    signature = numba.void(*(raw, raw, raw, number, number, raw, raw, number, number, numbers, numbers))
     try:
         compiled: Callable[..., None] = numba.njit(signature, cache=True)(_answer)
     except (RuntimeError, OSError):  # no room to keep it: compiled again by each program
