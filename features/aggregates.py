@@ -22,7 +22,18 @@ from features.events import LARGEST_AMOUNT, Order
 from features.facts import FACTS
 from features.history import History
 from features.money import CURRENCIES, exponent
-from features.questions import EVER, Span, span
+from features.questions import (
+    COUNT,
+    EVER,
+    LARGEST,
+    SMALLEST,
+    Answers,
+    Question,
+    Span,
+    span,
+    squares_of,
+    total_of,
+)
 from features.rates import Rates
 from features.remembered import (
     ENTITIES,
@@ -305,6 +316,11 @@ class Count(_OfHistory):
     def missing(self) -> str:  # noqa: D102
         return self._nobody
 
+    @cached_property
+    def counted(self) -> Question | None:
+        """The question of how many of the window's held orders meet its condition, where one tells that."""
+        return None if self.where is None else self.where.counted(self.span)
+
     @property
     def declaration(self) -> str:  # noqa: D102
         return f"Count({self._arguments(*([] if self.what == _ORDERS else [repr(self.what)]))})"
@@ -316,6 +332,9 @@ class Count(_OfHistory):
             return history.known(self.what, self.span), 1
         if self.where is None:
             return history.count(self.span), 1
+        if (question := self.counted) is not None:
+            counted = history.count_where(question, order)
+            return None if counted is None else (counted[0], 1)
         chosen = self._chosen(order, history)
         return None if chosen is None else (chosen.count(1), 1)
 
@@ -369,6 +388,11 @@ class Share(_OfHistory):
         mine = () if isinstance(self.what, str) else self.what.needs
         return (*mine, *(() if self.where is None else self.where.needs))
 
+    @cached_property
+    def counted(self) -> Question | None:
+        """The question of how many of the window's held orders are its share, where one tells that."""
+        return None if isinstance(self.what, str) or self.where is not None else self.what.counted(self.span)
+
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         if history is None or not self._told(order, history):
             return None
@@ -376,10 +400,9 @@ class Share(_OfHistory):
             count = history.count(self.span)
             # an order may be known of that is not in the history, as one of another service: never above 1
             return (min(history.known(self.what, self.span), count), count) if count else None
-        if type(self.what) is same and self.where is None:  # the usual one, without a mask
-            text = fingerprint(VALUES[self.what.what](order))
-            count, orders = history.count_with(self.what.what, text, self.span)
-            return (count, orders) if orders else None
+        if (question := self.counted) is not None:
+            counted = history.count_where(question, order)
+            return counted if counted is not None and counted[1] else None
         start, end = history.held_window(self.span)
         chosen = self.what.mask(order, history, start, end)
         if self.where is None:
@@ -520,6 +543,11 @@ The squares are 0 where nobody needs them.
 """
 
 
+def moments_of(answers: Answers, at: int, divided_by: int) -> Moments:
+    """What the answers tell at a place, of a window's amounts or of a number in it."""
+    return answers[at + COUNT], total_of(answers, at), squares_of(answers, at), divided_by
+
+
 @dataclass(frozen=True)
 class _OfQuantities(_OfHistory):
     """An aggregate of the amounts, or of another number, of the window's orders."""
@@ -627,7 +655,9 @@ class _OfQuantities(_OfHistory):
                 return None
         squared = self.is_squared
         if not self._is_money:
-            numbers = history.numbers(self.what, self.span, chosen)
+            if chosen is None:
+                return moments_of(history.numbers(self.what, self.span), 0, 1)
+            numbers = history.chosen_numbers(self.what, self.span, chosen)
             return len(numbers), sum(numbers), sum([n * n for n in numbers]) if squared else 0, 1
         if self.rates is None:
             currency, divided_by = fingerprint(order.currency), minor_units(order.currency)
@@ -651,19 +681,22 @@ class _OfQuantities(_OfHistory):
                 return None
         is_min = self._word == "min"
         if not self._is_money:
-            numbers = history.numbers(self.what, self.span, chosen)
+            if chosen is None:
+                found = history.numbers(self.what, self.span)
+                return (found[SMALLEST if is_min else LARGEST], 1) if found[COUNT] else None
+            numbers = history.chosen_numbers(self.what, self.span, chosen)
             return ((min if is_min else max)(numbers), 1) if numbers else None
         ask = history.smallest if is_min else history.largest
         if self.rates is None:
             amount = ask(self.span, fingerprint(order.currency), chosen)
             return None if amount is None else (amount, minor_units(order.currency))
         scale, divided_by = self._scale(self.rates, history)
-        found = [
+        amounts = [
             amount * worth
             for currency, worth in scale
             if (amount := ask(self.span, currency, chosen)) is not None
         ]
-        return ((min if is_min else max)(found), divided_by) if found else None
+        return ((min if is_min else max)(amounts), divided_by) if amounts else None
 
 
 class _OfMoments(_OfQuantities):
@@ -896,8 +929,8 @@ class Trend(_OfHistory):
         """The longer window."""
         return self._longer.span
 
-    def of_counts(self, lately: int, ever: int) -> float | None:
-        """The value, where so many orders were in the windows."""
+    def of_windows(self, lately: int, ever: int) -> float | None:
+        """The value, where there is so much in the two windows."""
         fraction = self._fraction(lately, ever)
         return None if fraction is None else fraction[0] / fraction[1]
 
@@ -1136,15 +1169,20 @@ class Distance(_Derived):
         return f"{type(self).__name__}({'' if self.by == 'customer' else f'by={self.by}'})"
 
     def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
-        found = None if history is None else self._km(order, history)
-        return None if found is None else found[0]
+        moved = None if history is None else self.moved(order, history)
+        return None if moved is None else self.of_move(*moved)
+
+    def of_move(self, km: float, microseconds_ago: int) -> float:  # noqa: ARG002
+        """The value, where the last address is so far away and that order so long ago."""
+        return km
 
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         value = self.value(order, history)
         return None if value is None else value.as_integer_ratio()
 
-    def _km(self, order: Order, history: History) -> tuple[float, int] | None:
-        """How far, and how long ago."""
+    @staticmethod
+    def moved(order: Order, history: History) -> tuple[float, int] | None:
+        """How far away the last address is, in kilometres, and how many microseconds ago that order was."""
         here, last = place_of(order), history.last_place()
         if not here or last is None:
             return None
@@ -1169,9 +1207,8 @@ class Speed(Distance):
     _what = "km_per_hour_from_last_address"
     _says = "Kilometres from the last known address of the orders {} before, per hour since."
 
-    def value(self, order: Order, history: History | None) -> float | None:  # noqa: D102
-        found = None if history is None else self._km(order, history)
-        return None if found is None else found[0] * _MICROSECONDS_AN_HOUR / found[1]
+    def of_move(self, km: float, microseconds_ago: int) -> float:  # noqa: D102
+        return km * _MICROSECONDS_AN_HOUR / microseconds_ago
 
 
 def _great_circle(one: int, another: int) -> float:

@@ -19,6 +19,7 @@ __all__ = [
     "different",
     "either",
     "fits",
+    "last_known",
     "lengthened",
     "mask_of",
     "mask_where",
@@ -87,6 +88,18 @@ def values_between(column: Column, held: int, start: int, end: int) -> list[int]
         return [*words(column)] * (end - start)
     known = words(column[0])
     return [known[code] for code in codes_of(column, held)[start:end]]
+
+
+def last_known(column: Column, held: int, end: int) -> tuple[int, int] | None:
+    """The last known value of the orders before end, and where it stands; None where none is known."""
+    if isinstance(column, bytes):
+        return None if end == 0 or column == _NO_WORD else (*_NUMBER.unpack(column), end - 1)
+    vocabulary, codes = column[0], codes_of(column, held)
+    for where in range(end - 1, -1, -1):
+        (value,) = _NUMBER.unpack_from(vocabulary, WORD * codes[where])
+        if value:
+            return value, where
+    return None
 
 
 def different(column: Column, held: int, start: int, end: int) -> set[int]:

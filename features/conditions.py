@@ -16,6 +16,16 @@ from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import Order, microseconds
 from features.facts import FACTS
 from features.history import History
+from features.questions import (
+    AS_LARGE,
+    AT_LEAST,
+    BELOW,
+    NEAR,
+    ORDERS_WITH,
+    ORDERS_WITH_ANOTHER,
+    Question,
+    Span,
+)
 from features.remembered import NUMBERS, VALUES, fingerprint
 
 __all__ = [
@@ -61,6 +71,9 @@ class Condition(Protocol):
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:
         """For each order held from start to end: 1 if it counts, else 0."""
 
+    def counted(self, window: Span) -> Question | None:
+        """The question of how many of the window's held orders count; None where only the mask tells."""
+
 
 class _Combined:
     """What every condition can do."""
@@ -69,6 +82,10 @@ class _Combined:
     def looks_at_facts(self) -> bool:
         """Whether it asks what became of past orders; few do."""
         return False
+
+    def counted(self, window: Span) -> Question | None:  # noqa: ARG002
+        """The question of how many of the window's held orders count; None where only the mask tells."""
+        return None
 
     def __and__(self, other: Condition) -> "_And":
         return _And(self, other)  # type: ignore[arg-type] # whoever inherits is a condition
@@ -186,6 +203,9 @@ class same(_OfValue):  # noqa: N801 - reads as a word of a sentence
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: D102
         return history.where_is(self.what, fingerprint(VALUES[self.what](order)), start, end)
 
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(ORDERS_WITH, self.what, window)
+
 
 class other(_OfValue):  # noqa: N801
     """The past order has another one than this order; where it is not known, it does not count."""
@@ -198,6 +218,9 @@ class other(_OfValue):  # noqa: N801
         mine = history.where_is(self.what, fingerprint(VALUES[self.what](order)), start, end)
         unknown = history.where_is(self.what, fingerprint(None), start, end)
         return both(neither(mine), neither(unknown))
+
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(ORDERS_WITH_ANOTHER, self.what, window)
 
 
 @dataclass(frozen=True, init=False)
@@ -271,6 +294,9 @@ class at_least(_OfNumber):  # noqa: N801
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
         return history.where_number(self.what, lambda number: number >= self.number, start, end)
 
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(AT_LEAST, self.what, window, self.number)
+
 
 class below(_OfNumber):  # noqa: N801
     """The past order's number is known and smaller than this: `below("pieces", 3)`."""
@@ -285,6 +311,9 @@ class below(_OfNumber):  # noqa: N801
 
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: ARG002, D102
         return history.where_number(self.what, lambda number: number < self.number, start, end)
+
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(BELOW, self.what, window, self.number)
 
 
 @dataclass(frozen=True)
@@ -316,6 +345,9 @@ class near_hour(_Combined):  # noqa: N801
         mine, near = microseconds(order.placed_at), self.hours * _MICROSECONDS_AN_HOUR
         later = (mine - np.asarray(history.held_times(start, end), np.int64)) % _MICROSECONDS_A_DAY
         return ((later <= near) | (later >= _MICROSECONDS_A_DAY - near)).tobytes()
+
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(NEAR, "", window, self.hours * _MICROSECONDS_AN_HOUR)
 
 
 @dataclass(frozen=True)
@@ -361,6 +393,9 @@ class as_large(_Combined):  # noqa: N801
     def mask(self, order: Order, history: History, start: int, end: int) -> bytes:  # noqa: D102
         large = (np.asarray(history.held_amounts(start, end), np.int64) >= order.amount).tobytes()
         return both(large, history.where_is("currency", fingerprint(order.currency), start, end))
+
+    def counted(self, window: Span) -> Question:  # noqa: D102
+        return Question(AS_LARGE, "", window)
 
 
 _CONDITIONS = frozenset({_And, _Not, same, other, is_in, at_least, below, near_hour, was, as_large})

@@ -13,8 +13,9 @@ holds, and never more than a sixteenth of the orders newer than it.
 
 import struct
 import sys
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import compress
@@ -31,6 +32,7 @@ from features.columns import (
     both,
     code_of,
     different,
+    last_known,
     lengthened,
     mask_of,
     mask_where,
@@ -45,6 +47,7 @@ from features.events import Order, microseconds
 from features.facts import FACTS, Fact
 from features.fast import Told
 from features.questions import (
+    AS_LARGE,
     COUNT,
     DIFFERENT,
     END,
@@ -57,15 +60,14 @@ from features.questions import (
     LOW,
     NEVER,
     ORDERS,
-    ORDERS_WITH,
     SMALLEST,
     START,
     USED,
     WINDOW,
     Answers,
+    Question,
     Questions,
     Span,
-    Text,
     squares_of,
     total_of,
 )
@@ -92,6 +94,8 @@ LARGEST_LIMIT = 1_000_000
 _NO_WORD: Final = bytes(WORD)
 _NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
+_CURRENCY_WORD: Final = slice(WORD * _CURRENCY, WORD * (_CURRENCY + 1))
+_NO_CODES: Final = (b"", b"")
 _HEAD = struct.Struct("<Bq")
 _SINCE_HEAD: Final = 2
 """The first version whose bytes begin so."""
@@ -698,7 +702,7 @@ class History:
         self._changes = row._changes
         self._places: Mapping[Span, int] = {}
         """Where, in what was answered together, windows stand whose amounts count in one currency."""
-        self._currency = UNKNOWN
+        self._currency = _NO_WORD
         self._answers: Answers = []
         self._alone: dict[tuple[Span, int | None], Answers] = {}
         """What is in windows that were asked about by themselves, by the currency."""
@@ -711,69 +715,54 @@ class History:
 
     # Many questions -----------------------------------------------------------------------------
 
-    def answer(self, questions: Questions, currency: int, said: Sequence[int]) -> Answers:
+    def answer(self, questions: Questions, said: bytes, amount: int, placed_at: int) -> Answers:
         """The answers to many questions; what windows hold stays known for the questions that follow.
 
-        Amounts count in `currency`, a fingerprint; `said` has, at its place of COLUMN_OF, each text that is
-        asked about. Whoever reads of windows that tiles cut sees to `is_exact`.
+        `said` is what `told` answers of the order, and amounts count in its currency; `placed_at` is in
+        microseconds since 1970. Whoever reads of windows and numbers that tiles cut sees to `is_exact`.
         """
-        self._answers = answers = self._answer(questions, currency, said)
-        self._places, self._currency = questions.windows, currency
+        self._answers = answers = self._answer(questions, said, amount, placed_at)
+        self._places, self._currency = questions.windows, said[_CURRENCY_WORD]
         return answers
 
-    def _answer(
-        self, questions: Questions, currency: int, said: Sequence[int] | Mapping[int, int]
-    ) -> Answers:
+    def _answer(self, questions: Questions, said: bytes, amount: int = 0, placed_at: int = 0) -> Answers:
         row = self._fresh()
-        codes, code = self._coded(_CURRENCY, word(currency))
-        head, column_codes = [len(questions.columns)], []
+        varying, used = row._varying, row._used
+        head, column_codes = [0], []
         pieces: list[bytes] = []
         for position in questions.columns:
-            column = row._varying.get(position)
-            if column is None:
-                vocabulary, of_each = row._same[WORD * position : WORD * (position + 1)], b""
-            else:
-                vocabulary, of_each = column
-            used = row._used[position] if row._used else b""
-            head += (said[position], len(vocabulary) // WORD, len(of_each), len(used) // WORD)
-            pieces += (vocabulary, used)
-            column_codes.append(of_each)
+            if position in varying or position < len(used):
+                vocabulary, codes = varying.get(position, _NO_CODES)
+                last_used = used[position] if position < len(used) else b""
+                head += (position, len(vocabulary) // WORD, len(codes), len(last_used) // WORD)
+                pieces += (vocabulary, last_used)
+                column_codes.append(codes)
+        head[0] = len(column_codes)
         answers = questions.answer(
             row._times,
             row._amounts,
-            codes,
-            code,
             row._tiles,
             row._folded,
             self.as_of,
-            currency,
-            b"".join((questions.head.pack(*head), *pieces)),
+            b"".join((said, row._same, array("q", head).tobytes(), *pieces)),
             b"".join(column_codes),
+            amount,
+            placed_at,
         )
         if not answers[0]:
             self.is_exact = False
         return answers
 
-    def _coded(self, position: int, value: bytes) -> tuple[bytes, int]:
-        """A column as codes, none where all say the same, and the code of a word; -1 where none says it."""
-        column = self._row._column(position)
-        if isinstance(column, bytes):
-            return b"", 0 if column == value else -1
-        code, held = code_of(column[0], value), len(self._row)
-        if code < 0 or len(column[1]) == held:
-            return column[1], code
-        return mask_of(column, held, value, 0, held), 1
-
     def _within(self, window: Span, currency: int | None = None) -> Answers:
         """What the window holds; `is_exact` is left to who asks."""
         self._fresh()
         at = self._places.get(window)
-        if at is not None and currency in {None, self._currency}:
+        if at is not None and (currency is None or word(currency) == self._currency):
             return self._answers[at : at + WINDOW]
         found = self._alone.get((window, currency))
         if found is None:
-            found = self._answer(_about(window), UNKNOWN if currency is None else currency, ())[1:]
-            self._alone[window, currency] = found
+            said = _NOTHING if currency is None else _only_said("currency", currency)
+            found = self._alone[window, currency] = self._answer(_asked((window,)), said)[1:]
         return found
 
     def _of_tiles(self, window: Span, currency: int | None = None) -> Answers:
@@ -859,11 +848,18 @@ class History:
         in_it = both(self.where_is(_CURRENCY, currency, start, end), chosen)
         return list(compress(self.held_amounts(start, end), in_it))
 
-    def numbers(self, what: str, window: Span, chosen: bytes | None = None) -> list[int]:
-        """The known numbers, of one of NUMBERS, of the window's held orders."""
-        start, end = self.held_window(window)
-        values: Iterable[int] = self._slice(COLUMN_OF[what], start, end)
-        return [value - 1 for value in (values if chosen is None else compress(values, chosen)) if value]
+    def numbers(self, what: str, window: Span) -> Answers:
+        """What the window's held orders say of one of NUMBERS, as if it were their amount."""
+        questions = _asked((), (), ((what, window),))
+        found = self._answer(questions, _NOTHING)[questions.numbers[what, window] :]
+        if found[IS_CUT]:
+            self.is_exact = False
+        return found
+
+    def chosen_numbers(self, what: str, window: Span, chosen: bytes) -> list[int]:
+        """The known numbers, of one of NUMBERS, of the window's held orders that are chosen."""
+        values = self._slice(COLUMN_OF[what], *self.held_window(window))
+        return [value - 1 for value in compress(values, chosen) if value]
 
     def distinct(self, what: str, window: Span, chosen: bytes | None = None) -> int:
         """How many known, different texts of one of VALUES the window's orders had."""
@@ -875,11 +871,20 @@ class History:
         """Whether an order from before `as_of` had this text (its fingerprint) of one of VALUES."""
         return self.last_with(what, value) is not None
 
-    def count_with(self, what: str, value: int, window: Span) -> tuple[int, int]:
-        """How many of the window's held orders have this text, and how many there are."""
-        count = self._ask(ORDERS_WITH, what, value, window)
-        start, end = self.held_window(window)
-        return count, end - start
+    def count_where(self, question: Question, order: Order) -> tuple[int, int] | None:
+        """What a question that counts held orders of a window answers, and how many there are.
+
+        None where the order does not say what they are compared with.
+        """
+        said = _NOTHING
+        if question.what in VALUES:
+            said = _only_said(question.what, fingerprint(VALUES[question.what](order)))
+        elif question.ask == AS_LARGE:
+            said = _only_said("currency", fingerprint(order.currency))
+        questions = _asked((), (question,))
+        answers = self._answer(questions, said, order.amount, microseconds(order.placed_at))
+        count, at = answers[-1], questions.windows[question.window]
+        return None if count == NEVER else (count, answers[at + END] - answers[at + START])
 
     def last_with(self, what: str, value: int) -> int | None:
         """When the last order from before `as_of` with this text was placed; None for never."""
@@ -892,16 +897,15 @@ class History:
         return None if last == NEVER else last
 
     def _ask(self, ask: int, what: str, value: int, window: Span) -> int:
-        return self._answer(_about(window, ask, what), UNKNOWN, {COLUMN_OF[what]: value})[-1]
+        return self._answer(_asked((), (Question(ask, what, window),)), _only_said(what, value))[-1]
 
     def last_place(self) -> tuple[int, int] | None:
         """The place and time of the last order from before `as_of` that says where; of those held."""
         row = self._fresh()
-        if row._column(COLUMN_OF[PLACE]) != _NO_WORD:
-            places = self._slice(COLUMN_OF[PLACE], 0, self._end)
-            for where in range(self._end - 1, -1, -1):
-                if places[where]:
-                    return places[where], self._times[where]
+        last = last_known(row._column(COLUMN_OF[PLACE]), len(row), self._end)
+        if last is not None:
+            place, where = last
+            return place, self._times[where]
         if row._folded:
             self.is_exact = False
         return None
@@ -1024,6 +1028,10 @@ class History:
         return different(self._row._column(position), len(self._row), start, end)
 
 
-@lru_cache(maxsize=1024)
-def _about(window: Span, ask: int | None = None, what: str = "") -> Questions:
-    return Questions((window,), () if ask is None else (Text(ask, what, window),))
+def _only_said(what: str, value: int) -> bytes:
+    """What `told` would answer of an order that says nothing but this."""
+    before = WORD * COLUMN_OF[what]
+    return _NOTHING[:before] + word(value) + _NOTHING[before + WORD :]
+
+
+_asked = lru_cache(maxsize=1024)(Questions)

@@ -1,4 +1,4 @@
-"""What a history is asked, many questions at once: what its windows hold, and when a text was last there.
+"""What a history is asked, many questions at once: what its windows hold, and what their orders say.
 
 All is told in one pass over a row's bytes, from the newest order back: where a window begins, the next longer
 one only goes on. The loops are plain Python that numba compiles; where numba cannot be imported they run as
@@ -6,8 +6,7 @@ they are, slowly, with the same answers. Sums may outgrow 64 bits: they are an u
 which the lower has 62 bits.
 """
 
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -17,6 +16,9 @@ import numpy as np
 from features.remembered import COLUMN_OF
 
 __all__ = [
+    "AS_LARGE",
+    "AT_LEAST",
+    "BELOW",
     "COUNT",
     "DIFFERENT",
     "END",
@@ -27,17 +29,19 @@ __all__ = [
     "LAST",
     "LAST_HELD",
     "LOW",
+    "NEAR",
     "NEVER",
     "ORDERS",
     "ORDERS_WITH",
+    "ORDERS_WITH_ANOTHER",
     "SMALLEST",
     "START",
     "USED",
     "WINDOW",
     "Answers",
+    "Question",
     "Questions",
     "Span",
-    "Text",
     "span",
     "squares_of",
     "total_of",
@@ -85,17 +89,32 @@ _TILE_LAST, _TILE_CURRENCY, _TILE_ORDERS, _TILE_TOTAL = 1, 2, 3, 4
 _TILE_SQUARES, _TILE_SMALLEST, _TILE_LARGEST = 5, 7, 8
 
 LAST: Final = 0
-"""When an order with the text was last placed, held or folded, in whatever window; NEVER for never."""
+"""When an order with the order's text was last placed, held or folded, in whatever window; NEVER for never.
+
+To this question and to the next three NEVER is also the answer where the order does not say the text."""
 LAST_HELD: Final = 1
 """The same of the window's held orders."""
 ORDERS_WITH: Final = 2
-"""How many of the window's held orders have the text."""
-DIFFERENT: Final = 3
+"""How many of the window's held orders have the text, and then how many have another known one."""
+ORDERS_WITH_ANOTHER: Final = 3
+DIFFERENT: Final = 4
 """How many known, different texts the window's orders have."""
+AT_LEAST: Final = 5
+"""Of how many of its held orders a number is known and at least the question's; then, of how many smaller."""
+BELOW: Final = 6
+AS_LARGE: Final = 7
+"""How many of its held orders are in the currency that was asked for and have the order's amount or more."""
+NEAR: Final = 8
+"""How many of its held orders were placed within the question's microseconds of the order's time of day."""
 
-# what is said of a column before its words
+_DAY: Final = 86_400_000_000
+_WORD: Final = 8
+
+# what is said of a column before the words of all
 _HEAD_WORDS: Final = 4
-_TEXT, _VOCABULARY, _CODES, _USED_WORDS = 0, 1, 2, 3
+_POSITION, _VOCABULARY, _CODES, _USED_WORDS = 0, 1, 2, 3
+
+_LARGEST: Final = 2**63 - 1
 
 Answers = list[int]
 """Those to some questions, or of them what is in one window, at the places above."""
@@ -128,80 +147,86 @@ def squares_of(answers: Answers, at: int = 0) -> int:
     return answers[at + _SQUARES] << _BITS | answers[at + _SQUARES + 1]
 
 
-class Text(NamedTuple):
-    """A question about one of VALUES in a window."""
+class Question(NamedTuple):
+    """One question about the orders in a window, which one number answers."""
 
     ask: int
-    """LAST, LAST_HELD, ORDERS_WITH or DIFFERENT."""
+    """One of LAST to NEAR."""
     what: str
+    """Which of VALUES or NUMBERS it is about; "" for times and amounts."""
     window: Span
+    number: int = 0
+    """What past orders are compared with, where the order being scored does not say it."""
 
 
 class Questions:
-    """What a history is asked together: about windows, and about texts in them.
+    """What a history is asked together: about windows, about numbers in them, and single questions.
 
-    The answers are one list: whether those about texts are exact, then what is in each window, then those
-    about texts.
+    The answers are one list: whether those to the single questions are exact, then what is in each window,
+    then what held orders say of each number, as if it were their amount, then those to the single questions.
     """
 
-    __slots__ = ("_asked", "_loops", "_size", "columns", "head", "texts", "windows")
+    __slots__ = ("_asked", "_loops", "_size", "columns", "numbers", "single", "windows")
 
-    def __init__(self, windows: Iterable[Span], texts: Sequence[Text] = ()) -> None:
+    def __init__(
+        self,
+        windows: Sequence[Span] = (),
+        single: Sequence[Question] = (),
+        numbers: Sequence[tuple[str, Span]] = (),
+    ) -> None:
         # those that end together behind one another, the shorter first: each is a part of the next
-        spans = sorted({*windows, *(each.window for each in texts)}, key=_after_and_over)
-        texts = tuple(dict.fromkeys(texts))
-        columns = tuple(dict.fromkeys(COLUMN_OF[each.what] for each in texts))
+        spans = sorted(
+            {*windows, *(each.window for each in single), *(window for _, window in numbers)},
+            key=_after_and_over,
+        )
+        single, numbers = tuple(dict.fromkeys(single)), tuple(dict.fromkeys(numbers))
+        first_number = 1 + WINDOW * len(spans)
+        first_single = first_number + WINDOW * len(numbers)
         self.windows = {each: 1 + WINDOW * at for at, each in enumerate(spans)}
         """Where each window's answers begin."""
-        self.texts = {each: 1 + WINDOW * len(spans) + at for at, each in enumerate(texts)}
-        """Where the answer about each text stands."""
-        self.columns = columns
-        """The columns that hold the texts."""
-        self.head = struct.Struct(f"<{1 + _HEAD_WORDS * len(columns)}q")
-        """How many columns there are, and what is said of each of them: see `answer`."""
-        asked = [len(spans), *(number for each in spans for number in _after_and_over(each))]
-        for each in texts:
-            asked += (each.ask, columns.index(COLUMN_OF[each.what]), spans.index(each.window))
+        self.numbers = {each: first_number + WINDOW * at for at, each in enumerate(numbers)}
+        """Where the answers about each number in a window begin; IS_CUT is 1 where some of it is folded."""
+        self.single = {each: first_single + at for at, each in enumerate(single)}
+        """Where the answer to each single question stands."""
+        asked_of = ("currency", *(what for what, _ in numbers), *(each.what for each in single if each.what))
+        self.columns = tuple(COLUMN_OF[what] for what in dict.fromkeys(asked_of))
+        """The columns that are looked into."""
+        asked = [COLUMN_OF["currency"], len(COLUMN_OF), len(spans), len(numbers)]
+        for each in spans:
+            asked += _after_and_over(each)
+        for what, window in numbers:
+            asked += (COLUMN_OF[what], spans.index(window))
+        for question in single:
+            column = COLUMN_OF[question.what or "currency"]
+            asked += (question.ask, column, spans.index(question.window), min(question.number, _LARGEST))
         self._asked = np.array(asked, np.int64)
-        self._size = 1 + WINDOW * len(spans) + len(texts)
+        self._size = first_single + len(single)
         self._loops = _compiled()
 
     def answer(  # noqa: PLR0917 - numba's functions take bytes and numbers, not objects
         self,
         times: bytes,
         amounts: bytes,
-        codes: bytes,
-        code: int,
         tiles: bytes,
         folded: int,
         as_of: int,
-        currency: int,
-        column_words: bytes,
-        column_codes: bytes,
+        words: bytes,
+        codes: bytes,
+        amount: int,
+        placed_at: int,
     ) -> Answers:
-        """What a row with these bytes answers.
+        """What a row with these bytes answers an order of this amount and instant.
 
-        `folded` is how many orders should be in the tiles. Of the orders held those are in the currency whose
-        code is `code`; without `codes` all of them if `code` is 0, and else none. `column_words` begins with
-        `head`, which says of each column: the text asked about (UNKNOWN for none), how many words its
-        vocabulary has, how many bytes its codes, and how many words tell when folded orders last used which
-        text. Behind it are the vocabularies, each followed by these words. `column_codes` are the codes of
-        all columns.
+        `folded` is how many orders should be in the tiles. `words` begin with what the order says, as `told`
+        has it, and then with what all held orders say. Next is how many columns are told of: those of
+        `columns` in which orders differ, or of which folded ones are known. Next are, of each, its position,
+        how many words its vocabulary has (none where all say the same), how many bytes its codes, and how
+        many words tell when folded orders last used which text. Last are the vocabularies, each followed by
+        these words. `codes` are those of all these columns.
         """
         answers = np.empty(self._size, np.int64)
         self._loops(
-            times,
-            amounts,
-            codes,
-            code,
-            tiles,
-            folded,
-            as_of,
-            currency,
-            column_words,
-            column_codes,
-            self._asked,
-            answers,
+            times, amounts, tiles, folded, as_of, words, codes, amount, placed_at, self._asked, answers
         )
         told: Answers = answers.tolist()
         return told
@@ -226,10 +251,10 @@ def _first_from(times: Any, at: int, low: int, high: int) -> int:
 
 
 def _add_orders(  # noqa: PLR0917 - numba's functions take arrays and numbers, not objects
-    window: Any, amounts: Any, codes: Any, code: int, start: int, end: int
+    window: Any, amounts: Any, codes: Any, width: int, code: int, start: int, end: int
 ) -> None:
-    """Add the orders held from start to end, of those that are in the currency."""
-    if len(codes) == 0:
+    """Add the orders held from start to end, of those that have the code."""
+    if width == 0:
         largest: Any = np.int64(0)
         for where in range(start, end):
             largest = max(largest, np.int64(amounts[where]))
@@ -240,7 +265,7 @@ def _add_orders(  # noqa: PLR0917 - numba's functions take arrays and numbers, n
     total_upper, total = window[_TOTAL], window[_TOTAL + 1]
     squares_upper, squares = window[_SQUARES], window[_SQUARES + 1]
     for where in range(start, end):
-        if len(codes) > 0 and codes[where] != code:
+        if width > 0 and _code_at(codes, width, where) != code:
             continue
         amount = np.int64(amounts[where])
         smallest = amount if count == 0 else min(smallest, amount)
@@ -284,6 +309,20 @@ def _add_small(window: Any, amounts: Any, start: int, end: int, largest: Any) ->
         squares += window[_SQUARES + 1]
         window[_SQUARES] += squares >> _BITS
         window[_SQUARES + 1] = squares & _LOWER
+
+
+def _add_numbers(  # noqa: PLR0917
+    window: Any, vocabulary: Any, codes: Any, width: int, start: int, end: int
+) -> None:
+    """Add the known numbers of the orders held from start to end, as if they were amounts."""
+    numbers = np.empty(end - start, np.int64)
+    known = 0
+    for where in range(start, end):
+        number = vocabulary[_code_at(codes, width, where)]
+        if number != 0:
+            numbers[known] = number - 1
+            known += 1
+    _add_orders(window, numbers, codes, 0, 0, 0, known)
 
 
 def _find_tiles(window: Any, tiles: Any, since: int, until: int) -> None:
@@ -380,40 +419,113 @@ def _different(  # noqa: PLR0917
     return different
 
 
-def _answer_texts(  # noqa: PLR0917
+def _count_where(  # noqa: PLR0917
+    ask: int, mine: int, number: int, vocabulary: Any, codes: Any, width: int, start: int, end: int
+) -> Any:
+    """How many of the orders from start to end say what is asked for; each word is looked at once."""
+    counts = np.zeros(len(vocabulary), np.uint8)
+    for at in range(len(vocabulary)):
+        said = vocabulary[at]
+        if ask == ORDERS_WITH:
+            counts[at] = said == mine
+        elif ask == ORDERS_WITH_ANOTHER:
+            counts[at] = 0 != said != mine
+        elif ask == AT_LEAST:  # a known number is kept one larger
+            counts[at] = said > number
+        else:
+            counts[at] = 0 < said <= number
+    if width == 0:
+        return (end - start) * np.int64(counts[0])
+    count = np.int64(0)
+    for where in range(start, end):
+        count += counts[_code_at(codes, width, where)]
+    return count
+
+
+def _count_as_large(  # noqa: PLR0917
+    amounts: Any, least: int, codes: Any, width: int, code: int, start: int, end: int
+) -> Any:
+    """How many of the orders from start to end have the code, and this amount at least."""
+    count = np.int64(0)
+    for where in range(start, end):
+        if amounts[where] >= least and _code_at(codes, width, where) == code:
+            count += 1
+    return count
+
+
+def _count_near(times: Any, at: int, near: int, start: int, end: int) -> Any:
+    """How many of the orders from start to end were placed so near to an instant's time of day."""
+    count = np.int64(0)
+    for where in range(start, end):
+        later = (at - times[where]) % _DAY
+        if later <= near or later >= _DAY - near:
+            count += 1
+    return count
+
+
+def _column(words: Any, codes: Any, columns: int, position: int) -> Any:
+    """A column's vocabulary, its codes, and when folded orders last used which text."""
+    same = columns + position
+    head, first_word, first_code = (
+        2 * columns,
+        2 * columns + 1 + _HEAD_WORDS * words[2 * columns],
+        np.int64(0),
+    )
+    for at in range(head + 1, head + 1 + _HEAD_WORDS * words[head], _HEAD_WORDS):
+        first_used = first_word + words[at + _VOCABULARY]
+        next_word, next_code = first_used + words[at + _USED_WORDS], first_code + words[at + _CODES]
+        if words[at + _POSITION] == position:
+            if first_word == first_used:
+                return words[same : same + 1], codes[:0], words[first_used:next_word]
+            return words[first_word:first_used], codes[first_code:next_code], words[first_used:next_word]
+        first_word, first_code = next_word, next_code
+    return words[same : same + 1], codes[:0], words[:0]
+
+
+def _answer_numbers(  # noqa: PLR0917
+    orders: int, words: Any, all_codes: Any, columns: int, numbers: Any, windows: Any, answers: Any
+) -> None:
+    """Answer what the held orders of windows say of numbers."""
+    for at in range(len(numbers)):
+        answer, window = answers[at], windows[numbers[at, 1]]
+        answer[:] = 0
+        answer[SMALLEST] = answer[LARGEST] = -1
+        answer[IS_CUT] = window[IS_CUT] or window[HIGH] > window[LOW]
+        vocabulary, codes, _ = _column(words, all_codes, columns, numbers[at, 0])
+        width = len(codes) // max(orders, 1)
+        _add_numbers(answer, vocabulary, codes, width, window[START], window[END])
+
+
+def _answer_single(  # noqa: PLR0917
     times: Any,
+    amounts: bytes,
     held: int,
     as_of: int,
     folded: int,
     has_dropped: bool,
-    column_words: Any,
-    column_codes: Any,
+    words: Any,
+    all_codes: Any,
+    columns: int,
+    amount: int,
+    placed_at: int,
     spans: Any,
-    texts: Any,
+    single: Any,
     windows: Any,
     answers: Any,
 ) -> int:
-    """Answer the questions about texts; 1 where all answers are exact."""
+    """Answer the single questions; 1 where all answers are exact."""
     are_exact = 1
-    behind_head = 1 + _HEAD_WORDS * column_words[0]
-    for at in range(len(texts)):
-        ask, column = texts[at, 0], 1 + _HEAD_WORDS * texts[at, 1]
-        window, after, over = windows[texts[at, 2]], spans[texts[at, 2], 0], spans[texts[at, 2], 1]
-        first_word, first_code = behind_head, 0
-        for before in range(1, column, _HEAD_WORDS):
-            first_word += column_words[before + _VOCABULARY] + column_words[before + _USED_WORDS]
-            first_code += column_words[before + _CODES]
-        text = column_words[column + _TEXT]
-        first_used = first_word + column_words[column + _VOCABULARY]
-        vocabulary = column_words[first_word:first_used]
-        used = column_words[first_used : first_used + column_words[column + _USED_WORDS]]
-        codes = column_codes[first_code : first_code + column_words[column + _CODES]]
+    for at in range(len(single)):
+        ask, column, number = single[at, 0], single[at, 1], single[at, 3]
+        window, after, over = windows[single[at, 2]], spans[single[at, 2], 0], spans[single[at, 2], 1]
+        start, end = window[START], window[END]
+        mine = words[column]
+        vocabulary, codes, used = _column(words, all_codes, columns, column)
         width = len(codes) // max(len(times), 1)
         # of the longer past of some texts nothing is known
         is_short = has_dropped or len(used) >= 2 * USED
 
         if ask == DIFFERENT:
-            start, end = window[START], window[END]
             if start > 0 or folded == 0:
                 answers[at] = _different(vocabulary, codes, width, start, end, used[:0], 0, 0)
                 continue
@@ -423,16 +535,16 @@ def _answer_texts(  # noqa: PLR0917
             if is_short or (len(used) > 0 and used[1] >= until):
                 are_exact = 0
             continue
-        answers[at] = 0 if ask == ORDERS_WITH else NEVER
-        if text == 0:
-            continue
-        code = _position(vocabulary, text)
+        if ask <= ORDERS_WITH_ANOTHER:
+            answers[at] = NEVER
+            if mine == 0:
+                continue
         if ask == LAST:
-            where = _last_with(codes, width, code, 0, held)
+            where = _last_with(codes, width, _position(vocabulary, mine), 0, held)
             if where >= 0:
                 answers[at] = times[where]
             elif folded > 0:
-                last = _last_used(used, text)
+                last = _last_used(used, mine)
                 if last < as_of:
                     answers[at] = last
                 if last >= as_of or (last == NEVER and is_short):
@@ -441,41 +553,53 @@ def _answer_texts(  # noqa: PLR0917
         if window[IS_CUT] or window[HIGH] > window[LOW]:
             are_exact = 0
         if ask == LAST_HELD:
-            where = _last_with(codes, width, code, window[START], window[END])
+            where = _last_with(codes, width, _position(vocabulary, mine), start, end)
             if where >= 0:
                 answers[at] = times[where]
-        elif width == 0:
-            answers[at] = window[END] - window[START] if code == 0 else 0
+        elif ask == NEAR:
+            answers[at] = _count_near(times, placed_at, number, start, end)
+        elif ask == AS_LARGE:
+            code = _position(vocabulary, mine)
+            if len(amounts) == _WORD * len(times):
+                large = np.frombuffer(amounts, np.int64)
+                answers[at] = _count_as_large(large, amount, codes, width, code, start, end)
+            else:
+                small = np.frombuffer(amounts, np.uint32)
+                answers[at] = _count_as_large(small, amount, codes, width, code, start, end)
         else:
-            for where in range(window[START], window[END]):
-                if _code_at(codes, width, where) == code:
-                    answers[at] += 1
+            answers[at] = _count_where(ask, mine, number, vocabulary, codes, width, start, end)
     return are_exact
 
 
 def _answer(  # noqa: PLR0917
     times: bytes,
     amounts: bytes,
-    codes: bytes,
-    code: int,
     tiles: bytes,
     folded: int,
     as_of: int,
-    currency: int,
-    column_words: bytes,
-    column_codes: bytes,
+    columns_words: bytes,
+    columns_codes: bytes,
+    amount: int,
+    placed_at: int,
     asked: Any,
     answers: Any,
 ) -> None:
     """Questions.answer, into an array."""
-    count = asked[0]
-    spans, texts = asked[1 : 1 + 2 * count].reshape(-1, 2), asked[1 + 2 * count :].reshape(-1, 3)
-    windows = answers[1 : 1 + WINDOW * count].reshape(-1, WINDOW)
-    placed_at = np.frombuffer(times, np.int64)
+    currency_column, columns, count, first_number = asked[0], asked[1], asked[2], 4 + 2 * asked[2]
+    first_single = first_number + 2 * asked[3]
+    spans = asked[4:first_number].reshape(-1, 2)
+    numbers, single = asked[first_number:first_single].reshape(-1, 2), asked[first_single:].reshape(-1, 4)
+    told = answers[1 : 1 + WINDOW * (count + len(numbers))].reshape(-1, WINDOW)
+    windows = told[:count]
+    placed = np.frombuffer(times, np.int64)
     tiled = np.frombuffer(tiles, np.int64).reshape(-1, _TILE_WORDS)
-    held = _first_from(placed_at, as_of, 0, len(placed_at))
+    held = _first_from(placed, as_of, 0, len(placed))
     has_dropped = folded > tiled[:, _TILE_ORDERS].sum()
-    for at in range(len(windows)):
+    words, all_codes = np.frombuffer(columns_words, np.int64), np.frombuffer(columns_codes, np.uint8)
+    currency = words[currency_column]
+    currencies, codes, _ = _column(words, all_codes, columns, currency_column)
+    code, width = _position(currencies, currency), len(codes) // max(len(placed), 1)
+    for at in range(count):
         window, after = windows[at], spans[at, 0]
         until = as_of - after
         if at > 0 and spans[at - 1, 0] == after:
@@ -484,37 +608,40 @@ def _answer(  # noqa: PLR0917
         else:
             window[:] = 0
             window[SMALLEST] = window[LARGEST] = -1
-            done = end = _first_from(placed_at, until, 0, len(placed_at))
-        start = _first_from(placed_at, until - spans[at, 1], 0, done)
+            done = end = _first_from(placed, until, 0, len(placed))
+        start = _first_from(placed, until - spans[at, 1], 0, done)
         window[START], window[END], window[ORDERS] = start, end, end - start
         if code >= 0:
             if len(amounts) == len(times):
-                _add_orders(window, np.frombuffer(amounts, np.int64), codes, code, start, done)
+                _add_orders(window, np.frombuffer(amounts, np.int64), codes, width, code, start, done)
             else:
-                _add_orders(window, np.frombuffer(amounts, np.uint32), codes, code, start, done)
+                _add_orders(window, np.frombuffer(amounts, np.uint32), codes, width, code, start, done)
     if folded > 0:
         # last, because a window goes on where the one before it began: with its tiles they would be twice
-        for at in range(len(windows)):
+        for at in range(count):
             window, until = windows[at], as_of - spans[at, 0]
             if window[START] == 0:
                 window[IS_CUT] = has_dropped
                 _find_tiles(window, tiled, until - spans[at, 1], until)
                 _add_tiles(window, tiled, currency)
-    answers[0] = 1
-    if len(texts) > 0:
-        answers[0] = _answer_texts(
-            placed_at,
-            held,
-            as_of,
-            folded,
-            has_dropped,
-            np.frombuffer(column_words, np.int64),
-            np.frombuffer(column_codes, np.uint8),
-            spans,
-            texts,
-            windows,
-            answers[1 + WINDOW * count :],
-        )
+    _answer_numbers(len(placed), words, all_codes, columns, numbers, windows, told[count:])
+    answers[0] = _answer_single(
+        placed,
+        amounts,
+        held,
+        as_of,
+        folded,
+        has_dropped,
+        words,
+        all_codes,
+        columns,
+        amount,
+        placed_at,
+        spans,
+        single,
+        windows,
+        answers[1 + WINDOW * (count + len(numbers)) :],
+    )
 
 
 _CALLED: Final = (
@@ -528,7 +655,13 @@ _CALLED: Final = (
     _position,
     _last_used,
     _different,
-    _answer_texts,
+    _count_where,
+    _count_as_large,
+    _count_near,
+    _column,
+    _add_numbers,
+    _answer_numbers,
+    _answer_single,
 )
 
 
@@ -544,7 +677,7 @@ def _compiled() -> Callable[..., None]:
     raw, number = numba.types.Bytes(numba.uint8, 1, "C"), numba.int64
     numbers = numba.int64[::1]
     # with its signature, so that it is compiled here and not while the first order waits
-    signature = numba.void(raw, raw, raw, number, raw, number, number, number, raw, raw, numbers, numbers)
+    signature = numba.void(*(raw, raw, raw, number, number, raw, raw, number, number, numbers, numbers))
     try:
         compiled: Callable[..., None] = numba.njit(signature, cache=True)(_answer)
     except (RuntimeError, OSError):  # no room to keep it: compiled again by each program

@@ -31,6 +31,9 @@ LARGEST = PARITY + "test_no_bit_is_lost_in_sums_and_squares_of_the_largest_amoun
 FUTURE_TILES = "tests/unit/test_features_history.py::test_an_order_sees_no_tile_that_ends_after_it"
 STALE = "tests/unit/test_features_history.py::test_a_history_of_a_row_that_changed_since_refuses_to_answer"
 TOGETHER = "tests/unit/test_features_questions.py::test_what_is_asked_together_is_answered_as_it_is_alone"
+QUESTIONS = "tests/unit/test_features_questions.py::"
+COUNTED = QUESTIONS + "test_a_condition_counts_by_itself_what_its_mask_counts"
+WRONG_ANSWERS = QUESTIONS + "test_a_plan_says_which_function_of_the_order_answers_no_number"
 CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
@@ -62,7 +65,7 @@ MUTANTS = (
     Mutant(
         "a window ends after its end",
         "questions.py",
-        (("_first_from(placed_at, until, 0,", "_first_from(placed_at, until + (after == 0), 0,"),),
+        (("_first_from(placed, until, 0,", "_first_from(placed, until + (after == 0), 0,"),),
         WINDOW,
     ),
     Mutant(
@@ -80,7 +83,7 @@ MUTANTS = (
     Mutant(
         "what another order of the same instant says was there before",
         "questions.py",
-        (("_first_from(placed_at, as_of, 0,", "_first_from(placed_at, as_of + 1, 0,"),),
+        (("_first_from(placed, as_of, 0,", "_first_from(placed, as_of + 1, 0,"),),
         ALL_WAYS,
     ),
     Mutant(
@@ -92,7 +95,7 @@ MUTANTS = (
     Mutant(
         "labels are waited for too long",
         "questions.py",
-        (("_first_from(placed_at, until, 0,", "_first_from(placed_at, until + (after > 0), 0,"),),
+        (("_first_from(placed, until, 0,", "_first_from(placed, until + (after > 0), 0,"),),
         LABELS,
     ),
     Mutant(
@@ -237,8 +240,88 @@ MUTANTS = (
     Mutant(
         "amounts of several currencies are added raw",
         "questions.py",
-        (("if len(codes) > 0 and codes[where] != code:", "if False:"),),
+        (("if width > 0 and _code_at(codes, width, where) != code:", "if False:"),),
         ALL_WAYS,
+    ),
+    Mutant(
+        "an unknown number is taken for one",
+        "questions.py",
+        (("if number != 0:\n            numbers[known]", "if True:\n            numbers[known]"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "numbers of folded orders are taken for known",
+        "questions.py",
+        (("answer[IS_CUT] = window[IS_CUT] or window[HIGH] > window[LOW]", "answer[IS_CUT] = 0"),),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "what no order says is another text",
+        "questions.py",
+        (("counts[at] = 0 != said != mine", "counts[at] = said != mine"),),
+        COUNTED,
+    ),
+    Mutant(
+        "a number has to be larger than the least",
+        "questions.py",
+        (("counts[at] = said > number", "counts[at] = said > number + 1"),),
+        COUNTED,
+    ),
+    Mutant(
+        "an unknown number is a small one",
+        "questions.py",
+        (("counts[at] = 0 < said <= number", "counts[at] = said <= number"),),
+        COUNTED,
+    ),
+    Mutant(
+        "an order as large has to be larger",
+        "questions.py",
+        (("if amounts[where] >= least and", "if amounts[where] > least and"),),
+        COUNTED,
+    ),
+    Mutant(
+        "an amount in another currency is as large",
+        "questions.py",
+        ((" >= least and _code_at(codes, width, where) == code:", " >= least:"),),
+        COUNTED,
+    ),
+    Mutant(
+        "the time of day ends at midnight",
+        "questions.py",
+        (("later <= near or later >= _DAY - near", "later <= near"),),
+        COUNTED,
+    ),
+    Mutant(
+        "conditions are met by orders nobody looked at",
+        "questions.py",
+        (
+            (
+                """\
+        if window[IS_CUT] or window[HIGH] > window[LOW]:
+            are_exact = 0
+""",
+                "",
+            ),
+        ),
+        SHORT_ROWS,
+    ),
+    Mutant(
+        "a column has the codes of another",
+        "questions.py",
+        (("first_code + words[at + _CODES]\n", "words[at + _CODES]\n"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "the last place is the one before",
+        "columns.py",
+        (("for where in range(end - 1, -1, -1):", "for where in range(end - 2, -1, -1):"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "a wrong function of the order goes unnoticed",
+        "plan.py",
+        (("if not isfinite(answer):", "if False:"),),
+        WRONG_ANSWERS,
     ),
     Mutant(
         "one entity's key finds another's history",

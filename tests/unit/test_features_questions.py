@@ -4,18 +4,22 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from features.aggregates import Count, Max, Mean, Min, Share, Std, Sum, ZScore
 from features.catalogue import SERVED
-from features.define import days
-from features.events import Order, microseconds
+from features.conditions import Condition, as_large, at_least, below, near_hour, other, same
+from features.define import Feature, compute, days, feature
+from features.errors import FeatureValueError
+from features.events import Item, Order, microseconds
 from features.history import Row
 from features.plan import Plan
-from features.questions import EVER, LAST, NEVER, Questions, Text, span, squares_of, total_of
-from features.remembered import COLUMN_OF, UNKNOWN, fingerprint, numbers_of, told
+from features.questions import EVER, LAST, NEVER, Question, Questions, span, squares_of, total_of
+from features.remembered import COLUMN_OF, VALUES, fingerprint, told
 from tests.strategies import NOON, an_order, as_json
 
 EUR = fingerprint("EUR")
@@ -35,6 +39,8 @@ def some_orders(count: int) -> list[Order]:
             card={"fingerprint": f"card-{chance.randrange(20)}"},
             country=chance.choice((None, "DE", "FR")),
             ip=f"192.0.2.{chance.randrange(50)}",
+            payment_attempts=chance.choice((None, 0, 1, 2, 2, 3)),
+            items=(Item(quantity=quantity),) if (quantity := chance.randrange(4)) else (),
         )
         for number in range(count)
     ]
@@ -91,7 +97,7 @@ def test_what_is_asked_together_is_answered_as_it_is_alone(limit: int) -> None:
 
     together = row.as_of(NOON)
     questions = Questions(windows)
-    answers = together.answer(questions, EUR, numbers_of(told(order)))
+    answers = together.answer(questions, told(order), order.amount, microseconds(order.placed_at))
 
     for window in windows:
         alone, at = row.as_of(NOON), questions.windows[window]
@@ -104,6 +110,94 @@ def test_what_is_asked_together_is_answered_as_it_is_alone(limit: int) -> None:
         for currency in map(fingerprint, ("EUR", "JPY", "USD")):
             for ask in ("spent", "squares", "smallest", "largest"):
                 assert getattr(together, ask)(window, currency) == getattr(alone, ask)(window, currency)
+
+
+CONDITIONS: tuple[Condition, ...] = (
+    *(word(what) for word in (same, other) for what in ("card", "device", "country", "ip", "currency")),
+    *(at_least("payment_attempts", number) for number in (0, 1, 2, 3, 2**70)),
+    *(below("payment_attempts", number) for number in (0, 1, 2, 3, 2**70)),
+    near_hour(1),
+    near_hour(5),
+    near_hour(11),
+    as_large(),
+)
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 1_000])
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda each: each.declaration)
+def test_a_condition_counts_by_itself_what_its_mask_counts(condition: Condition, limit: int) -> None:
+    row, orders = Row(limit), some_orders(60)
+    for order in orders:
+        row.remember(order)
+    # both ways round midnight, with amounts that others have too
+    for order in (*orders[-20:], an_order(device_id="never seen", currency="USD")):
+        asks = order.model_copy(update={"placed_at": NOON + timedelta(hours=13)})
+        for window in (days(1), timedelta(hours=4), days(30)):
+            history = row.as_of(NOON)
+            held = history.held_window(span(window))
+            told_all = all(VALUES[what](asks) is not None for what in condition.needs)
+            expected = float(condition.mask(asks, history, *held).count(1)) if told_all else None
+            features = (Count(over=window, where=condition), Share(condition, over=window))
+
+            alone, together = row.as_of(NOON), row.as_of(NOON)
+            answered = compute(features, asks, {"customer": alone})
+
+            share = None if expected is None or held[0] == held[1] else expected / (held[1] - held[0])
+            assert answered == (expected, share)
+            assert Plan(features)(asks, {"customer": together}) == answered
+            assert together.is_exact == alone.is_exact
+
+
+NUMBERS_ASKED = tuple(
+    word(what, over=over)
+    for word in (Sum, Mean, Min, Max, Std, ZScore)
+    for what in ("payment_attempts", "pieces", "promotions")
+    for over in (days(30), timedelta(hours=4))
+)
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 1_000])
+def test_numbers_are_told_together_as_they_are_of_chosen_orders(limit: int) -> None:
+    row = Row(limit)
+    for past in some_orders(60):
+        row.remember(past)
+    everything = ~near_hour(11) & near_hour(11)
+    for order in (some_orders(60)[-1], an_order(items=())):
+        asks = order.model_copy(update={"placed_at": NOON})
+        alone, together = row.as_of(NOON), row.as_of(NOON)
+        answered = compute(NUMBERS_ASKED, asks, {"customer": alone})
+
+        assert Plan(NUMBERS_ASKED)(asks, {"customer": together}) == answered
+        assert together.is_exact == alone.is_exact
+        # one that every order meets: its numbers are picked one by one
+        chosen = [replace(each, where=~everything) for each in NUMBERS_ASKED]
+        assert compute(chosen, asks, {"customer": row.as_of(NOON)}) == answered
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="never")
+def is_dear(order: Order) -> float:
+    """1 for an order that costs something; an order for nothing is a mistake of this feature."""
+    return 1.0 if order.amount else float("inf")
+
+
+@feature(unit="0 or 1", between=(0, 1), missing="never")
+def fails_on_nothing(order: Order) -> float:
+    """1, but for an order for nothing."""
+    return order.amount / order.amount
+
+
+@pytest.mark.parametrize("wrong", [is_dear, fails_on_nothing], ids=lambda each: each.name)
+def test_a_plan_says_which_function_of_the_order_answers_no_number(wrong: Feature) -> None:
+    features = (*SERVED, wrong)
+
+    with pytest.raises(FeatureValueError) as alone:
+        compute(features, an_order(amount=0), {})
+    with pytest.raises(FeatureValueError) as together:
+        Plan(features)(an_order(amount=0), {})
+
+    assert wrong.name in str(together.value)
+    assert str(together.value) == str(alone.value)
+    assert Plan(features)(an_order(amount=5), {}) == compute(features, an_order(amount=5), {})
 
 
 def test_a_sum_that_outgrows_64_bits_is_exact() -> None:
@@ -137,12 +231,12 @@ def test_amounts_on_both_sides_of_what_is_small_are_added_up_alike() -> None:
 def test_a_text_nobody_names_is_asked_about_without_an_answer() -> None:
     row = Row(LIMIT)
     row.remember(an_order(placed_at=NOON - timedelta(hours=1)))
-    text = Text(LAST, "device", EVER)
-    questions = Questions((), [text])
+    question = Question(LAST, "device", EVER)
+    questions = Questions((), [question])
 
-    answers = row.as_of(NOON).answer(questions, UNKNOWN, [UNKNOWN] * len(COLUMN_OF))
+    answers = row.as_of(NOON).answer(questions, bytes(8 * len(COLUMN_OF)), 0, 0)
 
-    assert answers[questions.texts[text]] == NEVER
+    assert answers[questions.single[question]] == NEVER
     assert row.as_of(NOON).last_with("country", fingerprint("DE")) is None
     assert row.as_of(NOON).last_with("currency", EUR) == microseconds(NOON - timedelta(hours=1))
 
