@@ -18,8 +18,9 @@ from features.events import Order, OrderEvent, Outcome
 from features.facts import fact_of
 from features.fast import Told
 from features.history import History, Row
-from features.remembered import ENTITIES
-from features.revisions import Revisions
+from features.plan import Plan
+from features.remembered import ENTITIES, told
+from features.revisions import MOST_REVISIONS
 
 __all__ = ["Event", "LeftOut", "Replay"]
 
@@ -66,13 +67,17 @@ class Replay(Generic[Answer]):
         Raises FeatureDefinitionError for what is no entity.
         """
         self._look = look
+        self._plan = look if isinstance(look, Plan) else None
         self._named = tuple(dict.fromkeys(each for each in entities if each is not None))
         for name in self._named:
             if name not in ENTITIES:
                 message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
                 raise FeatureDefinitionError(message)
         self._entities = tuple((name, ENTITIES[name], _rows_of(row_limit)) for name in self._named)
-        self._revisions: dict[str, Revisions] = {}
+        self._first: dict[str, tuple[int, bytes]] = {}
+        """Of each order the revision that came first, and its content."""
+        self._several: dict[str, dict[int, bytes]] = {}
+        """Of the few orders that were revised all revisions."""
         self._standing: dict[str, _Standing] = {}
         self._waiting: dict[str, list[OrderEvent | Outcome]] = {}
         self.left_out: Counter[LeftOut] = Counter()
@@ -83,30 +88,42 @@ class Replay(Generic[Answer]):
         """How many outcomes and order events wait for an order that was not seen, or is a test order."""
         return sum(map(len, self._waiting.values()))
 
-    def follow(self, event: Event) -> Answer | LeftOut | None:
-        """Take the next event: for an order what `look` answers, or why it was left out; else None."""
+    def follow(self, event: Event, *, wanted: bool = True) -> Answer | LeftOut | None:
+        """Take the next event: for an order what `look` answers, or why it was left out; else None.
+
+        What is not `wanted` makes history just so, and `look` is not asked about it: None.
+        """
         if not isinstance(event, _ORDERS):
             self._tell(event)
             return None
-        content = event.content_digest
-        revisions, is_newest = self._revisions.get(event.order_id), True
-        if revisions is None:
-            revisions = self._revisions[event.order_id] = Revisions()
-        else:
-            seen = revisions.of(event.revision)
-            if seen is not None:
-                is_same = seen.content == content
-                return self._leave_out(LeftOut.REPEATED if is_same else LeftOut.CONFLICTING_CONTENT)
-            if revisions.is_full:
+        order_id, content, is_newest = event.order_id, event.content_digest, True
+        first = self._first.setdefault(order_id, came := (event.revision, content))
+        if first is not came:
+            seen = self._several.get(order_id) or {first[0]: first[1]}
+            known = seen.get(event.revision)
+            if known is not None:
+                return self._leave_out(LeftOut.REPEATED if known == content else LeftOut.CONFLICTING_CONTENT)
+            if len(seen) >= MOST_REVISIONS:
                 return self._leave_out(LeftOut.TOO_MANY_REVISIONS)
-            is_newest = all(each.revision < event.revision for each in revisions.seen)
+            is_newest = max(seen) < event.revision
             if is_newest:
                 # before the look: an order is not part of its own past
-                self._take_out(event.order_id)
-        revisions.arrive(event, content)
-        answer = self._look(cast("Order", event), self.recall(event))  # either has the fields features read
+                self._take_out(order_id)
+            seen[event.revision] = content
+            self._several[order_id] = seen
+        said: bytes | None = None
+        answer: Answer | None = None
+        if wanted:
+            order = cast("Order", event)  # either has the fields that features read
+            histories = self.recall(event)
+            if self._plan is None:
+                answer = self._look(order, histories)
+            else:
+                # worked out once, for the look and for the rows
+                said = told(event)
+                answer = cast("Answer", self._plan(order, histories, said))
         if is_newest and not event.test:
-            self._remember(event)
+            self._remember(event, said)
         return answer
 
     def recall(self, order: Order | Told) -> dict[str, History | None]:
@@ -134,13 +151,15 @@ class Replay(Generic[Answer]):
             for row in self._rows_with(stood):
                 row.forget(order_id, stood[0])
 
-    def _remember(self, order: Order | Told) -> None:
+    def _remember(self, order: Order | Told, said: bytes | None) -> None:
         ids = []
         for _, id_of, rows in self._entities:
             named = id_of(order)
             ids.append(named)
             if named is not None:
-                rows[named].remember(order)
+                if said is None:
+                    said = told(order)
+                rows[named].remember(order, said)
         stands = self._standing[order.order_id] = (order.placed_at, order.amount, order.currency, ids)
         if self._waiting:
             for event in self._waiting.pop(order.order_id, ()):

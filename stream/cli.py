@@ -20,6 +20,8 @@ from typer.exceptions import TyperException
 
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.replay_cli import app as replay_app
+from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,6 +91,7 @@ app.add_typer(contracts_app, name="contracts")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
+app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None
 
@@ -174,6 +177,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 
     return Refusal, ModelError, FeatureDefinitionError, FeatureValueError, RowVersionError
 
+
+replay_app.command("records")(_said_plainly(replay_records))
+replay_app.command("features")(_said_plainly(replay_features))
+replay_app.command("to-topic")(_said_plainly(replay_to_topic))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
