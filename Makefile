@@ -103,6 +103,10 @@ bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past 
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)
 
+.PHONY: bench-replay
+bench-replay: $(READY) ## Replay the main data set: records, and orders through 30 and all served features (3 min).
+	$(PY) tests/bench/replay.py $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)

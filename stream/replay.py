@@ -56,6 +56,7 @@ ARRIVED_AT: Final = "arrived_at"
 
 ROWS_AT_ONCE: Final = 10_000
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024
+_AT_HAND: Final = 1_000
 _PIECE: Final = 10_000
 """Offsets that are read at once of each of several inputs that are merged."""
 _BAD_KEPT: Final = 20
@@ -618,20 +619,29 @@ class _FeatureSheet:
         )
 
     def batch(self, rows: Sequence[tuple[Any, ...]]) -> "pa.RecordBatch":
+        import numpy as np  # noqa: PLC0415 - only for tables
         import pyarrow as pa  # noqa: PLC0415
 
-        schema = self.schema
-        categories = dict(self._categories)
-        columns: list[Any] = list(zip(*rows, strict=True))
+        schema, of_the_order = self.schema, len(_OF_THE_ORDER)
+        columns: list[Any] = list(zip(*(row[:of_the_order] for row in rows), strict=True))
         columns[_ARRIVED] = [None if each < 0 else each for each in columns[_ARRIVED]]
-        arrays = []
-        for at, (column, kind) in enumerate(zip(columns, schema.types, strict=True)):
-            if (texts := categories.get(at)) is None:
-                arrays.append(pa.array(column, kind))
-            else:
+        arrays = [
+            pa.array(column, kind) for column, kind in zip(columns, schema.types[:of_the_order], strict=True)
+        ]
+        # few rows at once, whose numbers the processor still has at hand; what is missing becomes NaN
+        matrix = np.concatenate(
+            [
+                np.array([row[of_the_order:] for row in rows[at : at + _AT_HAND]], dtype=np.float64)
+                for at in range(0, len(rows), _AT_HAND)
+            ]
+        )
+        categories = dict(self._categories)
+        for at, column in enumerate(np.ascontiguousarray(matrix.T), of_the_order):
+            values = pa.array(column, from_pandas=True)  # no value is NaN, so NaN is null
+            if (texts := categories.get(at)) is not None:
                 # every batch with all texts, in their order: codes are the values that a model sees
-                codes = [None if value is None else int(value) for value in column]
-                arrays.append(pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(texts)))
+                values = pa.DictionaryArray.from_arrays(values.cast(pa.int32()), pa.array(texts))
+            arrays.append(values)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def lines(self, rows: Sequence[tuple[Any, ...]]) -> bytes:

@@ -275,10 +275,15 @@ class _Table:
     """A Parquet file."""
 
     def __init__(self, file: IO[bytes], sheet: Sheet) -> None:
+        import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # type: ignore[import-untyped] # noqa: PLC0415
 
         self._sheet, self._schema = sheet, sheet.schema
-        self._out = pq.ParquetWriter(file, self._schema, compression="zstd", compression_level=1)
+        # numbers are mostly different ones: to look for those alike costs more than it saves
+        texts = [each.name for each in self._schema if not pa.types.is_floating(each.type)]
+        self._out = pq.ParquetWriter(
+            file, self._schema, compression="zstd", compression_level=1, use_dictionary=texts
+        )
         self._batches: list[Any] = []
         self._held = 0
 

@@ -77,3 +77,11 @@ def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_n
     )
     assert (figures["of them unlike"], figures["rejected"]) == (0, 0)
     assert figures["orders in the workers' rows"] == 4_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_the_replay_bench_gets_the_same_bytes_from_one_process_and_from_two() -> None:
+    figures = smoke("replay.py")
+
+    assert figures["orders"] == [2_000, 2_000]
