@@ -9,12 +9,12 @@ For training, for notebooks and for explaining: no topic, no store, the same rul
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, TypeVar, cast
 
 from features.errors import FeatureDefinitionError, did_you_mean
-from features.events import Order, OrderEvent, Outcome
+from features.events import Order, OrderEvent, Outcome, microseconds
 from features.facts import fact_of
 from features.fast import Told
 from features.history import History, Row
@@ -41,6 +41,9 @@ class LeftOut(StrEnum):
     TOO_MANY_REVISIONS = "too_many_revisions"
 
 
+_MICROSECOND = timedelta(microseconds=1)
+_NEVER = -(2**63)
+
 _Standing = tuple[datetime, int, str, list[str | None]]
 """Where an order stands, by its newest revision: its time, amount and currency, and each entity's id."""
 
@@ -61,9 +64,13 @@ class Replay(Generic[Answer]):
         *,
         row_limit: int,
         entities: Iterable[str | None] = ("customer",),
+        rows_kept: timedelta | None = None,
+        orders_kept: timedelta | None = None,
     ) -> None:
         """`row_limit` has to be the worker's. None among the entities is passed over.
 
+        A history, and what is known of an order, is forgotten as a worker forgets that keeps them for so long
+        after their last event (docs/history.md); None is for ever. Events are then those of one partition.
         Raises FeatureDefinitionError for what is no entity.
         """
         self._look = look
@@ -74,8 +81,12 @@ class Replay(Generic[Answer]):
                 message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
                 raise FeatureDefinitionError(message)
         self._entities = tuple((name, ENTITIES[name], _rows_of(row_limit)) for name in self._named)
-        self._first: dict[str, tuple[int, bytes]] = {}
-        """Of each order the revision that came first, and its content."""
+        self._rows_kept = None if rows_kept is None else rows_kept // _MICROSECOND
+        self._orders_kept = None if orders_kept is None else orders_kept // _MICROSECOND
+        self._watermark = _NEVER
+        """The greatest `placed_at` that was accepted: what lies too far before it is forgotten."""
+        self._first: dict[str, tuple[int, bytes, int]] = {}
+        """Of each order the revision that came first, its content, and when the newest of all was placed."""
         self._several: dict[str, dict[int, bytes]] = {}
         """Of the few orders that were revised all revisions."""
         self._standing: dict[str, _Standing] = {}
@@ -97,7 +108,12 @@ class Replay(Generic[Answer]):
             self._tell(event)
             return None
         order_id, content, is_newest = event.order_id, event.content_digest, True
-        first = self._first.setdefault(order_id, came := (event.revision, content))
+        at = microseconds(event.placed_at)
+        first = self._first.setdefault(order_id, came := (event.revision, content, at))
+        if first is not came and self._is_gone(first[2], self._orders_kept):
+            self._first[order_id] = first = came
+            self._several.pop(order_id, None)
+            self._standing.pop(order_id, None)  # it stays in histories, and nothing knows where
         if first is not came:
             seen = self._several.get(order_id) or {first[0]: first[1]}
             known = seen.get(event.revision)
@@ -111,6 +127,12 @@ class Replay(Generic[Answer]):
                 self._take_out(order_id)
             seen[event.revision] = content
             self._several[order_id] = seen
+            self._first[order_id] = (first[0], first[1], max(first[2], at))
+        elif self._is_gone(at, self._orders_kept):
+            # too old to be known for a resend: should it be one, it takes its own place in history
+            for name, id_of, _ in self._entities:
+                if (named := id_of(event)) is not None and not event.test:
+                    self._row(name, named).forget(order_id, event.placed_at)
         said: bytes | None = None
         answer: Answer | None = None
         if wanted:
@@ -124,6 +146,7 @@ class Replay(Generic[Answer]):
                 answer = cast("Answer", self._plan(order, histories, said))
         if is_newest and not event.test:
             self._remember(event, said)
+        self._watermark = max(self._watermark, at)  # last: it was looked at with what was known before it
         return answer
 
     def recall(self, order: Order | Told) -> dict[str, History | None]:
@@ -134,12 +157,28 @@ class Replay(Generic[Answer]):
         found: dict[str, History | None] = {}
         for name, id_of, rows in self._entities:
             named = id_of(order)
-            found[name] = None if named is None else rows[named].as_of(order.placed_at)
+            if named is None:
+                found[name] = None
+            else:
+                row = rows[named] if self._rows_kept is None else self._row(name, named)
+                found[name] = row.as_of(order.placed_at)
         return found
 
     def row(self, entity: str, key: str) -> Row:
         """The row of an entity, as it is now; one without orders where nothing is known."""
-        return self._entities[self._named.index(entity)][2][key]
+        return self._row(entity, key)
+
+    def _row(self, entity: str, key: str) -> Row:
+        rows = self._entities[self._named.index(entity)][2]
+        row = rows[key]
+        if self._rows_kept is not None and self._is_gone(row.last_at, self._rows_kept):
+            del rows[key]
+            row = rows[key]
+        return row
+
+    def _is_gone(self, last_at: int | None, kept: int | None) -> bool:
+        """Whether what was last heard of then is forgotten by now."""
+        return kept is not None and last_at is not None and last_at < self._watermark - kept
 
     def _leave_out(self, why: LeftOut) -> LeftOut:
         self.left_out[why] += 1
@@ -153,13 +192,14 @@ class Replay(Generic[Answer]):
 
     def _remember(self, order: Order | Told, said: bytes | None) -> None:
         ids = []
-        for _, id_of, rows in self._entities:
+        for name, id_of, rows in self._entities:
             named = id_of(order)
             ids.append(named)
             if named is not None:
                 if said is None:
                     said = told(order)
-                rows[named].remember(order, said)
+                row = rows[named] if self._rows_kept is None else self._row(name, named)
+                row.remember(order, said)
         stands = self._standing[order.order_id] = (order.placed_at, order.amount, order.currency, ids)
         if self._waiting:
             for event in self._waiting.pop(order.order_id, ()):

@@ -495,6 +495,16 @@ class Features:
             return [tuple(partitions)]
         return [(each,) for each in partitions]
 
+    def _kept(self, features: Sequence[Feature]) -> dict[str, timedelta | None]:
+        """How long a worker keeps what it remembers; it forgets by the time of its partition."""
+        if _crosses_partitions(features):
+            return {}
+        settings = self.settings
+        return {
+            "rows_kept": _days(settings.forget_after_days),
+            "orders_kept": _days(settings.order_memory_days),
+        }
+
     def sheet(self) -> Sheet:
         """The order's name, place and times, then a column for each feature."""
         return _FeatureSheet(self.chosen())
@@ -511,6 +521,7 @@ class Features:
             Plan(features),
             row_limit=settings.row_limit,
             entities=["customer", *(each.entity for each in features)],
+            **self._kept(features),
         )
         follow, decoder, orders = past.follow, decoder_of(settings), settings.topics.orders
         outcomes = settings.topics.outcomes
@@ -557,6 +568,10 @@ class Features:
         tally.waiting += past.waiting
         if rows:
             yield rows
+
+
+def _days(number: int) -> timedelta | None:
+    return timedelta(days=number) if number else None
 
 
 def _crosses_partitions(features: Sequence[Feature]) -> bool:
