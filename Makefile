@@ -119,6 +119,10 @@ bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, the
 bench-archive: $(READY) ## Archive 622,892 orders, read them back and hold them against the topics (ARGS=--orders N).
 	$(PY) tests/bench/archive.py $(ARGS)
 
+.PHONY: bench-replay
+bench-replay: $(READY) ## Replay the main data set: records, and orders through 30 and all served features (3 min).
+	$(PY) tests/bench/replay.py $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)

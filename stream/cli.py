@@ -21,6 +21,8 @@ from typer.exceptions import TyperException
 from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.replay_cli import app as replay_app
+from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -93,6 +95,7 @@ app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(archive_app, name="archive")
+app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None
 
@@ -178,6 +181,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 
     return Refusal, ModelError, FeatureDefinitionError, FeatureValueError, RowVersionError
 
+
+replay_app.command("records")(_said_plainly(replay_records))
+replay_app.command("features")(_said_plainly(replay_features))
+replay_app.command("to-topic")(_said_plainly(replay_to_topic))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]

@@ -9,6 +9,7 @@ Refusal
 ├── SourceError     a file of rows can't be read
 ├── MappingFileError  a mapping can't be used
 ├── OwnFeaturesError  a shop's own features can't be used
+├── ReplayError     the past can't be replayed as asked
 ├── Refused         a worker, or a repair, must not go on
 ├── Unreachable     the cluster did not answer in time
 ├── NotStable       an open transaction covers what was asked for

@@ -65,6 +65,20 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "archive forget": ("fraudstream archive forget --topic decisions --before 2026-01-01",),
         "archive erase": ('fraudstream archive erase --customers customers.txt --why "request 4711"',),
         "archive status": ("fraudstream archive status", "fraudstream archive status --offline --json"),
+        "replay records": (
+            "fraudstream replay records --to orders.parquet --processes 2",
+            "fraudstream replay records --topic orders --topic outcomes --since 24h > day.jsonl",
+            "fraudstream replay records --offsets 3:5021 --quiet",
+        ),
+        "replay features": (
+            "fraudstream replay features --to features.parquet --processes 2",
+            "fraudstream replay features --to may.jsonl --features starter --since 2026-05-01",
+            "fraudstream replay features --to c42.jsonl --model starter --customer c42",
+        ),
+        "replay to-topic": (
+            "fraudstream replay to-topic orders-again --create",
+            "fraudstream replay to-topic orders-of-may --create --since 2026-05-01 --until 2026-06-01",
+        ),
         "demo": ("fraudstream demo", "fraudstream demo --once"),
         "simulate past": ("fraudstream simulate past past.jsonl --days 28 --per-day 1000",),
         "simulate live": ("fraudstream simulate live --rate 50",),

@@ -86,3 +86,10 @@ def test_the_archive_bench_reads_back_every_order_it_archived() -> None:
 
     assert figures["orders"] == figures["archived"] == figures["read back"] == 3_000
     assert figures["digests the same when made again"] == "yes"
+
+
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_the_replay_bench_gets_the_same_bytes_from_one_process_and_from_two() -> None:
+    figures = smoke("replay.py")
+
+    assert figures["orders"] == [2_000, 2_000]

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
 
 from features.aggregates import Count, IsNew, Share
+from features.catalogue import by_names
 from features.define import Feature, compute, days
 from features.errors import FeatureDefinitionError
 from features.events import Order, OrderEvent, Outcome
+from features.plan import Plan
 from features.remembered import ENTITIES
 from features.replay import Event, LeftOut, Replay
 from features.revisions import MOST_REVISIONS
+from stream.keeping import Horizons
+from tests.small_desk import CountingScorer, Shop
 from tests.strategies import NOON, an_order
 
 HOUR = timedelta(hours=1)
@@ -162,3 +167,34 @@ def test_asking_for_a_history_changes_none() -> None:
 def test_an_unknown_entity_is_refused_with_the_nearest() -> None:
     with pytest.raises(FeatureDefinitionError, match="no such entity 'devise'; did you mean 'device'"):
         Replay(lambda _order, _histories: None, row_limit=1, entities=["devise"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_worker_forgets_is_forgotten(seed: int) -> None:
+    chance = Random(seed)
+    names = ("orders_count_365d", "days_since_first_order", "amount_sum_30d")
+    features = by_names(names)
+    shop = Shop(horizons=Horizons.of_days(rows=10, orders=5), scorer=CountingScorer(features))
+    past = Replay(Plan(features), row_limit=100, rows_kept=timedelta(days=10), orders_kept=timedelta(days=5))
+    day = 0
+    compared = 0
+    for _ in range(120):
+        day += chance.choice((0, 0, 1, 2, 7))
+        # a few orders and customers, so that orders come again, are revised, come late, and after silence
+        number = chance.randrange(12)
+        order = an_order(
+            order_id=f"o{number}",
+            revision=chance.choice((0, 0, 1, 2)),
+            customer_id=chance.choice(("c1", "c2", None)) if number % 5 == 0 else f"c{number % 3}",
+            placed_at=NOON + timedelta(days=day - chance.choice((0, 0, 0, 3, 6, 12))),
+            test=number == 11,
+        )
+        vector = past.follow(order)
+        decided = [each for each in shop.decide(order, at=-1) if each.features and each.repeat_of is None]
+        if isinstance(vector, LeftOut):
+            assert not decided
+            continue
+        compared += 1
+        assert vector is not None
+        assert [dict(each.features) for each in decided] == [dict(zip(names, vector, strict=True))]
+    assert compared > 40
