@@ -81,7 +81,7 @@ rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what
 
 .PHONY: archive-kills
 archive-kills: $(READY) ## Kill an archiver 50 times while it writes, and hold its archive against the topics each time (15 min).
-	$(PY) tests/faults/archive_kills.py $(ARGS)
+	$(PY) tests/faults/archive_kills.py --record $(ARGS)
 
 .PHONY: faults
 faults: simulate-faults chaos broker-kills ## All three: every promise held against faults.

@@ -61,11 +61,13 @@ __all__ = [
     "archived_topics",
     "filed",
     "opened",
+    "size_of",
 ]
 
 DATA: Final = "data"
 _AT_ONCE: Final = 10_000
 """Records that are made columns together."""
+_BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _ANSWER_S: Final = 10.0
 
 
@@ -333,12 +335,14 @@ class Archive:
         at_once = min(_AT_ONCE, self.limits.records)
         for tp, start, end in ranges:
             held: list[Record] = []
+            held_bytes = 0
             for chunk in source.read(tp, start, end):
                 held += chunk
-                if len(held) < at_once and not stopping():
+                held_bytes += size_of(chunk)
+                if len(held) < at_once and held_bytes < _BYTES_AT_ONCE and not stopping():
                     continue
                 building.add(tp, held, is_erased)
-                held = []
+                held, held_bytes = [], 0
                 if stopping():
                     break
                 if building.records >= self.limits.records or building.bytes >= self.limits.bytes:
@@ -594,6 +598,11 @@ class Archive:
         for number in range(len(known.partitions), partitions):
             known.partitions[number] = PartitionEntry(next=-1, first=-1)
         return known
+
+
+def size_of(records: Iterable[Record]) -> int:
+    """Bytes of their values."""
+    return sum([len(record.value or b"") for record in records])
 
 
 def filed(

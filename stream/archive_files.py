@@ -316,13 +316,13 @@ def _header_column(headers: Sequence[Headers]) -> Any:
 
 def divided(table: pa.Table, homes: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], pa.Table]]:
     """The rows of each day and country, in the order they had."""
+    if len(set(homes)) == 1:
+        yield homes[0], table
+        return
     numbers: dict[tuple[str, str], int] = {}
     of_rows = np.fromiter(
         (numbers.setdefault(home, len(numbers)) for home in homes), dtype=np.int32, count=len(homes)
     )
-    if len(numbers) == 1:
-        yield homes[0], table
-        return
     for home, number in numbers.items():
         yield home, table.take(pa.array(np.flatnonzero(of_rows == number)))
 
@@ -378,7 +378,8 @@ def records_in(topic: str, table: pa.Table, *, with_erased: bool = False) -> lis
         _headers_in(table.column("headers")),
         strict=True,
     )
-    return list(map(Record._make, make))
+    # without the call of Python's that Record._make would be
+    return list(map(tuple.__new__, repeat(Record), make))
 
 
 def digests_in(topic: str, table: pa.Table) -> list[bytes]:

@@ -60,6 +60,7 @@ def import_file(
     rows = PartitionEntry(next=0, first=0)
     pending = Pending("import")
     held: list[Record] = []
+    held_bytes = 0
     keys: dict[str, int] = {}
 
     def settle() -> None:
@@ -84,8 +85,10 @@ def import_file(
                     partition = keys[each.key] = partition_of(each.key.encode(), partitions)
                 held.append(Record(topic, partition, rows.next, -1, each.key.encode(), each.value, HISTORY))
                 rows.next += 1
-                if len(held) >= archive.limits.records:
+                held_bytes += len(each.value)
+                if len(held) >= archive.limits.records or held_bytes >= archive.limits.bytes:
                     settle()
+                    held_bytes = 0
             elif isinstance(each, Left):
                 done.left_out += 1
             else:
