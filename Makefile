@@ -103,6 +103,10 @@ bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past 
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)
 
+.PHONY: bench-verify
+bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide them all again and compare every byte.
+	$(PY) tests/bench/verify.py $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)
