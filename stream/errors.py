@@ -9,6 +9,7 @@ Refusal
 ├── MappingFileError  a mapping can't be used
 ├── OwnFeaturesError  a shop's own features can't be used
 ├── Refused         a worker, or a repair, must not go on
+├── VerifyError     decisions can't be decided again
 ├── Unreachable     the cluster did not answer in time
 ├── NotStable       an open transaction covers what was asked for
 └── DemoError       the demo can't go on

@@ -42,7 +42,7 @@ _AT_ONCE: Final = 4_000
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _AHEAD: Final = 1_000
 """How many decisions are read ahead of an order that has none, before it is taken for one without."""
-_ROWS_IN_MEMORY: Final = 256 * 1024 * 1024
+_ROWS_IN_MEMORY: Final = 128 * 1024 * 1024
 _A_ROW_COSTS: Final = 200
 """Bytes beside key and value, about."""
 _BACK: Final = (64, 4_096, None)
@@ -710,16 +710,18 @@ class Past:
     def _decide(
         self, batch: Sequence[tuple[Record, list[Made]]], under: _Under, *, wanted: bool
     ) -> Iterator[Outcome]:
-        old = batch[0][0].offset < self.first_recorded
-        desk, doubt = self._desk(under, real=wanted or old)
-        effects = desk.decide([record for record, _ in batch], self._rows.recall, self._watermarks)
-        changed = effects.rows.get(self.partition, {})
-        if doubt is not None or not (wanted or old):
-            _believe(batch, changed)
-        self._rows.change(changed)
-        self._watermarks |= effects.watermarks
-        if wanted:
-            yield from self._outcomes(batch, effects, doubt)
+        real = wanted or batch[0][0].offset < self.first_recorded
+        desk, doubt = self._desk(under, real=real)
+        # what a stand-in says must be corrected before a resend is told the same
+        for part in [batch] if doubt is None else _parted(batch):
+            effects = desk.decide([record for record, _ in part], self._rows.recall, self._watermarks)
+            changed = effects.rows.get(self.partition, {})
+            if doubt is not None or not real:
+                _believe(part, changed)
+            self._rows.change(changed)
+            self._watermarks |= effects.watermarks
+            if wanted:
+                yield from self._outcomes(part, effects, doubt)
 
     def _put_aside(
         self, record: Record, made: list[Made], under: _Under, *, wanted: bool
@@ -830,6 +832,18 @@ class Past:
                 self.grew = name
             if kept is not None and (before is None or kept < before):
                 self._smallest[at] = kept
+
+
+def _parted(
+    batch: Sequence[tuple[Record, list[Made]]],
+) -> Iterator[Sequence[tuple[Record, list[Made]]]]:
+    """The batch in parts that each begin with a resend."""
+    begin = 0
+    for at, (_, made) in enumerate(batch):
+        if at > begin and made and made[0].word is not None and made[0].word.repeat_of is not None:
+            yield batch[begin:at]
+            begin = at
+    yield batch[begin:]
 
 
 def _believe(batch: Sequence[tuple[Record, list[Made]]], rows: dict[bytes, bytes | None]) -> None:
