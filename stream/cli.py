@@ -18,9 +18,10 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stream import replay_cli, verify_cli
+from stream import replay_decision_cli, verify_cli
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.replay_cli import app as replay_app
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -90,6 +91,7 @@ app.add_typer(contracts_app, name="contracts")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
+app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None
 
@@ -1147,7 +1149,7 @@ def doctor(as_json: Json = False) -> None:
 # ---------------------------------------------------------------------- the past
 
 
-replay_cli.mount(app, _settings, _said_plainly)
+replay_decision_cli.mount(replay_app, _settings, _said_plainly)
 verify_cli.mount(app, _settings, _said_plainly)
 
 

@@ -8,6 +8,7 @@ many. Nothing is joined, committed or changed.
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ _A_ROW_COSTS: Final = 200
 """Bytes beside key and value, about."""
 _BACK: Final = (64, 4_096, None)
 """How many records before its end the changelog is searched for a position; None is all of it."""
+_SETTLED_MS: Final = 10_000
 _NONE: Final = -1
 """The control offset of a decision that names none: there was no control topic."""
 
@@ -548,8 +550,8 @@ class Past:
         position = None if from_archive else self._position()
         self.low, end = sources.asked.bounds(self.orders)
         self._bounds = [self._bounds_of(each) for each in self._outputs]
-        last = self._last_decided() if position is None else position
-        self.end = max(self.low, min(end, last))
+        self.end = max(self.low, min(end, self._decided_to(position)))
+        self._orders_end = end
         """The first order that the workers have not decided, as far as that can be told."""
         self.undecided = end - self.end
         self.first_recorded = self.low
@@ -590,7 +592,9 @@ class Past:
         """Whether an order may stand there that was not decided yet when the reading began."""
         if offset < self.end:
             return False
-        return self.from_archive or offset < self._sources.asked.bounds(self.orders)[1]
+        if offset >= self._orders_end and not self.from_archive:
+            self._orders_end = self._sources.asked.bounds(self.orders)[1]
+        return self.from_archive or offset < self._orders_end
 
     def again(self, wanted: Wanted, *, until: int | None = None) -> Iterator[Outcome]:
         """What was decided about the orders wanted before an offset, and what is decided again; once only.
@@ -649,8 +653,8 @@ class Past:
             return 0, 0
         return self._sources.asked.bounds((topic, self.partition))
 
-    def _position(self) -> int | None:
-        """Where the workers have come to, as the changelog says; None where it does not."""
+    def _position(self) -> tuple[int, int] | None:
+        """Where the workers have come to, as the changelog says, and when they said so."""
         tp = (self._settings.topics.changelog, self.partition)
         low, end = self._bounds_of(tp[0])
         for back in _BACK:
@@ -660,10 +664,20 @@ class Past:
                 found = next((each for each in reversed(chunk) if each.key == POSITION_KEY), found)
             if found is not None and found.value is not None:
                 with suppress(msgspec.DecodeError):
-                    return decode_position(found.value).inputs.get(self.orders[0])
+                    reached = decode_position(found.value).inputs.get(self.orders[0])
+                    return None if reached is None else (reached, found.timestamp)
             if start == low:
                 break
         return None
+
+    def _decided_to(self, position: tuple[int, int] | None) -> int:
+        """The first order that may have no decision yet."""
+        if position is None:
+            return self._last_decided()
+        reached, said_at = position
+        # each partition is told apart that a transaction is committed, so the changelog may know it first
+        is_fresh = abs(time.time() * 1000 - said_at) < _SETTLED_MS
+        return min(reached, self._last_decided()) if is_fresh else reached
 
     def _last_decided(self) -> int:
         """The offset after the last order that has a decision, as the last decisions say."""

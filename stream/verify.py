@@ -67,7 +67,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "other_version": "another version of fraudstream decided, and decides otherwise",
     }
 )
-"""Why a decision is not equal, by its code; docs/replay.md says what to do."""
+"""Why a decision is not equal, by its code; docs/verify.md says what to do."""
 
 Progress = Callable[[int, int], None]
 """Told how many records were read so far, and of how many."""

@@ -21,7 +21,7 @@ from stream.version import program_version
 from stream.writer import POSITION_KEY, encode_position
 from tests.small_shop import OPENED_AT, a_trained
 
-NOON_MS = int((OPENED_AT + timedelta(days=400)).timestamp() * 1000)
+NOON_MS = int((OPENED_AT + timedelta(days=110)).timestamp() * 1000)
 """When the first record arrived; one comes each second."""
 
 

@@ -140,6 +140,16 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
         out, _ = process.communicate()
         seconds = time.monotonic() - began
         memory.join()
+        one = random.Random(2).choice(sent).order_id
+        began = time.monotonic()
+        again = subprocess.run(
+            [sys.executable, "-m", "stream.cli", "replay", "decision", one, "--json"],
+            env=environment_of(settings, "bench"),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        seconds_for_one = time.monotonic() - began
     found = json.loads(out.splitlines()[-1])
     figures: dict[str, Cell] = {
         "orders": len(sent),
@@ -152,10 +162,13 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
         "CPU s per 10,000 decisions": memory.cpu_s / max(found["compared"], 1) * 10_000,
         "memory of all processes at most (MB)": memory.together_mb,
         "memory of one process at most (MB)": memory.one_mb,
+        "replay decision of one order, seconds": seconds_for_one,
     }
     wrong = [] if process.returncode == 0 else [f"verify ended with code {process.returncode}: {out[:2000]}"]
     if not found["equal"] == found["compared"] == len(sent):
         wrong.append(f"{found['equal']} of {len(sent)} orders have an equal decision")
+    if again.returncode != 0:
+        wrong.append(f"replay decision {one} ended with code {again.returncode}: {again.stdout[:2000]}")
     if kills != arguments.kills:
         wrong.append(f"the worker was killed {kills} times and not {arguments.kills}")
     return figures, wrong

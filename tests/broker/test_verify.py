@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from stream import topics
 from stream.cli import app
 from stream.control import LIVE, OBSERVE, change
+from stream.deciding import Deciding
 from stream.publish import publish
 from stream.settings import Settings
 from tests.running import Worker, decisions, environment, orders, read, send
@@ -86,6 +87,8 @@ def test_what_a_killed_worker_and_its_next_decided_is_decided_again_byte_for_byt
         assert (found["equal"], found["compared"]) == (decided + 2_106, decided + 2_106)
         assert (found["orders"], found["undecided"]) == (60 + len(kinds) + 2_106, 0)
         assert found["notes"] == []
+    (outside,) = run("verify", "--to", "2020-01-01", "--processes", "1")
+    assert (outside["compared"], outside["orders"]) == (0, found["orders"])
     person = CliRunner().invoke(app, ["verify"]).stdout.splitlines()
     assert person[-1] == f"{decided + 2_106:,} of {decided + 2_106:,} decisions equal"
 
@@ -116,6 +119,56 @@ def test_an_order_is_decided_again_and_shown_beside_what_was_decided(shop: Setti
     assert unknown.stderr.startswith("fraudstream: no order 'o501' is in ")
     assert person[-1].startswith("equal, byte for byte (")
     assert any(line.split()[0] == "features.orders_count_30d" for line in person)
+
+
+def test_a_decision_that_somebody_added_is_found_and_listed_with_its_cause(
+    shop: Settings, tmp_path: Path
+) -> None:
+    with Worker(shop, tmp_path / "log") as worker:
+        send(shop, orders(40))
+        (first, *_) = read(shop, shop.topics.decisions, 40)
+        worker.stop()
+    again = [(first.key(), first.value())] * 3
+    send(shop, again, topic=shop.topics.decisions, partition=first.partition())
+
+    *listed, found = run("verify", "--most", "2", "--processes", "1", exit_code=1)
+    person = CliRunner().invoke(app, ["verify", "--partition", str(first.partition())])
+
+    assert dict(first.headers() or ())["settings"] == Deciding.of(shop).encode()
+    assert [each["cause"] for each in listed] == ["repeated"] * 2
+    assert (found["causes"], found["equal"]) == ({"repeated": 3}, 40)
+    assert person.exit_code == 1
+    assert "        3 repeated" in person.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "--partition", "7"], "there is no partition 7 of "),
+        (["verify", "--archive", "nowhere"], ""),
+        (["replay", "decision", "o1"], "no order 'o1' is in "),
+    ],
+)
+def test_what_cannot_be_verified_is_refused_in_one_line(
+    shop: Settings, arguments: list[str], said: str
+) -> None:
+    result = CliRunner().invoke(app, arguments)
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fraudstream: {said}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_a_process_of_its_own_refuses_is_told_in_one_line(
+    shop: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_FEATURES", "nowhere:FEATURES")
+
+    result = CliRunner().invoke(app, ["verify", "--processes", "2"])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("fraudstream: setting features: nowhere:FEATURES: there is no module")
+    assert result.stderr.count("\n") == 1
 
 
 def in_force(worker: Worker, words: str) -> None:

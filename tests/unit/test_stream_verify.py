@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -339,7 +340,7 @@ def test_a_model_that_the_registry_refuses_is_named(settings: Settings) -> None:
 def test_settings_that_were_changed_since_are_those_of_then(settings: Settings) -> None:
     then = settings.model_copy(update={"ahead_by_at_most_s": 0.0, "order_memory_days": 1, "row_limit": 50})
     live = Live(then)
-    ahead = OPENED_AT + timedelta(days=400, seconds=10)
+    ahead = OPENED_AT + timedelta(days=110, seconds=10)
     live.arrive(value(1), value(2, placed_at=ahead), value(72), value(1), value(73))
     now = settings.model_copy(update={"row_limit": 7, "order_memory_days": 400})
 
@@ -532,6 +533,19 @@ def test_orders_that_the_workers_have_not_come_to_are_not_missing(settings: Sett
     assert (equal(found := live.verified()), found.undecided) == (2, 3)
 
 
+def test_a_transaction_of_just_now_that_only_the_changelog_knows_yet_is_not_missing(
+    settings: Settings,
+) -> None:
+    live = Live(settings)
+    live.arrive(value(1), value(2))
+    live.decided.pop()
+    changelog = live.lists.topics[settings.topics.changelog]
+
+    assert only(live.verified(), "missing")
+    changelog[-1] = changelog[-1]._replace(timestamp=int(time.time() * 1000))
+    assert (equal(found := live.verified()), found.undecided) == (1, 1)
+
+
 def test_what_an_archive_has_of_decisions_only_is_not_compared(settings: Settings) -> None:
     live = Live(settings)
     live.arrive(*(value(n) for n in range(10)))
@@ -590,7 +604,7 @@ def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same() -> No
 
 
 def test_every_cause_is_explained(settings: Settings) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "replay.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 
     assert [cause for cause in CAUSES if f"| `{cause}` |" not in page] == []
 
