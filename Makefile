@@ -123,6 +123,10 @@ bench-archive: $(READY) ## Archive 622,892 orders, read them back and hold them 
 bench-replay: $(READY) ## Replay the main data set: records, and orders through 30 and all served features (3 min).
 	$(PY) tests/bench/replay.py $(ARGS)
 
+.PHONY: bench-verify
+bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide them all again and compare every byte.
+	$(PY) tests/bench/verify.py $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)

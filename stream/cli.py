@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from stream import replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
@@ -1188,6 +1189,13 @@ def doctor(as_json: Json = False) -> None:
         if not as_json:
             typer.echo(f"fraudstream: {failed} to be mended; each says how", err=True)
         raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------- the past
+
+
+replay_decision_cli.mount(replay_app, _settings, _said_plainly)
+verify_cli.mount(app, _settings, _said_plainly)
 
 
 # ---------------------------------------------------------------------- contracts and settings

@@ -55,6 +55,7 @@ __all__ = [
     "kept_of",
     "order_key",
     "partition_of",
+    "shorten",
 ]
 
 log = logging.getLogger("fraudstream.desk")
@@ -500,7 +501,7 @@ class ScoringDesk:
         # here and not when the batch is done: what a resend hears must not depend on batches
         whole = [each for each in pending.revisions.seen if each.decision and not each.is_brief]
         if len(whole) > _WHOLE_DECISIONS:
-            _shorten(min(whole, key=lambda each: each.revision))
+            shorten(min(whole, key=lambda each: each.revision))
         return value
 
     def _again(self, pending: _Pending) -> bytes:
@@ -611,7 +612,7 @@ def _rejected(order: Order | Told, code: str, detail: str) -> Rejection:
     return Rejection(code, detail, order.order_id, order.customer_id, order.revision)
 
 
-def _shorten(seen: Revision) -> None:
+def shorten(seen: Revision) -> None:
     """Keep of a decision what was decided, and not what it was decided from."""
     decision = decode_decision(seen.decision)
     brief = decision.model_copy(update={"features": {}, "imputed": (), "reasons": ()})

@@ -11,6 +11,7 @@ Refusal
 ├── OwnFeaturesError  a shop's own features can't be used
 ├── ReplayError     the past can't be replayed as asked
 ├── Refused         a worker, or a repair, must not go on
+├── VerifyError     decisions can't be decided again
 ├── Unreachable     the cluster did not answer in time
 ├── NotStable       an open transaction covers what was asked for
 └── DemoError       the demo can't go on

@@ -101,6 +101,15 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream dead-letters redrive orders-rejected/3/17 --yes",
             "fraudstream dead-letters redrive orders-rejected/3/17 --edit order.json --yes",
         ),
+        "replay decision": (
+            "fraudstream replay decision o-4711",
+            "fraudstream replay decision o-4711 --archive s3://shop/archive --json",
+        ),
+        "verify": (
+            "fraudstream verify",
+            "fraudstream verify --from 24h --to 1h --most 5",
+            "fraudstream verify --archive s3://shop/archive --partition 3 --processes 1 --json",
+        ),
         "doctor": ("fraudstream doctor", "fraudstream doctor --json"),
         "contracts export": ("fraudstream contracts export docs/contracts",),
         "settings": ("fraudstream settings", "fraudstream settings --describe"),

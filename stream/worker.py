@@ -29,6 +29,7 @@ from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.control import Control, ControlState
+from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
@@ -510,6 +511,7 @@ def run(settings: Settings) -> int:
         headers=(
             ("worker", settings.worker.encode()),
             ("fraudstream", program_version().encode()),
+            Deciding.of(settings).header,
         ),
         in_force=lambda: control.state,
         observe=settings.observe,

@@ -68,6 +68,16 @@ def test_the_first_real_orders_are_each_decided_once() -> None:
 
 @pytest.mark.slow
 @pytest.mark.broker
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_what_a_killed_worker_decided_of_the_first_real_orders_is_decided_again() -> None:
+    figures = smoke("verify.py")
+
+    assert figures["decisions compared"] == figures["decisions equal, byte for byte"] == 3_000
+    assert figures["kills of the worker"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.broker
 def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_not() -> None:
     figures = smoke("history.py")
 
