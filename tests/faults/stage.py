@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from models.registry import Registry
@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 OUR_WORKER = (sys.executable, str(ROOT / "tests" / "faults" / "run_worker.py"))
 CLI_WORKER = (sys.executable, "-m", "stream.cli", "worker")
 """As a user starts it."""
+_LED_WITHIN_S = 15.0
 OPENED_AT = datetime(2026, 1, 1, 9, tzinfo=UTC)
 
 
@@ -491,12 +492,19 @@ def _admin(settings: Settings) -> AdminClient:
 
 def _latest(admin: AdminClient, tp: TP, isolation: IsolationLevel) -> int:
     asked = TopicPartition(*tp)
-    future = admin.list_offsets(
-        {asked: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
-        isolation_level=isolation,
-        request_timeout=10,
-    )
-    return int(future[asked].result().offset)
+    deadline = time.monotonic() + _LED_WITHIN_S
+    while True:
+        future = admin.list_offsets(
+            {asked: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
+            isolation_level=isolation,
+            request_timeout=10,
+        )
+        try:
+            return int(future[asked].result().offset)
+        except KafkaException:  # a topic that was just made has no leader for a moment
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def committed(settings: Settings) -> dict[int, Committed]:
