@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Replay",
         rows,
         f"The Handbook's orders in {PARTITIONS} partitions, read from files, into one Parquet file; starting "
-        f"them counts. The target is {TARGET:,} orders a second through all served features with "
+        f"processes counts. The target is {TARGET:,} orders a second through all served features with "
         "two processes.",
         columns=("one process", "two processes"),
         keep=not (arguments.smoke or arguments.orders),
