@@ -31,6 +31,7 @@ from tests.bench.real import LEARNT_FROM, ROW_LIMIT, SILENCE_S, publish_model, t
 from tests.bench.results import Cell, record
 from tests.faults.stage import (
     CLI_WORKER,
+    ROOT,
     Fleet,
     StageError,
     end_on_sigterm,
@@ -132,6 +133,7 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "stream.cli", *asked],
             env=environment_of(settings, "bench"),
+            cwd=ROOT,  # where we are started, a bench may have a package's name
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -145,6 +147,7 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, Cell], list[str]]:
         again = subprocess.run(
             [sys.executable, "-m", "stream.cli", "replay", "decision", one, "--json"],
             env=environment_of(settings, "bench"),
+            cwd=ROOT,  # where we are started, a bench may have a package's name
             stdout=subprocess.PIPE,
             text=True,
             check=False,
