@@ -19,6 +19,7 @@ from features.facts import fact_of
 from features.fast import Told
 from features.history import History, Row
 from features.plan import Plan
+from features.questions import NEVER
 from features.remembered import ENTITIES, told
 from features.revisions import MOST_REVISIONS
 
@@ -42,7 +43,6 @@ class LeftOut(StrEnum):
 
 
 _MICROSECOND = timedelta(microseconds=1)
-_NEVER = -(2**63)
 
 _Standing = tuple[datetime, int, str, list[str | None]]
 """Where an order stands, by its newest revision: its time, amount and currency, and each entity's id."""
@@ -83,7 +83,7 @@ class Replay(Generic[Answer]):
         self._entities = tuple((name, ENTITIES[name], _rows_of(row_limit)) for name in self._named)
         self._rows_kept = None if rows_kept is None else rows_kept // _MICROSECOND
         self._orders_kept = None if orders_kept is None else orders_kept // _MICROSECOND
-        self._watermark = _NEVER
+        self._watermark = NEVER
         """The greatest `placed_at` that was accepted: what lies too far before it is forgotten."""
         self._first: dict[str, tuple[int, bytes, int]] = {}
         """Of each order the revision that came first, its content, and when the newest of all was placed."""

@@ -4,13 +4,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from datetime import date
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from stream.plainly import said_plainly, settings_of
 
 if TYPE_CHECKING:
     from stream.archive import Archived
@@ -36,22 +36,6 @@ Topic = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 
 
-def _plainly(command: Callable[..., None]) -> Callable[..., None]:
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        from stream.cli import _said_plainly  # the commands' module imports this one
-
-        _said_plainly(command)(*arguments, **options)
-
-    return run
-
-
-def _settings(asked: typer.Context) -> "Settings":
-    from stream.settings import load_settings
-
-    return load_settings(asked.find_root().params.get("config"))
-
-
 def _place(settings: "Settings", at: str | None) -> "Place":
     from stream.archive_place import Place
 
@@ -72,7 +56,7 @@ def _topics(settings: "Settings", asked: list[str] | None, there: frozenset[str]
 
 
 @archive_app.command("run")
-@_plainly
+@said_plainly
 def archive_run(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context,
     at: At = None,
@@ -104,7 +88,7 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
     from stream.archive import ArchivableTopics, Archive, Limits
     from stream.ports import NotStable, Unreachable
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     stopped = _Stopped()
     source = ArchivableTopics(settings)
     try:
@@ -203,7 +187,7 @@ def _sum_up(done: "Archived", place: "Place", *, as_json: bool) -> None:
 
 
 @archive_app.command("verify")
-@_plainly
+@said_plainly
 def archive_verify(
     asked: typer.Context,
     at: At = None,
@@ -219,7 +203,7 @@ def archive_verify(
     from stream.archive import ArchivableTopics
     from stream.archive_verify import verify
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     place = _place(settings, at)
     source = ArchivableTopics(settings) if against_topics else None
     try:
@@ -240,7 +224,7 @@ def archive_verify(
 
 
 @archive_app.command("status")
-@_plainly
+@said_plainly
 def archive_status(
     asked: typer.Context,
     at: At = None,
@@ -253,7 +237,7 @@ def archive_status(
     from stream.archive import ArchivableTopics
     from stream.archive_verify import holdings
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     place = _place(settings, at)
     source = None if offline else ArchivableTopics(settings)
     try:
@@ -272,7 +256,7 @@ def archive_status(
 
 
 @archive_app.command("import")
-@_plainly
+@said_plainly
 def archive_import(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context,
     file: Annotated[
@@ -300,7 +284,7 @@ def archive_import(  # noqa: PLR0917 (typer gives them by name)
     from stream.archive_import import import_file
     from stream.publish_cli import Asked, opened_plan
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     stopped = _Stopped()
     told = 0
 
@@ -341,7 +325,7 @@ _TOLD = 20
 
 
 @archive_app.command("forget")
-@_plainly
+@said_plainly
 def archive_forget(
     asked: typer.Context,
     topic: Annotated[str, typer.Option(metavar="TOPIC", help="Of this topic.")],
@@ -356,7 +340,7 @@ def archive_forget(
         day = date.fromisoformat(before)
     except ValueError:
         raise typer.BadParameter(f"'{before}' is no day; write 2026-01-31", param_hint="--before") from None
-    settings = _settings(asked)
+    settings = settings_of(asked)
     with Archive(_place(settings, at)) as archive:
         count = archive.forget(topic, day)
     if as_json:
@@ -366,7 +350,7 @@ def archive_forget(
 
 
 @archive_app.command("erase")
-@_plainly
+@said_plainly
 def archive_erase(
     asked: typer.Context,
     customers: Annotated[Path, typer.Option(metavar="FILE", help="Their customer ids, one a line.")],
@@ -388,7 +372,7 @@ def archive_erase(
     named = sorted({line.strip() for line in lines} - {""})
     if not named:
         raise ArchiveError(f"{customers} names nobody; write one customer id a line")
-    settings = _settings(asked)
+    settings = settings_of(asked)
     with Archive(_place(settings, at)) as archive:
         count = archive.erase(named, why)
     if as_json:

@@ -8,11 +8,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,6 +21,7 @@ from stream import replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.plainly import refuse, said_plainly, write_no_more
 from stream.replay_cli import app as replay_app
 from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
 
@@ -56,12 +56,12 @@ class _OneLine(TyperGroup):
                 typer.echo(f"fraudstream: {message}; see '{path} --help'", err=True)
             sys.exit(error.exit_code)
         except BrokenPipeError:  # `| head` has seen enough
-            _write_no_more()
+            write_no_more()
             sys.exit(0)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            _write_no_more()
+            write_no_more()
             typer.echo(f"fraudstream: can't write to standard output: {error.strerror}", err=True)
             sys.exit(1)
         sys.exit(code or 0)
@@ -130,62 +130,9 @@ def _settings(**overrides: Any) -> "Settings":
     return load_settings(_config, **overrides)
 
 
-def _refuse(message: object) -> NoReturn:
-    """One line on stderr, and exit code 1."""
-    typer.echo(f"fraudstream: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def _said_plainly(command: Callable[..., None]) -> Callable[..., None]:
-    """Tell a refusal in one line; a traceback is kept for mistakes of ours."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-            sys.stdout.flush()  # a full disk is said here, and not by an interpreter that is ending
-        except BrokenPipeError:  # `| head` has seen enough
-            _write_no_more()
-            raise typer.Exit(0) from None
-        except OSError as error:
-            if error.filename is None and error.errno not in {errno.ENOSPC, errno.EIO}:
-                raise  # not of a file that somebody named
-            where = f"'{error.filename}'"
-            if error.filename is None:
-                where = "standard output"
-                _write_no_more()
-            _refuse(f"can't use {where}: {error.strerror}; name one that you may use, on a disk with room")
-        except Exception as error:
-            if isinstance(error, _refusals()):
-                _refuse(error)
-            if type(error).__name__ == "KafkaException":  # not imported for it: help must be quick
-                _refuse(f"{error.args[0].str()}; 'fraudstream doctor' looks for the cause")
-            raise
-
-    return run
-
-
-def _write_no_more() -> None:
-    """Send what is left in standard output nowhere, or the interpreter would fail over it when it ends."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # a test's output is no file
-        return
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What is said in one line; the lower packages know nothing of `stream`, so theirs are named here."""
-    from features.errors import FeatureDefinitionError, FeatureValueError
-    from features.history import RowVersionError
-    from models.errors import ModelError
-    from stream.errors import Refusal
-
-    return Refusal, ModelError, FeatureDefinitionError, FeatureValueError, RowVersionError
-
-
-replay_app.command("records")(_said_plainly(replay_records))
-replay_app.command("features")(_said_plainly(replay_features))
-replay_app.command("to-topic")(_said_plainly(replay_to_topic))
+replay_app.command("records")(said_plainly(replay_records))
+replay_app.command("features")(said_plainly(replay_features))
+replay_app.command("to-topic")(said_plainly(replay_to_topic))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -195,7 +142,7 @@ Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")
 
 
 @broker_app.command("start")
-@_said_plainly
+@said_plainly
 def broker_start(nodes: Nodes = 1, as_json: Json = False) -> None:
     """Start the embedded broker and wait until it answers; the first time it fetches Kafka."""
     _one_or_three(nodes)
@@ -212,7 +159,7 @@ def broker_start(nodes: Nodes = 1, as_json: Json = False) -> None:
 
 
 @broker_app.command("stop")
-@_said_plainly
+@said_plainly
 def broker_stop(as_json: Json = False) -> None:
     """Stop the embedded broker; what its topics hold stays."""
     from stream.broker import EmbeddedBroker, ports_of
@@ -228,7 +175,7 @@ def broker_stop(as_json: Json = False) -> None:
 
 
 @broker_app.command("status")
-@_said_plainly
+@said_plainly
 def broker_status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a node.")] = False,
 ) -> None:
@@ -269,14 +216,14 @@ def _refuse_another_size(settings: "Settings", nodes: int) -> None:
     except BrokerError:
         return  # the other size can't even be described with these ports
     if any(node.state == "running" for node in states):
-        _refuse(f"a broker of {other} node(s) runs already; stop it first: fraudstream broker stop")
+        refuse(f"a broker of {other} node(s) runs already; stop it first: fraudstream broker stop")
 
 
 # ---------------------------------------------------------------------- topics
 
 
 @topics_app.command("create")
-@_said_plainly
+@said_plainly
 def topics_create(as_json: Json = False) -> None:
     """Make the topics that are missing; running it again changes nothing."""
     from stream import topics
@@ -290,7 +237,7 @@ def topics_create(as_json: Json = False) -> None:
 
 
 @topics_app.command("describe")
-@_said_plainly
+@said_plainly
 def topics_describe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a topic.")] = False,
 ) -> None:
@@ -322,7 +269,7 @@ def topics_describe(
 
 
 @topics_app.command("repair-offsets")
-@_said_plainly
+@said_plainly
 def topics_repair_offsets(as_json: Json = False) -> None:
     """Put the group's offsets back where the changelog says the rows are; every worker must be stopped."""
     from stream.repair import repair_offsets
@@ -338,7 +285,7 @@ def topics_repair_offsets(as_json: Json = False) -> None:
 
 
 @rebuild_app.command("start")
-@_said_plainly
+@said_plainly
 def rebuild_start(
     source: Annotated[
         str, typer.Option("--from", metavar="CHANGELOG", help="The changelog that workers use now.")
@@ -361,7 +308,7 @@ def rebuild_start(
 
 
 @rebuild_app.command("confirm")
-@_said_plainly
+@said_plainly
 def rebuild_confirm(
     source: Annotated[str, typer.Option("--drop", metavar="CHANGELOG", help="What workers used before.")],
     as_json: Json = False,
@@ -377,7 +324,7 @@ def rebuild_confirm(
 
 
 @app.command("publish")
-@_said_plainly
+@said_plainly
 def publish_orders(  # noqa: PLR0917 (typer gives them by name)
     file: Annotated[
         str,
@@ -450,13 +397,13 @@ def _lines(file: str) -> Iterator[bytes]:
         with gzip.open(file, "rb") if file.endswith(".gz") else Path(file).open("rb") as lines:
             yield from lines
     except (EOFError, zlib.error) as error:
-        _refuse(f"{file} is cut short or damaged ({error}); the lines before that were read")
+        refuse(f"{file} is cut short or damaged ({error}); the lines before that were read")
     except OSError as error:
-        _refuse(f"can't read {file}: {error.strerror or error}; name a file of orders, one in JSON a line")
+        refuse(f"can't read {file}: {error.strerror or error}; name a file of orders, one in JSON a line")
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def watch(
     count: Annotated[int | None, typer.Option(metavar="DECISIONS", min=1, help="Stop after so many.")] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Also those made before.")] = False,
@@ -495,7 +442,7 @@ def watch(
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def worker(
     observe: Annotated[
         bool | None,
@@ -538,35 +485,35 @@ Who = Annotated[
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def pause(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers take no more orders, until 'resume'; nothing is lost, and no position moves."""
     _change("paused", why, who, as_json=as_json)
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def resume(why: Why = "the pause is over", who: Who = None, as_json: Json = False) -> None:
     """Have all workers take orders again."""
     _change("resumed", why, who, as_json=as_json)
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def observe(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers decide into decisions-shadow only, so that nobody acts on it."""
     _change("observe", why, who, as_json=as_json)
 
 
 @app.command("go-live")
-@_said_plainly
+@said_plainly
 def go_live(why: Why, who: Who = None, as_json: Json = False) -> None:
     """Have all workers decide into decisions, whatever they were started with."""
     _change("live", why, who, as_json=as_json)
 
 
 @app.command("control")
-@_said_plainly
+@said_plainly
 def show_control(
     past: Annotated[
         bool, typer.Option("--history", help="Everything that was decided so far, oldest first.")
@@ -613,7 +560,7 @@ def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def train(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Orders with 'is_fraud', one in JSON a line, oldest first.")
@@ -759,7 +706,7 @@ def _shop(*, start: str | None, days: int, seed: int, per_day: float) -> "ShopSi
 
 
 @simulate_app.command("past")
-@_said_plainly
+@said_plainly
 def simulate_past(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write the orders; - for stdout.")],
     days: Days = 28,
@@ -783,12 +730,12 @@ def simulate_past(
         raise
     except OSError as error:
         said = "standard output" if file == "-" else file
-        _refuse(f"can't write {said}: {error.strerror}; name a file that you may write, on a disk with room")
+        refuse(f"can't write {said}: {error.strerror}; name a file that you may write, on a disk with room")
     typer.echo(f"wrote {orders:,} orders, {fraud:,} of them fraud", err=True)
 
 
 @simulate_app.command("live")
-@_said_plainly
+@said_plainly
 def simulate_live(
     *,
     rate: Annotated[
@@ -842,7 +789,7 @@ def simulate_live(
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after some hundred decisions.")] = False,
     rate: Annotated[float, typer.Option(metavar="ORDERS/S", min=0.1, max=2000, help="Live orders.")] = 50,
@@ -865,7 +812,7 @@ def demo(
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def lag(
     as_json: Json = False,
     watching: Annotated[bool, typer.Option("--watch", help="Again every 2 seconds, until Ctrl-C.")] = False,
@@ -974,7 +921,7 @@ def _place(text: str) -> "Place":
 
 
 @dead_letters_app.command("list")
-@_said_plainly
+@said_plainly
 def dead_letters_list(
     reason: Reason = None,
     since: Since = None,
@@ -1011,7 +958,7 @@ def dead_letters_list(
 
 
 @dead_letters_app.command("show")
-@_said_plainly
+@said_plainly
 def dead_letters_show(
     place: Annotated[
         str, typer.Argument(metavar="PLACE", help="TOPIC/PARTITION/OFFSET: its own place, or its source's.")
@@ -1037,7 +984,7 @@ def dead_letters_show(
 
 
 @dead_letters_app.command("redrive")
-@_said_plainly
+@said_plainly
 def dead_letters_redrive(
     places: Annotated[
         list[str] | None,
@@ -1073,7 +1020,7 @@ def dead_letters_redrive(
     settings = _settings()
     if not (dry_run or yes):
         if not sys.stdin.isatty():
-            _refuse("say --yes to send them, or --dry-run to see what would be sent")
+            refuse("say --yes to send them, or --dry-run to see what would be sent")
         typer.confirm(f"send them again to the topics they came from on {settings.broker}?", abort=True)
 
     def tell(letter: "DeadLetter", what: str) -> None:
@@ -1100,7 +1047,7 @@ def _feature_names(incomplete: str) -> list[str]:
 
 
 @features_app.command("explain")
-@_said_plainly
+@said_plainly
 def features_explain(
     order_id: Annotated[
         str | None,
@@ -1155,7 +1102,7 @@ def features_explain(
 
 
 @app.command()
-@_said_plainly
+@said_plainly
 def doctor(as_json: Json = False) -> None:
     """Find what keeps the scorer from deciding, or soon will, and say what to do; 1 when something fails.
 
@@ -1194,15 +1141,15 @@ def doctor(as_json: Json = False) -> None:
 # ---------------------------------------------------------------------- the past
 
 
-replay_decision_cli.mount(replay_app, _settings, _said_plainly)
-verify_cli.mount(app, _settings, _said_plainly)
+replay_decision_cli.mount(replay_app, _settings, said_plainly)
+verify_cli.mount(app, _settings, said_plainly)
 
 
 # ---------------------------------------------------------------------- contracts and settings
 
 
 @contracts_app.command("export")
-@_said_plainly
+@said_plainly
 def contracts_export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made when missing.")],
 ) -> None:
@@ -1213,7 +1160,7 @@ def contracts_export(
 
 
 @app.command("settings")
-@_said_plainly
+@said_plainly
 def show_settings(
     describe: Annotated[
         bool, typer.Option("--describe", help="What each one means, takes and is when not set.")
@@ -1237,7 +1184,7 @@ def show_settings(
 
 
 @docs_app.command("export")
-@_said_plainly
+@said_plainly
 def docs_export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made when missing.")],
 ) -> None:

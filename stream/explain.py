@@ -23,6 +23,7 @@ from stream.decoder import CONTRACT, decoder_of
 from stream.desk import is_history, partition_of
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, once_it_answers
+from stream.plainly import plain
 from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
@@ -381,7 +382,7 @@ def _words(declared: object) -> Iterator[str]:
 def said(explanation: Explanation, since: datetime | None = None) -> Iterator[str]:
     """The explanation in lines for a person; a terminal never reads a customer's text as a command."""
     order = explanation.order
-    yield _plain(
+    yield plain(
         f"{order.order_id}, revision {order.revision}, placed {_when(order.placed_at)}, "
         f"{_money(order.amount, order.currency)}"
     )
@@ -395,10 +396,10 @@ def said(explanation: Explanation, since: datetime | None = None) -> Iterator[st
     widest = max((len(each.feature.name) for each in explanation.features), default=0)
     for each in explanation.features:
         about = "" if each.is_exact else ", about"
-        yield _plain(f"{each.feature.name:<{widest}}  {each.shown}{about}")
+        yield plain(f"{each.feature.name:<{widest}}  {each.shown}{about}")
         for past in each.orders:
             words = "".join(f"  {word} {value}" for word, value in past.said.items())
-            yield _plain(
+            yield plain(
                 f"    {_when(past.placed_at)}  {past.order_id}  {_money(past.amount, past.currency)}{words}"
             )
         if each.more:
@@ -411,7 +412,3 @@ def _when(moment: datetime) -> str:
 
 def _money(amount: int, currency: str) -> str:
     return f"{in_major_units(amount, currency)} {currency}"
-
-
-def _plain(text: str) -> str:
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.plainly import settings_of
+
 if TYPE_CHECKING:
     from features.define import Feature
 
@@ -27,10 +29,9 @@ def _known_groups(asked: typer.Context) -> Mapping[str, "tuple[Feature, ...]"]:
     """The catalogue's groups, and a shop's own."""
     from stream.errors import Refusal
     from stream.own_features import catalogue_of
-    from stream.settings import load_settings
 
     try:
-        return catalogue_of(load_settings(asked.find_root().params.get("config"))).groups
+        return catalogue_of(settings_of(asked)).groups
     except Refusal as error:
         typer.echo(f"fraudstream: {error}", err=True)
         raise typer.Exit(1) from None

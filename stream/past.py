@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self, cast
@@ -32,7 +33,7 @@ from stream.decoder import CONTRACT, Decoder, decoder_of
 from stream.desk import ScoringDesk, order_key, shorten
 from stream.own_features import catalogue_of
 from stream.ports import TP, Effects, Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, last_with
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.writer import POSITION_KEY, decode_position
@@ -46,8 +47,6 @@ _AHEAD: Final = 1_000
 _ROWS_IN_MEMORY: Final = 128 * 1024 * 1024
 _A_ROW_COSTS: Final = 200
 """Bytes beside key and value, about."""
-_BACK: Final = (64, 4_096, None)
-"""How many records before its end the changelog is searched for a position; None is all of it."""
 _SETTLED_MS: Final = 10_000
 _NONE: Final = -1
 """The control offset of a decision that names none: there was no control topic."""
@@ -657,17 +656,11 @@ class Past:
         """Where the workers have come to, as the changelog says, and when they said so."""
         tp = (self._settings.topics.changelog, self.partition)
         low, end = self._bounds_of(tp[0])
-        for back in _BACK:
-            start = low if back is None else max(low, end - back)
-            found: Record | None = None
-            for chunk in self._sources.asked.read(tp, start, end) if start < end else ():
-                found = next((each for each in reversed(chunk) if each.key == POSITION_KEY), found)
-            if found is not None and found.value is not None:
-                with suppress(msgspec.DecodeError):
-                    reached = decode_position(found.value).inputs.get(self.orders[0])
-                    return None if reached is None else (reached, found.timestamp)
-            if start == low:
-                break
+        found = last_with(POSITION_KEY, partial(self._sources.asked.read, tp), low, end)
+        if found is not None and found.value is not None:
+            with suppress(msgspec.DecodeError):
+                reached = decode_position(found.value).inputs.get(self.orders[0])
+                return None if reached is None else (reached, found.timestamp)
         return None
 
     def _decided_to(self, position: tuple[int, int] | None) -> int:

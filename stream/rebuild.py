@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final, NamedTuple, cast
-
-import msgspec
 
 from features.define import Feature
 from models.policy import Policy
@@ -36,7 +35,7 @@ from stream.ports import (
     Record,
     TransactionError,
 )
-from stream.recorded import Recorded
+from stream.recorded import Recorded, last_with
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import delete, partitions_of
@@ -44,6 +43,7 @@ from stream.writer import (
     BEING_REBUILT,
     POSITION_KEY,
     Position,
+    Rebuilding,
     decode_position,
     encode_position,
     rebuilds,
@@ -51,13 +51,9 @@ from stream.writer import (
 
 __all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop"]
 
-_TAIL: Final = 5_000
-"""A position is looked for in so many offsets first: every transaction of a worker ends with one."""
 _KEYS: Final = 10_000
 """So many keys go into a transaction, give or take what one chunk of orders changes."""
 _HISTORY: Final = ((MODE, b"history"),)
-_SOURCE: Final = "source"
-_COPIED: Final = "copied"
 
 Told = Callable[["Progress"], None]
 
@@ -223,16 +219,15 @@ class Rebuild:
         if found is None and any(True for _ in _chunks(self._cluster, tp, low, high)):
             raise RebuildError(f"'{self._target}' is not empty and no rebuild made it; name another topic")
         if found is not None:
-            told = msgspec.json.decode(found, type=dict)
-            if told.get(_SOURCE) != self._source_log:
+            position = decode_position(found, self._settings.group, self._logs)
+            if position.rebuilding is None or position.rebuilding.source != self._source_log:
                 raise RebuildError(
                     f"'{self._target}' was not rebuilt from '{self._source}', or workers use it already; "
                     "'fraudstream lag' shows whether they do, else name another topic"
                 )
-            position = decode_position(found, self._settings.group, self._logs)
             partition.inputs, partition.watermark = dict(position.inputs), position.watermark
             partition.is_ready = not position.is_partial
-            partition.copied = told[_COPIED]
+            partition.copied = position.rebuilding.copied
         local = self._store.position(number)
         if local is None or local.log != identity or local.changelog > high:
             self._store.clear(number)
@@ -329,15 +324,13 @@ class Rebuild:
     ) -> None:
         """One transaction: rows and how far they go; then the local rows."""
         number, group = partition.number, self._settings.group
-        told = msgspec.json.decode(
-            encode_position(
-                partition.inputs,
-                group if is_ready else group + BEING_REBUILT,
-                self._logs,
-                partition.watermark,
-            )
+        value = encode_position(
+            partition.inputs,
+            group if is_ready else group + BEING_REBUILT,
+            self._logs,
+            partition.watermark,
+            Rebuilding(self._source_log, copied),
         )
-        value = msgspec.json.encode(told | {_SOURCE: self._source_log, _COPIED: copied})
         self._producer.begin()
         self._producer.produce_rows(self._target, number, rows)
         self._producer.produce(Produce(self._target, number, POSITION_KEY, value))
@@ -357,15 +350,8 @@ def _position(cluster: KafkaCluster, tp: TP, group: str, logs: Mapping[str, str]
 
 def _last_position(cluster: KafkaCluster, tp: TP, low: int, high: int) -> bytes | None:
     """The last position record from one offset to another."""
-    for start in (max(low, high - _TAIL), low):
-        found = None
-        for chunk in _chunks(cluster, tp, start, high):
-            for record in chunk:
-                if record.key == POSITION_KEY and record.value is not None:
-                    found = record.value
-        if found is not None:
-            return found
-    return None
+    found = last_with(POSITION_KEY, partial(_chunks, cluster, tp), low, high)
+    return None if found is None else found.value
 
 
 def _chunks(cluster: KafkaCluster, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
@@ -404,7 +390,7 @@ def drop(settings: Settings, source: str) -> None:
                     f"'{source}' has come further than '{settings.topics.changelog}' in partition {number}: "
                     "workers still use it, and nothing is deleted"
                 )
-            further += not new.is_rebuilt and new.inputs != old.inputs
+            further += new.rebuilding is None and new.inputs != old.inputs
     if not further:
         raise RebuildError(
             f"nothing shows yet that workers use '{settings.topics.changelog}': confirm once orders were "

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 import typer
 
 from stream.rebuild import Progress, Rebuild, TakenOver
-from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
+from stream.recorded import EarlierThenLater, Recorded, recorded_of
 from stream.settings import Settings
 from stream.topics import create
 
@@ -28,11 +28,10 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
     target = settings.topics.changelog
     create(settings)
     with ExitStack() as stack:
-        recorded: Recorded = stack.enter_context(closing(TopicsRecorded(settings)))
+        recorded: Recorded = stack.enter_context(closing(recorded_of(settings, None)))
         if archive is not None:
-            from stream.archive import ArchiveRecorded  # noqa: PLC0415 - pyarrow is slow to import
-
-            recorded = EarlierThenLater(stack.enter_context(closing(ArchiveRecorded(archive))), recorded)
+            earlier = stack.enter_context(closing(recorded_of(settings, archive)))
+            recorded = EarlierThenLater(earlier, recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
         told = False
         try:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stream.verify_cli import plain, progress, shown
+from stream.plainly import plain
+from stream.verify_cli import progress, shown
 
 if TYPE_CHECKING:
     from stream.settings import Settings

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.plainly import settings_of
+
 if TYPE_CHECKING:
     from features.define import Feature
-    from stream.recorded import Recorded
     from stream.replay import Bounds, Opened, Tally
     from stream.replay_files import Reading
     from stream.settings import Settings
@@ -93,7 +94,7 @@ def replay_records(
     """
     from stream.replay import Records
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     bounds = _bounds((since, until), country, customer, offsets, partition)
     job = Records(settings, tuple(topic or (settings.topics.orders,)), bounds)
     _run(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="records")
@@ -135,7 +136,7 @@ def replay_features(
 
     if features is not None and model is not None:
         raise typer.BadParameter("--features or --model, not both")
-    settings = _settings(asked)
+    settings = settings_of(asked)
     bounds = _bounds((since, until), country, customer, offsets, partition)
     chosen = partial(_chosen, settings, features or "served", model)
     job = Features(settings, chosen, bounds)
@@ -178,7 +179,7 @@ def replay_to_topic(
     """
     from stream.replay_to_topic import check_target, send_again
 
-    settings = _settings(asked)
+    settings = settings_of(asked)
     bounds = _bounds((since, until), country, customer, offsets, partition)
     source = settings.topics.orders if topic is None else topic
     check_target(settings, source, target, into_live=into_live)
@@ -205,26 +206,9 @@ def replay_to_topic(
 
 def opened(settings: "Settings", archive: str | None) -> "Opened":
     """What opens the recorded past, in this process or another."""
-    return partial(_open, settings, archive)
+    from stream.recorded import recorded_of
 
-
-def _open(settings: "Settings", archive: str | None) -> "Recorded":
-    if archive is None:
-        from stream.recorded import TopicsRecorded
-
-        return TopicsRecorded(settings)
-    import importlib
-
-    from stream.replay import ReplayError
-
-    try:
-        found: Any = importlib.import_module("stream.archive")
-    except ModuleNotFoundError as error:
-        if error.name != "stream.archive":
-            raise
-        raise ReplayError("this version has no archive; replay from the topics, without --archive") from None
-    recorded: Recorded = found.ArchiveRecorded(archive)
-    return recorded
+    return partial(recorded_of, settings, archive)
 
 
 def _chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Feature]":
@@ -240,12 +224,6 @@ def _chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Fe
         settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
     )
     return registry.load(*named(model)).features
-
-
-def _settings(asked: typer.Context) -> "Settings":
-    from stream.settings import load_settings
-
-    return load_settings(asked.find_root().params.get("config"))
 
 
 def _bounds(

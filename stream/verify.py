@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from stream.desk import is_history
 from stream.errors import Refusal
 from stream.past import Made, Models, Outcome, Past, Read, Sources
 from stream.ports import Record
-from stream.recorded import Recorded, TopicsRecorded
+from stream.recorded import Recorded, recorded_of
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.version import program_version
@@ -455,7 +454,7 @@ def verify(
     count = _Count(len(wanted), told)
     if min(processes, len(wanted)) < 2:
         with ExitStack() as stack:
-            sources, models = Sources.opened(_opener(settings, archive), stack), Models(settings)
+            sources, models = Sources.opened(partial(recorded_of, settings, archive), stack), Models(settings)
             for number in wanted:
                 found = _verified(sources, models, asked, number, begun=count.begin, read=count)
                 together.add(found, most)
@@ -487,7 +486,7 @@ class _Count:
 def _partitions(asked: _Asked, wanted: Sequence[int]) -> list[int]:
     topics = asked.settings.topics
     with ExitStack() as stack:
-        recorded = _opener(asked.settings, asked.archive)()
+        recorded = recorded_of(asked.settings, asked.archive)
         stack.callback(recorded.close)
         there = recorded.partitions(topics.orders)
         recorded.partitions(topics.decisions)
@@ -495,18 +494,6 @@ def _partitions(asked: _Asked, wanted: Sequence[int]) -> list[int]:
         if not 0 <= number < there:
             raise VerifyError(f"there is no partition {number} of '{topics.orders}'; it has 0 to {there - 1}")
     return sorted({*wanted}) or list(range(there))
-
-
-def _opener(settings: Settings, archive: str | None) -> Callable[[], Recorded]:
-    if archive is None:
-        return partial(TopicsRecorded, settings)
-    try:
-        archives = import_module("stream.archive")  # pyarrow only where it is asked for
-    except ModuleNotFoundError:
-        raise VerifyError(
-            "this fraudstream can't read archives; leave --archive out, to read the topics themselves"
-        ) from None
-    return partial(archives.ArchiveRecorded, archive)
 
 
 def _verified(
@@ -581,7 +568,7 @@ def _serve(connection: Connection, asked: _Asked) -> None:
 
     try:
         with ExitStack() as stack:
-            sources = Sources.opened(_opener(asked.settings, asked.archive), stack)
+            sources = Sources.opened(partial(recorded_of, asked.settings, asked.archive), stack)
             models = Models(asked.settings)
             while True:
                 number = connection.recv()
@@ -632,7 +619,7 @@ def replay_decision(
     count = _Count(1, told)
     replayed: list[Replayed] = []
     with ExitStack() as stack:
-        sources = Sources.opened(_opener(settings, archive), stack)
+        sources = Sources.opened(partial(recorded_of, settings, archive), stack)
         names = _Names(settings, order_id)
         places = _places(sources, settings, names, count)
         if not places:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.plainly import plain
+
 if TYPE_CHECKING:
     from stream.settings import Settings
     from stream.verify import Difference, Verified
 
-__all__ = ["milliseconds", "mount", "plain", "progress", "shown"]
+__all__ = ["milliseconds", "mount", "progress", "shown"]
 
 _SAID_EVERY_S = 10.0
 _LONGEST_SHOWN = 60
@@ -154,11 +156,6 @@ def shown(value: Any) -> str:
     """A field's value, short enough for a line."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
-
-
-def plain(text: str) -> str:
-    """Text that anyone may have written, as one line that gives a terminal no orders."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 @contextmanager

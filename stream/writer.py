@@ -51,6 +51,7 @@ __all__ = [
     "Mailbox",
     "Owner",
     "Position",
+    "Rebuilding",
     "Writer",
     "decode_position",
     "encode_position",
@@ -145,7 +146,16 @@ class _Position(msgspec.Struct, frozen=True):
     logs: dict[str, str] = {}
     watermark: int | UnsetType = UNSET
     source: str | UnsetType = UNSET
-    """The changelog that this one was rebuilt from, where a rebuild wrote it."""
+    copied: int | UnsetType = UNSET
+
+
+class Rebuilding(NamedTuple):
+    """How far a changelog is made anew from another one."""
+
+    source: str
+    """What tells the other one from one of the same name made later."""
+    copied: int
+    """Its next offset to be copied."""
 
 
 class Position(NamedTuple):
@@ -155,8 +165,8 @@ class Position(NamedTuple):
     """The next offset of every input topic."""
     watermark: int | None
     """The greatest `placed_at` of the orders accepted, in microseconds since 1970; None when unknown."""
-    is_rebuilt: bool = False
-    """Whether a rebuild wrote it, and no worker since."""
+    rebuilding: Rebuilding | None = None
+    """What the rebuild says that wrote it; None where a worker did."""
     is_partial: bool = False
     """Whether that rebuild was not yet complete: no worker may go on from here."""
 
@@ -166,11 +176,12 @@ def encode_position(
     group: str = "",
     logs: Mapping[str, str] = _NO_LOGS,
     watermark: int | None = None,
+    rebuilding: Rebuilding | None = None,
 ) -> bytes:
     """The value of a position record: the next offset of every input topic, and the watermark.
 
     Beside it stands whose offsets they are, and in which log each counts: a topic deleted and made again
-    is another log.
+    is another log. `rebuilding` is given where a rebuild writes it.
     """
     position = _Position(
         dict(inputs),
@@ -178,6 +189,7 @@ def encode_position(
         group,
         dict(logs),
         UNSET if watermark is None else watermark,
+        *(rebuilding or ()),
     )
     return msgspec.json.encode(position)
 
@@ -215,7 +227,11 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
     return Position(
         position.next,
         None if position.watermark is UNSET else position.watermark,
-        is_rebuilt=position.source is not UNSET,
+        rebuilding=(
+            None
+            if position.source is UNSET or position.copied is UNSET
+            else Rebuilding(position.source, position.copied)
+        ),
         is_partial=theirs != position.group,
     )
 
@@ -998,7 +1014,7 @@ class Writer:
                 else:
                     inputs, watermark = position.inputs, position.watermark
                     self._made_anew.pop(number, None)
-                    if position.is_rebuilt:
+                    if position.rebuilding is not None:
                         self._made_anew[number] = position
             elif record.key is not None:
                 rows[record.key] = record.value

@@ -28,13 +28,13 @@ from tests.bench.results import record
 from tests.faults.stage import (
     StageError,
     end_on_sigterm,
-    high,
     make_topics,
     orders,
     publish_starter,
     read_all,
     running_broker,
     temporary_home,
+    undecided,
 )
 from tests.running import Worker, environment, send
 
@@ -64,13 +64,9 @@ def state_of(settings: Settings, changelog: str) -> tuple[State, list[bool]]:
 def decide(settings: Settings, count: int, log: Path) -> None:
     """Have a worker decide so many orders of every kind."""
     send(settings, islice(orders(1), count))
-    tps = [(settings.topics.orders, number) for number in range(PARTITIONS)]
     with closing(KafkaCluster(settings, quiet=True)) as cluster, Worker(settings, log) as worker:
         deadline = time.monotonic() + DECIDED_WITHIN_S
-        while True:
-            known = once_it_answers(cluster.committed, tps, stable=False)
-            if all((at := known[tp]) is not None and at.offset >= high(settings, tp) for tp in tps):
-                break
+        while any(left != 0 for left in undecided(settings, cluster).values()):
             if time.monotonic() > deadline or worker.process.poll() is not None:
                 raise StageError(f"the worker did not decide all orders:\n{worker.said()[-2_000:]}")
             time.sleep(0.2)

@@ -21,19 +21,19 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
 
-from stream.kafka import KafkaCluster, once_it_answers
+from stream.kafka import KafkaCluster
 from stream.settings import Settings, Topics
 from tests.bench.results import record
 from tests.faults.stage import (
     StageError,
     end_on_sigterm,
-    high,
     make_topics,
     orders,
     publish_starter,
     read_all,
     running_broker,
     temporary_home,
+    undecided,
 )
 from tests.running import Worker, send
 
@@ -44,7 +44,6 @@ PLACES = frozenset({"source", "decision_id", "repeat_of", "supersedes"})
 
 def decide(settings: Settings, workers: Sequence[str], *, kill: bool = False) -> list[Mapping[str, Any]]:
     """Have these workers decide all there is; the decisions."""
-    tps = [(settings.topics.orders, number) for number in range(settings.partitions)]
     with closing(KafkaCluster(settings, quiet=True)) as cluster, ExitStack() as stack:
         running = [
             stack.enter_context(
@@ -56,16 +55,14 @@ def decide(settings: Settings, workers: Sequence[str], *, kill: bool = False) ->
             for name in workers
         ]
         deadline, killed = time.monotonic() + WITHIN_S, not kill
-        while True:
-            known = once_it_answers(cluster.committed, tps, stable=False)
-            left = sum(high(settings, tp) - (0 if (at := known[tp]) is None else at.offset) for tp in tps)
-            if not left:
-                break
-            if not killed and all(each is not None for each in known.values()):
+        while any((left := undecided(settings, cluster)).values()) or None in left.values():
+            if not killed and None not in left.values():
                 running[-1].kill()
                 killed = True
             if time.monotonic() > deadline:
-                raise StageError(f"{left} orders are not decided:\n{running[0].said()[-2_000:]}")
+                raise StageError(
+                    f"by partition, so many orders are not decided: {left}:\n{running[0].said()[-2_000:]}"
+                )
             time.sleep(0.1)
         for each in running:
             if each.process.poll() is None and each.stop():

@@ -27,7 +27,7 @@ from models.registry import Registry
 from models.train import PredictorKind, train
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
-from stream.kafka import record_of
+from stream.kafka import KafkaCluster, once_it_answers, record_of
 from stream.ports import TP, Committed, Record
 from stream.settings import Settings
 from tests.faults.checks import Sighting
@@ -519,6 +519,13 @@ def committed(settings: Settings) -> dict[int, Committed]:
         }
     finally:
         consumer.close()
+
+
+def undecided(settings: Settings, cluster: KafkaCluster) -> dict[int, int | None]:
+    """By partition: how many orders the group has not decided yet; None where it has committed nothing."""
+    tps = [(settings.topics.orders, number) for number in range(settings.partitions)]
+    known = once_it_answers(cluster.committed, tps, stable=False)
+    return {tp[1]: None if (at := known[tp]) is None else high(settings, tp) - at.offset for tp in tps}
 
 
 def _reader(settings: Settings, isolation: str, **extra: Any) -> Consumer:
