@@ -24,6 +24,7 @@ from features.decode import REJECTION_CODES
 from models.policy import Action
 from stream.desk import KINDS, ScoringDesk, is_history
 from stream.ports import (
+    NO_POSITIONS,
     NO_WATERMARKS,
     TP,
     Cluster,
@@ -31,6 +32,7 @@ from stream.ports import (
     Desk,
     Effects,
     NotStable,
+    Positions,
     Producer,
     Recall,
     Record,
@@ -288,23 +290,27 @@ class MeasuredDesk:
         self._measured = measured
 
     def decide(
-        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks = NO_WATERMARKS
+        self,
+        records: Sequence[Record],
+        recall: Recall,
+        watermarks: Watermarks = NO_WATERMARKS,
+        positions: Positions = NO_POSITIONS,
     ) -> Effects:
         """What the desk decides; measured again when the batch is tried again."""
         stages = self._measured.stages
         if records[0].timestamp >= 0:
             stages["wait"].add(max(0.0, time.time() - records[0].timestamp / 1000))
         began = time.perf_counter()
-        effects = self._desk.decide(records, recall, watermarks)
+        effects = self._desk.decide(records, recall, watermarks, positions)
         stages["decide"].add(time.perf_counter() - began)
         # nobody waited for what nothing was said about
         waited = records if effects.produce else ()
         effects.committed = partial(self._committed, len(records), waited, effects.committed)
         return effects
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """What the desk makes of a record that stopped the worker."""
-        effects = self._desk.set_aside(record, recall)
+        effects = self._desk.set_aside(record, recall, positions)
         effects.committed = partial(self._committed, 1, (record,), effects.committed)
         return effects
 

@@ -114,6 +114,9 @@ class Effects:
     """By partition: every key changed and its new bytes; None forgets the key."""
     watermarks: dict[int, int] = field(default_factory=dict)
     """By partition: the watermark after the batch, where an order was accepted."""
+    gone_before: dict[int, dict[bytes, int]] = field(default_factory=dict)
+    """By partition: what of its stages was last heard of before these instants is gone, by what its key begins
+    with."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the batch did, for metrics; counted once it is committed."""
     committed: Callable[[], None] | None = field(default=None, compare=False)
@@ -279,6 +282,11 @@ Watermarks = Mapping[int, int]
 
 NO_WATERMARKS: Watermarks = MappingProxyType({})
 
+Positions = Mapping[int, Mapping[str, int]]
+"""By partition: the next offset of every input before a batch."""
+
+NO_POSITIONS: Positions = MappingProxyType({})
+
 Recall = Callable[[int, bytes], bytes | None]
 """Reads the bytes kept for a key of a partition, as of the end of the transaction before this one."""
 
@@ -286,13 +294,15 @@ Recall = Callable[[int, bytes], bytes | None]
 class Desk(Protocol):
     """Decides a batch; pure but for the rows it recalls."""
 
-    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
-        """What these records change and emit; records of one partition are in log order.
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks, positions: Positions
+    ) -> Effects:
+        """What these records change and emit; records of one input of a partition are in log order.
 
         What lies too far before a watermark counts as absent, whether or not it can still be recalled.
 
         An exception is a mistake of ours and stops the worker.
         """
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions) -> Effects:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from stream.keeping import FOR_EVER, ROW, Horizons
+from features.revisions import glimpse
+from stream.keeping import FOR_EVER, ORDER, ROWS, Horizons
 from stream.ports import (
     TP,
     Aborted,
@@ -61,6 +62,9 @@ __all__ = [
 log = logging.getLogger("fraudstream.writer")
 
 _SAID_AGAIN_S = 5.0
+
+_OF_ROWS = frozenset(ROWS.values())
+"""What the keys of rows begin with."""
 
 _NO_LOGS: Mapping[str, str] = MappingProxyType({})
 
@@ -602,7 +606,7 @@ class Writer:
         careful = [tp for tp in turn.records if self._partitions[tp[1]].care.attempt]
         plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
         if plain:
-            self._make_true(self._desk.decide(plain, self._store.recall, self._watermarks()), _ends(plain))
+            self._make_true(self._decided(plain), _ends(plain))
         for tp in careful:
             self._carefully(self._partitions[tp[1]], tp[0], turn.records[tp])
 
@@ -623,14 +627,14 @@ class Writer:
                     some[0].partition,
                     some[0].offset,
                 )
-                effects = self._desk.set_aside(some[0], self._store.recall)
+                effects = self._desk.set_aside(some[0], self._store.recall, self.opened)
             else:
                 if attempt == 1 and not announced:
                     # said before it is tried, where the next owner will read it: a crash leaves no time
                     self._announce(partition, topic, tries + 1)
                     self._announced[topic, partition.number] = some[0].offset
                 try:
-                    effects = self._desk.decide(some, self._store.recall, self._watermarks())
+                    effects = self._decided(some)
                 except Refused:
                     if attempt == 1:
                         # the record is not to blame
@@ -648,6 +652,9 @@ class Writer:
         care = _Care(partition.care.attempt, {**partition.care.tries, topic: tries})
         self._make_true(Effects(), {partition.number: {}}, {partition.number: care})
 
+    def _decided(self, records: Sequence[Record]) -> Effects:
+        return self._desk.decide(records, self._store.recall, self._watermarks(), self.opened)
+
     def _watermarks(self) -> dict[int, int]:
         return {n: each.watermark for n, each in self._partitions.items() if each.watermark is not None}
 
@@ -660,12 +667,19 @@ class Writer:
             if not end:
                 continue  # an announcement: no event, so nothing has grown older
             watermark = effects.watermarks.get(number, self._partitions[number].watermark)
-            before = self._horizons.at(watermark)
+            before = self._horizons.at(watermark) | effects.gone_before.get(number, {})
             touched = effects.rows.get(number, {})
             for key in self._store.expired(number, before, max(self._limits.evicted, len(touched))):
                 if key not in touched:
                     effects.rows.setdefault(number, {})[key] = None
-                    effects.counts["rows_evicted" if key[:1] == ROW else "orders_evicted"] += 1
+                    effects.counts[self._evicted(number, key)] += 1
+
+    def _evicted(self, number: int, key: bytes) -> str:
+        """What it is counted as that a key goes: a row, an order, or what was said of one that never came."""
+        if key[:1] in _OF_ROWS:
+            return "rows_evicted"
+        kept = self._store.recall(number, key) if key[:1] == ORDER else None
+        return "orders_evicted" if kept is None or not glimpse(kept).is_orphaned else "outcomes_orphaned"
 
     def _make_true(
         self,
