@@ -39,8 +39,8 @@ __all__ = [
     "read_order",
 ]
 
-_Event = TypeVar("_Event", Outcome, OrderEvent)
-_Read = TypeVar("_Read", Order, Outcome, OrderEvent)
+_Event = TypeVar("_Event", bound=Outcome | OrderEvent)
+_Read = TypeVar("_Read", bound=Order | Outcome | OrderEvent)
 
 REJECTION_CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -142,11 +142,13 @@ def decode_event(
 ) -> _Event | Rejection:
     """What became of an order, as a record's value says it, or why it says nothing.
 
-    As `decode_order`: `arrived_at` is in milliseconds since 1970, and nothing may be known further ahead of it
-    than `ahead_by_at_most`. The key must be the event's customer; where it names none, any will do.
+    As `decode_order`: `arrived_at` is in milliseconds since 1970, and nothing may be known further ahead of
+    it than `ahead_by_at_most`. The key must be the event's customer; where it names none, any will do.
     """
     if value is None:
-        detail = "value: expected a JSON object, got nothing; take an outcome back by another that supersedes it"
+        detail = (
+            "value: expected a JSON object, got nothing; take an outcome back by another that supersedes it"
+        )
         return Rejection("tombstone", detail, None, None)
     if len(value) > LARGEST_RECORD:
         detail = f"value: expected at most {LARGEST_RECORD:,} bytes, uncompressed, got {len(value):,}"

@@ -30,7 +30,8 @@ from stream.settings import Topics
 __all__ = ["STAGES", "Answers", "Asked", "Kept", "Pending", "Rejected", "kept_of", "shorten"]
 
 STAGES: Final = "stages"
-"""The header of a decision that says where its order stood in each stage: topic, then partition and offset."""
+"""The header of a decision that says where its order stood in each stage: topic, then partition and
+offset."""
 
 _WHOLE_DECISIONS: Final = 8
 """Of how many of an order's revisions the decision is kept whole; of the rest in brief."""

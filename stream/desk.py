@@ -1,8 +1,9 @@
 """The desk: what a batch of records changes and emits, as a value; nothing has happened yet.
 
-An order's way through it: at home (`stream.home`) it is decoded, its customer recalled, its features computed,
-and it is remembered; then it goes through the stage of each other entity in service (`stream.stage`). What has
-come to the end of its way is scored at once and decided order by order (`stream.answers`).
+An order's way through it: at home (`stream.home`) it is decoded, its customer recalled, its features
+computed, and it is remembered; then it goes through the stage of each other entity in service
+(`stream.stage`). What has come to the end of its way is scored at once and decided order by order
+(`stream.answers`).
 """
 
 from collections import deque
@@ -163,8 +164,9 @@ class ScoringDesk:
             if not isinstance(answer, Rejection):
                 return answer
             # what is only to be remembered is never reviewed: nobody waits for a decision about the past
-            waiting = None if is_history(record) else source_of(record, overlay)
-            return Rejected(answer, waiting and Asked(waiting, record.timestamp, observing))
+            if is_history(record):
+                return Rejected(answer, None)
+            return Rejected(answer, Asked(source_of(record, overlay), record.timestamp, observing))
         stage = self._stages.get(record.topic)
         answer = self._home.hear(record, overlay) if stage is None else stage.take(record, overlay)
         return Rejected(answer, None) if isinstance(answer, Rejection) else answer
@@ -172,9 +174,7 @@ class ScoringDesk:
     def _answer(self, said: Sequence[tuple[Record, Pending | Rejected]], effects: Effects) -> None:
         """Score what is to be scored, all at once, and emit what there is to say about each record."""
         vectors = [
-            answer.vector
-            for _, answer in said
-            if isinstance(answer, Pending) and answer.vector is not None
+            answer.vector for _, answer in said if isinstance(answer, Pending) and answer.vector is not None
         ]
         scores = iter(self._scorer.score(vectors))
         for record, answer in said:
@@ -185,9 +185,7 @@ class ScoringDesk:
             else:
                 self._answers.decide(answer, next(scores), effects)
 
-    def set_aside(
-        self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS
-    ) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
         self._look_at_control()
         # nothing is recalled: its rows may be the cause

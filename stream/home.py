@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from features.decode import Rejection, decode_event
-from features.events import Order, OrderEvent, Outcome
+from features.events import Order, OrderEvent, Outcome, microseconds
 from features.facts import Fact
 from features.fast import Told
 from features.remembered import ENTITIES, told
@@ -136,7 +136,8 @@ class AtHome:
         )
 
     def _known(self, order: Order | Told, at: tuple[int, bytes], overlay: Overlay) -> _Known | Rejection:
-        """What is known of the order with this revision, new or not, or why it can't be one of its revisions."""
+        """What is known of the order with this revision, new or not, or why it can't be one of its
+        revisions."""
         content = order.content_digest
         revisions = overlay.revisions(at)
         seen = revisions.of(order.revision)
@@ -158,7 +159,7 @@ class AtHome:
             )
         arrival = revisions.arrive(order, content, self._with_histories)
         overlay.touch(at, revisions)
-        is_again = self._make_room(order, arrival, revisions, at[0], overlay)
+        is_again = self._make_room(order, arrival, at[0], overlay)
         counts = overlay.effects.counts
         if order.test:
             counts["orders_test"] += 1
@@ -166,9 +167,7 @@ class AtHome:
             counts["orders_guest"] += 1
         return _Known(at, revisions, arrival.seen, arrival, is_again)
 
-    def _make_room(
-        self, order: Order | Told, arrival: Arrival, revisions: Revisions, partition: int, overlay: Overlay
-    ) -> bool:
+    def _make_room(self, order: Order | Told, arrival: Arrival, partition: int, overlay: Overlay) -> bool:
         """Take out of the customer's history what the order replaces; whether it may be there unknown."""
         forgotten = arrival.forgotten
         if forgotten is not None:
@@ -182,7 +181,7 @@ class AtHome:
                     overlay.touch_row(partition, key, row)
             overlay.effects.counts["orders_revised" if was_held else "orders_revised_folded"] += 1
             return False
-        if arrival.held is None or not overlay.is_forgotten(partition, revisions.last_at):
+        if arrival.held is None or not overlay.is_forgotten(partition, microseconds(order.placed_at)):
             return False
         # too old to be known for a resend: should it be one, it takes its own place in history
         customer_id = _customer_in(arrival.held)

@@ -1,8 +1,8 @@
 """How long what is remembered is kept after its last event, counted in event time.
 
-Event time is the partition's watermark, the greatest `placed_at` of the orders it accepted: a partition
-into which nothing comes forgets nothing, and a worker that replays forgets the same. Each stage has one of its
-own in each of its partitions, so that what is forgotten there is told from its own log alone.
+Event time is the partition's watermark, the greatest `placed_at` of the orders it accepted: a partition into
+which nothing comes forgets nothing, and a worker that replays forgets the same. Each stage has one of its own
+in each of its partitions, so that what is forgotten there is told from its own log alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ __all__ = [
     "ROW",
     "ROWS",
     "Horizons",
+    "check_entities",
     "check_horizons",
     "customer_key",
     "order_key",
@@ -126,6 +127,17 @@ def reach(feature: object) -> timedelta:
         else:
             within = max(within, value)
     return own + within
+
+
+def check_entities(features: "Sequence[Feature]", *, model: str, entities: Sequence[str]) -> None:
+            """Refuse a model that asks for the history of an entity that has none here: it would never be
+            known.""" asked = {each.entity: each for each in features if each.entity not in {None, "customer",
+            *entities}} if asked: missing = [each for each in ROWS if each in asked] wanted =
+            ",".join([*entities, *missing]) raise Refused( f"{model} asks for the history of each {' and
+            '.join(missing)} ({asked[missing[0]].name}), and " f"this worker keeps {' and '.join(['customers',
+            *entities])}; set FRAUDSTREAM_ENTITIES={wanted} for " "all workers, make their topics
+            ('fraudstream topics create') and, so that the past is known, their " "rows ('fraudstream
+            rebuild')" )
 
 
 def check_horizons(features: "Sequence[Feature]", *, model: str, forget_after_days: int) -> None:

@@ -38,7 +38,8 @@ class Overlay:
         beside: tuple[str, ...] = (),
         entities: tuple[str, ...] = (),
     ) -> None:
-        """`read` is how far what is no input of a partition is read, `beside` are the inputs beside orders."""
+        """`read` is how far what is no input of a partition is read, `beside` are the inputs beside
+        orders."""
         self._recall = recall
         self._row_limit = row_limit
         self._horizons = horizons
@@ -167,8 +168,8 @@ class Overlay:
             rows.setdefault(partition, {})[key] = None if is_empty else row.encode()
         for (partition, key), memory in self._changed_orders.items():
             rows.setdefault(partition, {})[key] = memory.encode()
-        for (partition, entity), at in self._moved.items():
-            rows.setdefault(partition, {})[CLOCK + ROWS[entity]] = msgspec.msgpack.encode(at)
+        for (partition, entity), moved_to in self._moved.items():
+            rows.setdefault(partition, {})[CLOCK + ROWS[entity]] = msgspec.msgpack.encode(moved_to)
         for partition in {partition: None for partition, _ in self._moved}:
             known = {
                 entity: at

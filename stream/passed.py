@@ -1,8 +1,8 @@
 """What a stage remembers of an order: where it last stood there, and what was decided about it.
 
-Messages about one order may overtake each other where its revisions take different roads. So each change of an
-order's place has a number, given at home, and of two the later one counts, whichever comes first. Only what
-was revised, and at the last stage what was decided, has to be remembered for it.
+Messages about one order may overtake each other where its revisions take different roads. So each change of
+an order's place has a number, given at home, and of two the later one counts, whichever comes first. Only
+what was revised, and at the last stage what was decided, has to be remembered for it.
 """
 
 from datetime import datetime
@@ -45,7 +45,8 @@ class Passed(msgspec.Struct, array_like=True, gc=False):
     def put(self, standing: int, place: Place | None, stood: Place | None) -> tuple[list[Place], bool]:
         """Note a change of place: which places to take the order out of, and whether to put it into its own.
 
-        `place` is where it stands from now on and `stood` where it stood before, of what is on this partition.
+        `place` is where it stands from now on and `stood` where it stood before, of what is on this
+        partition.
         """
         if standing == _FIRST:
             if not self.standing:

@@ -115,8 +115,8 @@ class Effects:
     watermarks: dict[int, int] = field(default_factory=dict)
     """By partition: the watermark after the batch, where an order was accepted."""
     gone_before: dict[int, dict[bytes, int]] = field(default_factory=dict)
-    """By partition: what of its stages was last heard of before these instants is gone, by what its key begins
-    with."""
+    """By partition: what of its stages was last heard of before these instants is gone, by what its key
+    begins with."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the batch did, for metrics; counted once it is committed."""
     committed: Callable[[], None] | None = field(default=None, compare=False)

@@ -1,9 +1,9 @@
 """The road of an order: from its home through the stage of one entity after the other, to its decision.
 
-At home, on its customer's partition of the orders' topic, is known what the order is: a new one, a revision, a
-resend. What a stage is to do with it is said in the message that goes there: the order, what was computed so
-far, which of its revisions stands in the histories. Every stage does that and sends the message on; the last
-one scores and decides. Facts about an order take the same road, so that they come after it.
+At home, on its customer's partition of the orders' topic, is known what the order is: a new one, a revision,
+a resend. What a stage is to do with it is said in the message that goes there: the order, what was computed
+so far, which of its revisions stands in the histories. Every stage does that and sends the message on; the
+last one scores and decides. Facts about an order take the same road, so that they come after it.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,9 @@ HISTORY: Final = (MODE, b"history")
 
 ARRIVED_AT: Final = "arrived_at"
 """The header that says when a record first arrived, in milliseconds since 1970, where that was not now."""
+
+_MAGIC: Final = b"road"
+"""What every message begins with, before its version: whatever else comes is no message of a newer one."""
 
 _VERSION: Final = 1
 _ZERO: Final = timedelta(0)
@@ -89,7 +92,8 @@ class Home(NamedTuple):
     timestamp: int
     """When the broker appended it, in milliseconds since 1970."""
     arrived_at: int
-    """The same, or when it first arrived elsewhere: in this order stages take what comes from several homes."""
+    """The same, or when it first arrived elsewhere: in this order stages take what comes from several
+    homes."""
     others: dict[str, int]
     """How far every other input of the partition was read."""
 
@@ -147,26 +151,25 @@ class Passing(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def encode(self) -> bytes:
         """The message as bytes."""
-        return bytes((_VERSION,)) + _encode(self)
+        return _HEAD + _encode(self)
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:
-        """The message in the bytes. Raises PassingVersionError for a newer version's, else PassingBytesError."""
-        if not value:
-            message = "value: expected a message between stages, got nothing; only workers write to this topic"
-            raise PassingBytesError(message)
-        if value[0] > _VERSION:
+        """The message in the bytes. Raises PassingVersionError for a newer version's, else
+        PassingBytesError."""
+        if value is None or value[: len(_MAGIC)] != _MAGIC or len(value) == len(_MAGIC):
+            raise PassingBytesError(_not_passing(value))
+        version = value[len(_MAGIC)]
+        if version > _VERSION:
             message = (
-                f"a message between stages is of version {value[0]} and this program reads up to {_VERSION}; "
+                f"a message between stages is of version {version} and this program reads up to {_VERSION}; "
                 "run the version that wrote it, or a newer one (docs/upgrades.md)"
             )
             raise PassingVersionError(message)
         try:
-            if value[0] == _VERSION:
-                return _decode(memoryview(value)[1:])  # type: ignore[return-value]
+            return _decode(memoryview(value)[len(_HEAD) :])  # type: ignore[return-value]
         except msgspec.MsgspecError as error:
             raise PassingBytesError(_not_passing(value)) from error
-        raise PassingBytesError(_not_passing(value))
 
     def order(self) -> Order | Told:
         """The order that travels. Raises PassingBytesError."""
@@ -182,12 +185,14 @@ class Passing(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return order
 
 
+_HEAD = _MAGIC + bytes((_VERSION,))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Passing).decode
 
 
-def _not_passing(value: bytes) -> str:
-    return f"{len(value)} bytes are no message between stages; only workers write to this topic"
+def _not_passing(value: bytes | None) -> str:
+    came = "nothing" if value is None else f"{len(value):,} bytes that are none"
+    return f"value: expected a message between stages, got {came}; only workers write to this topic"
 
 
 def written(order: Order | Told) -> bytes:

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -233,7 +241,11 @@ class Settings(BaseSettings):
     @field_validator("entities", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:
-        return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
+        return (
+            tuple(name.strip() for name in given.split(",") if name.strip())
+            if isinstance(given, str)
+            else given
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -260,6 +272,16 @@ class Settings(BaseSettings):
         """The topics a worker consumes, those of an order's home first; co-partitioned."""
         names = self.topics
         return (names.orders, names.outcomes, names.order_events, *self.stages.values())
+
+    @property
+    def roads(self) -> tuple[tuple[str, ...], ...]:
+        """The inputs in groups, in the order in which an order comes through them: home, then each stage.
+
+        Within a group records are merged by arrival; those of one arrival go in the group's order of topics.
+        """
+        names = self.topics
+        at_home = (names.outcomes, names.order_events, names.orders)
+        return (at_home, *((topic,) for topic in self.stages.values()))
 
     @property
     def stages(self) -> dict[str, str]:

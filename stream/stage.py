@@ -1,7 +1,7 @@
 """A stage of the road: one entity's histories, on the partitions of its own keys.
 
-What an order is was said at home. Here its entity's row is recalled, the features by it are computed, the order
-is remembered and sent on; the last stage of the road has it decided.
+What an order is was said at home. Here its entity's row is recalled, the features by it are computed, the
+order is remembered and sent on; the last stage of the road has it decided.
 """
 
 from typing import Final
