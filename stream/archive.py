@@ -33,6 +33,8 @@ from stream.archive_files import (
     table_of,
 )
 from stream.archive_manifest import (
+    DATA,
+    MANIFEST,
     Erasure,
     FileEntry,
     Forgotten,
@@ -45,7 +47,7 @@ from stream.archive_manifest import (
     store,
 )
 from stream.archive_place import ArchiveError, Place
-from stream.archive_reading import merged, table_in
+from stream.archive_reading import FileGone, merged, table_in
 from stream.ports import TP, Record, Unreachable
 from stream.recorded import Recorded, TopicsRecorded
 from stream.settings import Settings
@@ -64,7 +66,6 @@ __all__ = [
     "size_of",
 ]
 
-DATA: Final = "data"
 _AT_ONCE: Final = 10_000
 """Records that are made columns together."""
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
@@ -246,25 +247,54 @@ class Archive:
     # ------------------------------------------------------------------ commits
 
     def _recover(self) -> None:
-        self.place.sweep_aside()
         pending = self.manifest.pending
+        self._refuse_what_is_not_ours(pending)
+        self.place.sweep_aside()
         if pending is not None:
             # an import is whole once the manifest names it, whatever there is of its files
             if pending.what != "import" and all(self._is_whole(file) for file in pending.writes):
                 self._apply(pending)
                 self.recovered = f"finished the {pending.what} of a run that was ended"
             else:
-                self.manifest.pending = None
+                self._give_up(pending)
                 self.recovered = f"undid the {pending.what} of a run that was ended"
-        named = {file.path for file in self.manifest.files}
-        unnamed = [path for path in self.place.sizes(DATA) if path not in named]
-        if pending is not None:
             self.save()
-        self.place.delete(unnamed)
-        self.manifest.obsolete = []
+        self._delete_obsolete()
         if self.manifest.is_erasing:
             self._erase_rows()
             self.recovered += f"{'; ' if self.recovered else ''}finished an erasure that was ended"
+
+    def _refuse_what_is_not_ours(self, pending: Pending | None) -> None:
+        """Refuse where files lie that the manifest knows nothing of: they may be all that is left of records.
+
+        A manifest names files before they are written and until they are deleted, so these are no leftovers
+        of a run: the manifest is lost or an older one, or `data` is somebody's own folder.
+        """
+        known = {file.path for file in self.manifest.files}.union(self.manifest.obsolete)
+        if pending is not None:
+            known.update(file.path for file in pending.writes)
+        unknown = sorted(path for path in self.place.sizes(DATA) if path not in known)
+        if unknown and not known:
+            raise ArchiveError(
+                f"{self.place} has files in {DATA}, such as {unknown[0]}, and its {MANIFEST} names none; get "
+                "the manifest back from a backup, or archive into an empty place"
+            )
+        if unknown := [path for path in unknown if path.endswith(".parquet")]:
+            raise ArchiveError(
+                f"{self.place} has {len(unknown):,} files that its {MANIFEST} does not name, such as "
+                f"{unknown[0]}; if the manifest is an older one, as from a backup, get the newest; else move "
+                "these files away"
+            )
+
+    def _give_up(self, pending: Pending) -> None:
+        """What was to be written is to be deleted."""
+        self.manifest.pending = None
+        self.manifest.obsolete = [*self.manifest.obsolete, *(file.path for file in pending.writes)]
+
+    def _delete_obsolete(self) -> None:
+        named = {file.path for file in self.manifest.files}
+        self.place.delete(path for path in self.manifest.obsolete if path not in named)
+        self.manifest.obsolete = []
 
     def _is_whole(self, file: FileEntry) -> bool:
         try:
@@ -280,7 +310,7 @@ class Archive:
             self.place.write(contents)
         self._apply(pending)
         self.save()
-        self.place.delete(self.manifest.obsolete)
+        self._delete_obsolete()
 
     def write_ahead(self, pending: Pending, contents: Mapping[str, bytes]) -> None:
         """Write files that become part of the archive when `pending` is committed, or are undone."""
@@ -290,10 +320,11 @@ class Archive:
 
     def undo(self) -> None:
         """Delete what was written ahead."""
-        pending, self.manifest.pending = self.manifest.pending, None
+        pending = self.manifest.pending
         if pending is not None:
+            self._give_up(pending)
             self.save()
-            self.place.delete(file.path for file in pending.writes)
+            self._delete_obsolete()
 
     def save(self) -> None:
         """Replace the manifest where it says anything new."""
@@ -637,10 +668,12 @@ def filed(
 def revised(file: FileEntry, table: Any) -> tuple[FileEntry, bytes]:
     """The file with other rows in it, under another name: until it is whole, the one before is."""
     content = file_of([table])
-    name, _, revision = file.path.removesuffix(".parquet").partition(".r")
+    # of the name, because a topic's may have an '.r' in it too
+    folder, _, own = file.path.removesuffix(".parquet").rpartition("/")
+    name, _, revision = own.partition(".r")
     entry = msgspec.structs.replace(
         file,
-        path=f"{name}.r{int(revision or 0) + 1}.parquet",
+        path=f"{folder}/{name}.r{int(revision or 0) + 1}.parquet",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -687,14 +720,11 @@ class ArchiveRecorded:
                     at = table.column("offset")[-1].as_py() + 1
                     if records := records_in(tp[0], table):
                         yield records
-            except FileNotFoundError as error:
+            except FileGone:
                 # a run made several files one meanwhile, or wrote one anew: the same rows lie elsewhere
                 self._manifest = opened(self._place)
                 if self._manifest.files == manifest.files:
-                    raise ArchiveError(
-                        f"the archive {self._place} lacks a file that its manifest names ({error}); "
-                        "see what is missing: fraudstream archive verify"
-                    ) from error
+                    raise
             else:
                 return
 

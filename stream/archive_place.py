@@ -6,9 +6,9 @@ object store shows an object once it was sent whole.
 
 import fcntl
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -37,6 +37,8 @@ class Place:
         Raises ArchiveError.
         """
         self.address = address
+        if not address.strip():
+            raise ArchiveError("an archive has to lie somewhere; name a folder or an address")
         try:
             if filesystem is not None:
                 self._files, self._root = filesystem, address.rstrip("/")
@@ -59,31 +61,46 @@ class Place:
         """A file's path as its filesystem has it."""
         return f"{self._root}/{name}"
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return bool(self._files.get_file_info(self.path(name)).type == fs.FileType.File)
-
     def read(self, name: str) -> bytes:
-        """A file's content. Raises FileNotFoundError."""
-        with self._files.open_input_stream(self.path(name)) as opened:
+        """A file's content. Raises FileNotFoundError, ArchiveError."""
+        with self._told(f"read {name}"), self._files.open_input_stream(self.path(name)) as opened:
             content: bytes = opened.read()
         return content
 
     def open(self, name: str) -> Any:
-        """A file to be read here and there. Raises FileNotFoundError."""
-        return self._files.open_input_file(self.path(name))
+        """A file to be read here and there. Raises FileNotFoundError, ArchiveError."""
+        with self._told(f"open {name}"):
+            return self._files.open_input_file(self.path(name))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Each file below a folder, with its size in bytes."""
+        """Each file below a folder, with its size in bytes. Raises ArchiveError."""
         asked = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
-        return {
-            str(PurePosixPath(found.path).relative_to(self._root)): found.size
-            for found in self._files.get_file_info(asked)
-            if found.type == fs.FileType.File
-        }
+        with self._told(f"list {folder}"):
+            return {
+                str(PurePosixPath(found.path).relative_to(self._root)): found.size
+                for found in self._files.get_file_info(asked)
+                if found.type == fs.FileType.File
+            }
+
+    @contextmanager
+    def _told(self, doing: str, *, may_be_missing: bool = True) -> Iterator[None]:
+        """Say where it failed and why; that a file is not there stays FileNotFoundError."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            if may_be_missing and isinstance(error, FileNotFoundError):
+                raise
+            raise ArchiveError(
+                f"can't {doing} in the archive {self}: {_first_line(error)}; see to its rights, its room and "
+                "the way to it, then run this again"
+            ) from error
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write each file, whole and lasting, in place of what had its name."""
+        """Write each file, whole and lasting, in place of what had its name. Raises ArchiveError."""
+        with self._told("write", may_be_missing=False):
+            self._write(files)
+
+    def _write(self, files: Mapping[str, bytes]) -> None:
         if not self.is_local:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 list(pool.map(self._send, files, files.values()))
@@ -111,10 +128,10 @@ class Place:
             out.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files that may be there, and the folders that are left empty."""
+        """Delete files that may be there, and the folders that are left empty. Raises ArchiveError."""
         folders: set[Path] = set()
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), self._told(f"delete {name}"):
                 self._files.delete_file(self.path(name))
             if self.is_local:
                 folders.update(Path(self._root, *parents) for parents in _parents(name))
@@ -132,8 +149,9 @@ class Place:
         if not self.is_local:
             return
         root = Path(self._root)
-        root.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with self._told("write", may_be_missing=False):
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

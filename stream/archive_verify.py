@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from stream.archive import DATA, ArchiveSource, opened
+from stream.archive import ArchiveSource, opened
 from stream.archive_files import NO_RECORDS, chained, day_of, digests_in, digests_of
-from stream.archive_manifest import Imported, Manifest
+from stream.archive_manifest import DATA, Imported, Manifest
 from stream.archive_place import ArchiveError, Place
 from stream.archive_reading import merged
 from stream.ports import TP
@@ -97,7 +97,8 @@ def _files(place: Place, manifest: Manifest, found: Verified) -> None:
         )
     for path in sorted(sizes.keys() - expected - on_their_way):
         found.differences.append(
-            f"{path}: is there and the manifest does not name it; the next run deletes it"
+            f"{path}: is there and the manifest does not name it; is the manifest an older one, as from a "
+            "backup? else move the file away"
         )
     for file in manifest.files:
         found.files += 1
