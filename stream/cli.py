@@ -472,8 +472,10 @@ def worker(
 
 def _models(incomplete: str) -> list[str]:
     try:
-        root = _settings().home / "models"
-        return sorted(each.name for each in root.iterdir() if each.name.startswith(incomplete))
+        from stream.registry import registry_of
+
+        published = {name for name, _ in registry_of(_settings()).list()}
+        return sorted(name for name in published if name.startswith(incomplete))
     except Exception:  # noqa: BLE001 - a shell that completes a word must not be told of wrong settings
         return []
 
@@ -640,7 +642,7 @@ def train(
     if as_json:
         told = {"name": learnt.name, "version": learnt.version, "champion": learnt.promoted}
         told |= {"labelled": learnt.labelled, "fraud": learnt.fraud, "metrics": dict(learnt.metrics)}
-        typer.echo(json.dumps(told | {"features": learnt.features, "place": str(learnt.place)}))
+        typer.echo(json.dumps(told | {"features": learnt.features, "place": learnt.place}))
         return
     typer.echo(
         f"trained {learnt.name}@{learnt.version} "

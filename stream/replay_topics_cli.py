@@ -230,12 +230,10 @@ def chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Fea
     catalogue = catalogue_of(settings)
     if model is None:
         return catalogue.chosen(names)
-    from models.registry import Registry, named
+    from models.registry import named
+    from stream.registry import registry_of
 
-    registry = Registry(
-        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
-    )
-    return registry.load(*named(model)).features
+    return registry_of(settings, catalogue.by_name).load(*named(model)).features
 
 
 def bounds_of(
