@@ -49,7 +49,7 @@ class Place:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ArchiveError(
                 f"'{address}' can't be opened ({_first_line(error)}); name a folder or an address such as "
-                "s3://bucket/archive, with its credentials in the environment"
+                "s3://bucket/shop, with its credentials in the environment"
             ) from error
         self.is_local = isinstance(self._files, fs.LocalFileSystem)
         self._lock: int | None = None
@@ -59,7 +59,7 @@ class Place:
 
     def path(self, name: str) -> str:
         """A file's path as its filesystem has it."""
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}" if name else self._root
 
     def read(self, name: str) -> bytes:
         """A file's content. Raises FileNotFoundError, ArchiveError."""
