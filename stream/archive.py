@@ -367,7 +367,14 @@ class Archive:
         for tp, start, end in ranges:
             held: list[Record] = []
             held_bytes = 0
-            for chunk in source.read(tp, start, end):
+            lost: Gap | None = None
+            for chunk in _without_holes(source, tp, start, end):
+                if isinstance(chunk, Gap):
+                    lost = chunk
+                    if not accept_gap:
+                        break
+                    self.manifest.gaps.append(lost)
+                    continue
                 held += chunk
                 held_bytes += size_of(chunk)
                 if len(held) < at_once and held_bytes < _BYTES_AT_ONCE and not stopping():
@@ -379,6 +386,10 @@ class Archive:
                 if building.records >= self.limits.records or building.bytes >= self.limits.bytes:
                     self._settle(building, done, began, told)
                     building = _Building(self.manifest)
+            if lost is not None and not accept_gap:
+                building.add(tp, held, is_erased)
+                self._settle(building, done, began, told)
+                raise _lost([lost])
             if stopping():
                 done.was_stopped = True
                 break
@@ -414,19 +425,19 @@ class Archive:
     def compact(self, stopping: Callable[[], bool] = lambda: False) -> int:
         """Make small files one: those of finished days, and of today's where they are many; says how many."""
         today = datetime.now(UTC).date().isoformat()
-        groups: dict[tuple[str, int, str, str], list[FileEntry]] = {}
+        groups: dict[tuple[str, int, str, str, str], list[FileEntry]] = {}
         for file in self.manifest.files:
-            if file.import_id is None:
-                groups.setdefault((file.topic, file.partition, file.day, file.country), []).append(file)
+            home = (file.topic, file.partition, file.day, file.country, file.import_id or "")
+            groups.setdefault(home, []).append(file)
         pending, contents, compacted = Pending("compact"), dict[str, bytes](), 0
-        for (topic, partition, day, country), files in sorted(groups.items()):
+        for (topic, partition, day, country, import_id), files in sorted(groups.items()):
             if day >= today and len(files) <= self.limits.files_a_day:
                 continue
             for run in self._small(files):
                 if stopping():
                     break
                 tables = [table_in(self.place, file) for file in run]
-                entry, content = filed(tables, topic, (day, country), partition)
+                entry, content = filed(tables, topic, (day, country), partition, import_id or None)
                 pending.writes.append(entry)
                 pending.replaces += [file.path for file in run]
                 contents[entry.path] = content
@@ -445,12 +456,13 @@ class Archive:
             if (
                 sum(each.bytes for each in run) + file.bytes > self.limits.compacted_bytes
                 or sum(each.rows for each in run) + file.rows > self.limits.compacted_rows
+                or sum(each.plain for each in run) + file.plain > self.limits.bytes
             ):
                 if len(run) > 1:
                     yield run
                 run = []
             # one that is large already is not written again for every small one behind it
-            if file.bytes <= self.limits.compacted_bytes // 2:
+            if file.bytes <= self.limits.compacted_bytes // 2 and file.plain <= self.limits.bytes // 2:
                 run.append(file)
         if len(run) > 1:
             yield run
@@ -598,13 +610,7 @@ class Archive:
                 if start < end:
                     found.append((tp, start, end))
         if gaps and not accept_gap:
-            first, *others = gaps
-            more = f", and of {len(others)} more partitions" if others else ""
-            raise ArchiveError(
-                f"{first.topic}/{first.partition} no longer has the offsets {first.start:,} to "
-                f"{first.end - 1:,}{more}: they were deleted before they were archived; "
-                "go on without them and note it in the manifest: --accept-gap"
-            )
+            raise _lost(gaps)
         for gap in gaps:
             entry = manifest.topics[gap.topic].partitions[gap.partition]
             entry.next = gap.end
@@ -631,9 +637,52 @@ class Archive:
         return known
 
 
+def _lost(gaps: Sequence[Gap]) -> ArchiveError:
+    first, *others = gaps
+    more = f", and of {len(others)} more partitions" if others else ""
+    return ArchiveError(
+        f"{first.topic}/{first.partition} no longer has the offsets {first.start:,} to "
+        f"{first.end - 1:,}{more}: they were deleted before they were archived; "
+        "go on without them and note it in the manifest: --accept-gap"
+    )
+
+
+def _without_holes(source: ArchiveSource, tp: TP, start: int, end: int) -> Iterator[Sequence[Record] | Gap]:
+    """What the topic has, and in its place what its retention deletes while this is read.
+
+    A reader is then moved to what is left without a word, and transactions leave gaps of their own.
+    """
+    at = start
+    for chunk in source.read(tp, start, end):
+        after = chunk[-1].offset + 1
+        if after - at != len(chunk) and (low := source.bounds(tp)[0]) > at:
+            for number, record in enumerate(chunk):
+                if at < record.offset and at < low:
+                    if number:
+                        yield chunk[:number]
+                    yield Gap(*tp, at, min(low, record.offset), _now())
+                    yield chunk[number:]
+                    break
+                at = record.offset + 1
+            else:
+                yield chunk
+        else:
+            yield chunk
+        at = after
+    if at < end and (low := source.bounds(tp)[0]) > at:
+        yield Gap(*tp, at, min(low, end), _now())
+
+
 def size_of(records: Iterable[Record]) -> int:
-    """Bytes of their values."""
-    return sum([len(record.value or b"") for record in records])
+    """Bytes that they take, about: of their keys, values and headers."""
+    return sum(
+        [
+            len(record.value or b"")
+            + len(record.key or b"")
+            + (sum([len(value or b"") for _, value in record.headers]) if record.headers else 0)
+            for record in records
+        ]
+    )
 
 
 def filed(
@@ -661,6 +710,7 @@ def filed(
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         import_id=import_id,
+        plain=sum(table.nbytes for table in tables),
     )
     return entry, content
 
@@ -676,6 +726,7 @@ def revised(file: FileEntry, table: Any) -> tuple[FileEntry, bytes]:
         path=f"{folder}/{name}.r{int(revision or 0) + 1}.parquet",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        plain=table.nbytes,
     )
     return entry, content
 

@@ -297,6 +297,8 @@ def archive_import(  # noqa: PLR0917 (typer gives them by name)
     wanted = Asked(file, mapping=mapping, kind=kind, history=True)  # type: ignore[arg-type]
     with opened_plan(settings, wanted) as (source, plan), Archive(_place(settings, at)) as archive:
         done = import_file(archive, settings, source, plan, refused=refused, stopping=stopped)
+        if not done.is_repeat:
+            archive.compact(stopping=stopped)
     if as_json:
         shown = {
             "id": done.id,

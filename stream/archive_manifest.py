@@ -67,6 +67,8 @@ class FileEntry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     bytes: int
     sha256: str
     import_id: str | None = None
+    plain: int = 0
+    """Bytes of its rows in memory, about; 0 where that was not said."""
 
 
 class Pending(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -215,6 +215,19 @@ def test_small_files_of_finished_days_become_one_with_the_same_records(tmp_path:
     assert verify(place, topics).differences == []
 
 
+def test_files_that_are_small_on_the_disk_alone_are_not_made_one(tmp_path: Path) -> None:
+    large = [an_order(n, note="all alike " * 2_000) for n in range(12)]
+    topics = Topics({("orders", 0): large})
+    run(tmp_path, topics, records=1)
+
+    with Archive(Place(str(tmp_path)), Limits(bytes=50_000)) as archive:
+        archive.compact()
+
+    assert all(file.plain < 60_000 for file in archive.manifest.files)
+    assert max(file.rows for file in archive.manifest.files) == 2
+    assert everything(tmp_path, topics) == topics.kept
+
+
 def test_reading_from_the_middle_gives_the_middle(tmp_path: Path) -> None:
     for count in range(5, 51, 5):
         run(tmp_path, some_topics(count))
@@ -283,6 +296,56 @@ def test_records_that_the_topic_lost_first_are_refused_or_noted(tmp_path: Path) 
     assert [each.offset for each in everything(tmp_path, topics)["orders", 1] if 15 < each.offset < 36] == [
         *(16, 17, 18, 19),
         *(33, 34, 35),
+    ]
+    assert verify(Place(str(tmp_path)), topics).differences == []
+
+
+@dataclass
+class Aging(Topics):
+    """Topics whose retention deletes records while they are read, once so many of one were."""
+
+    after: int = 8
+    to: int = 15
+
+    def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
+        for chunk in super().read(tp, start, end):
+            if chunk[0].offset >= self.after and tp[1] == 1:
+                self.low[tp] = self.to
+            if left := [each for each in chunk if each.offset >= self.low.get(tp, 0)]:
+                yield left
+
+
+@pytest.mark.parametrize("after", [8, 43])
+def test_records_that_are_deleted_while_they_are_read_are_no_gap_that_nobody_knows_of(
+    tmp_path: Path, after: int
+) -> None:
+    lost = {8: (8, 15), 43: (47, 50)}[after]
+    topics = Aging(some_topics().kept, after=after, to=lost[1])
+
+    with pytest.raises(ArchiveError, match=f"orders/1 no longer has the offsets {lost[0]} to {lost[1] - 1}"):
+        run(tmp_path, topics)
+    kept = [each.offset for each in topics.kept["orders", 1] if not lost[0] <= each.offset]
+    assert [each.offset for each in everything(tmp_path, topics)["orders", 1]] == kept
+    with Archive(Place(str(tmp_path))) as archive:
+        archive.append(topics, ["orders"], accept_gap=True)
+
+    assert [(gap.start, gap.end) for gap in archive.manifest.gaps] == [lost]
+    found = verify(Place(str(tmp_path)), topics)
+    assert found.differences == []
+    assert any(f"orders/1 lacks the offsets {lost[0]} to {lost[1] - 1}" in each for each in found.notes)
+    assert found.records == len(topics.kept["orders", 0]) + len(
+        [each for each in topics.kept["orders", 1] if not lost[0] <= each.offset < lost[1]]
+    )
+
+
+def test_a_gap_that_is_accepted_while_it_comes_about_is_noted(tmp_path: Path) -> None:
+    topics = Aging(some_topics().kept)
+
+    with Archive(Place(str(tmp_path))) as archive:
+        archive.append(topics, ["orders"], accept_gap=True)
+
+    assert [(gap.topic, gap.partition, gap.start, gap.end) for gap in archive.manifest.gaps] == [
+        ("orders", 1, 8, 15)
     ]
     assert verify(Place(str(tmp_path)), topics).differences == []
 
@@ -528,8 +591,16 @@ class Full(Place):
         raise OSError(28, "No space left on device")
 
 
+def test_an_address_is_shown_without_the_secret_in_it() -> None:
+    with pytest.raises(ArchiveError) as refused:
+        Place("s3://AKIAKEY:sEcrEt@bucket/shop?nonsense=1")
+
+    assert "s3://bucket/shop" in str(refused.value)
+    assert "sEcrEt" not in str(refused.value)
+
+
 def test_a_disk_that_is_full_is_said_with_the_archive_and_not_with_standard_output(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=f"can't write in the archive {tmp_path}: .*No space left"):
+    with pytest.raises(ArchiveError, match=f"can't write in {tmp_path}: .*No space left"):
         run(Full(str(tmp_path)), some_topics())
     run(tmp_path, some_topics())
     assert everything(tmp_path, some_topics()) == some_topics().kept
@@ -912,6 +983,28 @@ def test_an_extract_is_imported_once_and_comes_before_what_was_recorded(tmp_path
     assert {path.parent.parent.name for path in (tmp_path / "archive").glob("data/**/import-*")} == {
         f"day=2025-12-0{day}" for day in (1, 2, 3)
     }
+
+
+def test_the_small_files_of_an_import_become_one_with_the_same_records(tmp_path: Path) -> None:
+    file, place = _extract(tmp_path), Place(str(tmp_path / "archive"))
+    _import(place, file)
+    rows = [f"o{n},c{n % 7},2025-12-01T10:00:{n % 60:02}Z,{n}.50,EUR,DE" for n in range(100, 140)]
+    file.write_text("\n".join(["number,customer,at,total,currency,country", *rows]) + "\n")
+    _import(place, file)
+    recorded = ArchiveRecorded(place)
+    before = [list(recorded.imports(("orders", number))) for number in range(2)]
+
+    with Archive(place) as archive:
+        assert archive.compact() > 0
+
+    homes = [(file.import_id, file.day, file.country) for file in archive.manifest.files]
+    assert len(homes) == len(set(homes)) == 4
+    recorded = ArchiveRecorded(place)
+    for number, chunks in enumerate(before):
+        now = [record for chunk in recorded.imports(("orders", number)) for record in chunk]
+        assert now == [record for chunk in chunks for record in chunk]
+    # of imports alone: no cluster is another than theirs
+    assert verify(place, some_topics()).differences == []
 
 
 def test_an_import_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
