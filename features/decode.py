@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import isinf, isnan
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -191,7 +191,7 @@ def _read(value: bytes, contract: type[_Read]) -> _Read | Rejection:
         if rejection is not None:
             return rejection
     try:
-        return contract.model_validate_json(value)
+        return cast("_Read", contract.model_validate_json(value))
     except ValidationError as error:
         return _without_what_trips(value, contract) or _rejection(error, value)
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from features.decode import Rejection, decode_event
-from features.events import Order, OrderEvent, Outcome, microseconds
+from features.events import Order, OrderEvent, Outcome
 from features.facts import Fact
 from features.fast import Told
-from features.remembered import ENTITIES, told
-from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
+from features.remembered import told
+from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions, ids_of
 from models.decision import Source
 from stream.answers import Answers, Asked, Pending
 from stream.decoder import Decoder
@@ -136,8 +136,7 @@ class AtHome:
         )
 
     def _known(self, order: Order | Told, at: tuple[int, bytes], overlay: Overlay) -> _Known | Rejection:
-        """What is known of the order with this revision, new or not, or why it can't be one of its
-        revisions."""
+        """What is known of the order with this revision, or why it can't be one of its revisions."""
         content = order.content_digest
         revisions = overlay.revisions(at)
         seen = revisions.of(order.revision)
@@ -157,7 +156,7 @@ class AtHome:
                 f"$.revision: expected at most {MOST_REVISIONS} revisions of an order, got another; "
                 "send it as a new order",
             )
-        arrival = revisions.arrive(order, content, self._with_histories)
+        arrival = revisions.arrive(order, content, ids_of(order, self._with_histories))
         overlay.touch(at, revisions)
         is_again = self._make_room(order, arrival, at[0], overlay)
         counts = overlay.effects.counts
@@ -181,7 +180,7 @@ class AtHome:
                     overlay.touch_row(partition, key, row)
             overlay.effects.counts["orders_revised" if was_held else "orders_revised_folded"] += 1
             return False
-        if arrival.held is None or not overlay.is_forgotten(partition, microseconds(order.placed_at)):
+        if arrival.held is None or not overlay.is_forgotten(partition, arrival.placed_at):
             return False
         # too old to be known for a resend: should it be one, it takes its own place in history
         customer_id = _customer_in(arrival.held)
@@ -237,7 +236,7 @@ class AtHome:
             if arrival.forgotten is not None:
                 stood, stood_at = dict(arrival.forgotten.ids), arrival.forgotten.placed_at
         road, key = self._road, order.key.encode()
-        ids = {each: named for each in road.entities if (named := ENTITIES[each](order)) is not None}
+        ids = dict(ids_of(order, road.entities))
         passing = Passing(
             *(home, order.order_id, key, ids, standing, held_at, stood, stood_at, facts, (), travelling)
         )

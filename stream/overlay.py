@@ -38,8 +38,7 @@ class Overlay:
         beside: tuple[str, ...] = (),
         entities: tuple[str, ...] = (),
     ) -> None:
-        """`read` is how far what is no input of a partition is read, `beside` are the inputs beside
-        orders."""
+        """`read` says how far the topics that all share are read, `beside` which inputs there are but orders."""
         self._recall = recall
         self._row_limit = row_limit
         self._horizons = horizons

@@ -155,8 +155,7 @@ class Passing(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:
-        """The message in the bytes. Raises PassingVersionError for a newer version's, else
-        PassingBytesError."""
+        """The message in the bytes. Raises PassingVersionError for newer ones, else PassingBytesError."""
         if value is None or value[: len(_MAGIC)] != _MAGIC or len(value) == len(_MAGIC):
             raise PassingBytesError(_not_passing(value))
         version = value[len(_MAGIC)]
