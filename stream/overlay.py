@@ -38,7 +38,7 @@ class Overlay:
         beside: tuple[str, ...] = (),
         entities: tuple[str, ...] = (),
     ) -> None:
-        """`read` says how far the topics that all share are read, `beside` which inputs there are but orders."""
+        """`read` says how far topics are read that all share, `beside` which inputs there are but orders."""
         self._recall = recall
         self._row_limit = row_limit
         self._horizons = horizons
