@@ -39,7 +39,10 @@ def prove(fitted: Fitted, model: FlatModel, matrix: Matrix) -> GoldenRows:
     furthest = float(np.abs(fitted.predict(proved) - model.walk(proved).p).max())
     if not furthest <= allowed:
         library = fitted.predictor.estimator.partition(":")[0].partition(".")[0].replace("sk", "scikit-")
-        message = f"the flat model is up to {furthest:.3g} away from {library} on {len(proved)} rows and may be {allowed}; it is not exported, the conversion needs mending"
+        message = (
+            f"the flat model is up to {furthest:.3g} away from {library} on {len(proved)} rows and may be "
+            f"{allowed}; it is not exported, the conversion needs mending"
+        )
         raise ExportError(message)
     kept = trial_rows(model, matrix, rows=_ROWS_KEPT, cuts=_CUTS_KEPT)
     walked = model.walk(kept)
