@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -224,7 +224,12 @@ def _written(to: Path | BinaryIO, sheet: Sheet) -> Iterator[_Out]:
     try:
         with unfinished as file:
             out = _Table(file, sheet) if form == "parquet" else _Lines(file, sheet)
-            yield out
+            try:
+                yield out
+            except BaseException:
+                with suppress(Exception):  # the file is removed, and pyarrow would complain of a closed one
+                    out.end()
+                raise
             out.end()
             file.flush()
             os.fsync(file.fileno())

@@ -773,7 +773,8 @@ def test_an_extract_is_imported_once_and_comes_before_what_was_recorded(tmp_path
         f"o{n}" for n in range(30) if n != 5
     )
     assert all(each.partition == partition_of(each.key or b"", 2) for each in records)
-    assert {each.headers for each in records} == {(("mode", b"history"),)}
+    assert {each.headers[0] for each in records} == {("mode", b"history")}
+    assert all(each.headers[1][0] == "arrived_at" for each in records)
     for partition in range(2):
         offsets = [each.offset for each in records if each.partition == partition]
         assert offsets == sorted(offsets)
