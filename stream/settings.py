@@ -244,6 +244,14 @@ class Settings(BaseSettings):
         return (self.topics.orders,)
 
     @property
+    def roads(self) -> tuple[tuple[str, ...], ...]:
+        """The inputs in groups, in the order in which an order comes through them.
+
+        Within a group records are merged by arrival; those of one arrival go in the group's order of topics.
+        """
+        return (self.inputs,)
+
+    @property
     def horizons(self) -> Horizons:
         """For how long rows and the memory of orders are kept."""
         return Horizons.of_days(rows=self.forget_after_days, orders=self.order_memory_days)
