@@ -417,7 +417,10 @@ words = Owner(
     ),
     Mutant(
         "an input waited for without a bound",
-        (("            and now - each.missed_since >= self._wait_s\n", "            and False\n"),),
+        (
+            ("            and now - each.missed_since >= self._wait_s\n", "            and False\n"),
+            ("        return min(waits, default=None)\n", "        return None\n"),
+        ),
     ),
     Mutant(
         "a gap read twice",
