@@ -1,7 +1,8 @@
 """Several inputs as one: their records by arrival, and later in the very order in which they were taken.
 
-`Merge` holds what was handed over and says what may be taken next. It knows no clock and no Kafka: it is
-told the time, the ends of the inputs, and what was read (docs/decisions/0017-inputs-are-merged-by-arrival.md).
+`Merge` holds what was handed over and says what may be taken next. It knows no clock and no Kafka: it is told
+the time, the ends of the inputs, and what was read. Why, and what it does not promise, is in
+docs/decisions/0017-inputs-are-merged-by-arrival.md.
 """
 
 import heapq
@@ -145,8 +146,9 @@ class _Input:
     def _close_hole(self) -> None:
         while self._later:
             batch = self._later[0]
-            records = batch.records
-            new = [r for r in records if r.offset >= self.reached] if self._overlaps(records) else records
+            records = new = batch.records
+            if records and records[0].offset < self.reached:
+                new = [record for record in records if record.offset >= self.reached]
             # Faust may lose what it fetched around a rebalance or a seek: a hole is read, never taken for
             # transaction markers, unless this batch follows on from one we have seen
             if new and new[0].offset > self.reached and (batch.after is None or batch.after > self.reached):
@@ -158,9 +160,6 @@ class _Input:
             self._hold(new, is_history=batch.is_history)
             if records:
                 self.reached = max(self.reached, records[-1].offset + 1, batch.until or 0)
-
-    def _overlaps(self, records: Sequence[Record]) -> bool:
-        return bool(records) and records[0].offset < self.reached
 
     def _hold(self, records: Sequence[Record], *, is_history: bool) -> None:
         last, hold = self._last, self.held.append
@@ -193,10 +192,10 @@ class Merge:
     """Holds the inputs of a worker and takes their records in the order in which they arrived.
 
     `roads` are groups of topics. The records of a group are taken by arrival over all partitions: those that
-    arrived at the same time in the group's order of topics, then by partition, then by offset. Later groups go
-    first. A record is taken once every other input of its group has a later one, or is at its end: an end is
-    believed for `trusted_s`, for what is appended later arrives later. An empty input that is behind is waited
-    for `wait_s`; then it is a gap, to be read by whoever asks.
+    arrived at the same time in the group's order of topics, then by partition, then by offset. Later groups
+    go first. A record is taken once every other input of its group has a later one, or is at its end: an end
+    is believed for `trusted_s`, for what is appended later arrives later. An empty input that is behind is
+    waited for, for `wait_s`; then it is a gap, to be read by whoever asks.
 
     Seconds are those of any clock that only grows. What is handed over lies in memory until it is taken.
     """
@@ -210,7 +209,7 @@ class Merge:
         self._taken: list[tuple[_Input, _Held]] = []
 
     def open(self, positions: Mapping[int, Mapping[str, int]]) -> None:
-        """Go on from these positions, by partition and topic; what is held from before them is passed over."""
+        """Go on from these positions, by partition and topic; what is held of before them is passed over."""
         self.put_back({})
         for group, topics in zip(self._groups, self._roads, strict=True):
             for number, offsets in positions.items():
@@ -245,7 +244,7 @@ class Merge:
     # --- what is known of the ends ---------------------------------------------------------------
 
     def questions(self, now: float) -> list[TP]:
-        """The inputs whose ends must be asked before more can be taken: all, if any, for it is one question."""
+        """The inputs whose ends must be asked before more is taken: all, if any, for it is one question."""
         for group in self._groups:
             if any(each.held for each in group):
                 for each in group:
@@ -261,7 +260,7 @@ class Merge:
             each.forgive()
 
     def produced(self, last: Mapping[TP, int]) -> None:
-        """Of what was just produced, the last offsets: where inputs of ours, they are behind until it comes."""
+        """Of what was just produced, the last offsets: inputs among them are behind until it comes."""
         for tp in self._inputs.keys() & last.keys():
             each = self._inputs[tp]
             each.end = max(each.end, last[tp] + 1)
@@ -298,7 +297,7 @@ class Merge:
     # --- taking ----------------------------------------------------------------------------------
 
     def take(self, now: float, room: Room) -> list[Record]:
-        """The records that come next, as many as there is room for; `put_back` what was not taken after all."""
+        """The records that come next, as many as there is room for; `put_back` what then was not taken."""
         self._taken = []
         left = _Left(room)
         for group in reversed(self._groups):
@@ -399,7 +398,7 @@ def recorded_order(
 
     Raises ValueError where the marks contradict one another.
     """
-    sources = [_Source(topic, rank, iter(records)) for rank, (topic, records) in enumerate(inputs.items())]
+    sources = [_Source(topic, rank, iter(inputs[topic])) for rank, topic in enumerate(inputs)]
     home = next(source for source in sources if source.topic == orders)
     others = [source for source in sources if source is not home]
     said = dict.fromkeys((source.topic for source in others), 0)
@@ -408,8 +407,8 @@ def recorded_order(
             bound = mark.get(topic, said[topic])
             if bound < said[topic]:
                 raise ValueError(
-                    f"'{orders}' offset {offset} says that '{topic}' had been taken up to offset {bound}, and "
-                    f"an order before it says {said[topic]}"
+                    f"'{orders}' offset {offset} says that '{topic}' had been taken up to offset {bound}, "
+                    f"and an order before it says {said[topic]}"
                 )
             said[topic] = bound
         yield from _merged(sources, said | {orders: offset})

@@ -84,7 +84,7 @@ class Limits:
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one record."""
     behind_s: float = 0.25
-    """How long an empty input that has more is waited for, while others have records, before it is read here."""
+    """How long others wait for an empty input that has more before the writer reads it itself."""
     trusted_s: float = 1.0
     """How long an input that was at its end is believed to be still there."""
     revoke_s: float = 3.0
@@ -632,7 +632,7 @@ class Writer:
                 self._carefully(self._partitions[number], topic, list(some))
 
     def _ends(self, records: Sequence[Record]) -> dict[int, dict[str, int]]:
-        """The next offset after these records, by partition and topic: behind its markers, if it is the last."""
+        """The next offset after these records, by partition and topic: behind the markers after the last."""
         ends: dict[int, dict[str, int]] = {}
         for record in records:
             ends.setdefault(record.partition, {})[record.topic] = record.offset + 1

@@ -166,8 +166,8 @@ MUTANTS = (
         "own position not checked",
         (
             (
-                "new = [r for r in records if r.offset >= self.reached] if self._overlaps(records) else records",
-                "new = list(records)",
+                "                new = [record for record in records if record.offset >= self.reached]\n",
+                "                new = list(records)\n",
             ),
         ),
     ),
@@ -468,12 +468,12 @@ words = Owner(
         "a stage's position not restored",
         (
             (
-                "                    self._inputs[tp].take_over(offsets[topic])\n",
-                "                    self._inputs[tp].take_over(0 if group is not self._groups[0] else offsets[topic])\n",
+                "self._inputs[tp].take_over(offsets[topic])\n",
+                "self._inputs[tp].take_over(offsets[topic] * (group is self._groups[0]))\n",
             ),
             (
                 "self._inputs[tp] = _Input(tp, rank, offsets[topic])",
-                "self._inputs[tp] = _Input(tp, rank, 0 if group is not self._groups[0] else offsets[topic])",
+                "self._inputs[tp] = _Input(tp, rank, offsets[topic] * (group is self._groups[0]))",
             ),
         ),
     ),
@@ -481,12 +481,16 @@ words = Owner(
         "the desk told where the others come to, not where they were",
         (
             (
-                "            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), self.opened)\n",
+                """\
+            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), self.opened)
+            self._make_true(effects, self._ends(plain))
+""",
                 """\
             after = {n: dict(offsets) for n, offsets in self.opened.items()}
             for record in plain:
                 after[record.partition][record.topic] = record.offset + 1
             effects = self._desk.decide(plain, self._store.recall, self._watermarks(), after)
+            self._make_true(effects, self._ends(plain))
 """,
             ),
         ),

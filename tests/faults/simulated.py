@@ -203,6 +203,7 @@ class Log:
         value: bytes | None,
         now: float,
         pid: int | None = None,
+        *,
         epoch: int = 0,
         headers: Headers = (),
     ) -> int:
@@ -1026,7 +1027,12 @@ class SimProducer:
             raise Aborted("the partition is not in the transaction")
         for record in records:
             self._sent[tp] = log.append(
-                record.key, record.value, world.now, transaction.pid, self._epoch, record.headers
+                record.key,
+                record.value,
+                world.now,
+                transaction.pid,
+                epoch=self._epoch,
+                headers=record.headers,
             )
 
     def _arrive_late(self, tp: TP, records: Sequence[Produce], serial: int) -> None:
