@@ -1,5 +1,6 @@
 """What we believe: models, what they say of an order, and what is decided from it.
 
+Predictors, imputers and preprocessors are in `models.predictors`, `models.impute` and `models.preprocess`.
 Training stands apart in `models.train`, because it brings scikit-learn.
 """
 
@@ -14,7 +15,15 @@ from models.decision import (
     rejected_decision,
     scored_decision,
 )
-from models.errors import ExportError, MalformedModelError, ModelError, RegistryError, TrainingError
+from models.errors import (
+    ExportError,
+    MalformedModelError,
+    ModelDefinitionError,
+    ModelError,
+    RegistryError,
+    TrainingError,
+)
+from models.model import Model, Period
 from models.policy import Action, Policy, rounded, score_of, suggest_policy
 from models.registry import Manifest, Registry
 from models.scorer import Scored, Scorer
@@ -27,8 +36,11 @@ __all__ = [
     "GoldenRows",
     "MalformedModelError",
     "Manifest",
+    "Model",
+    "ModelDefinitionError",
     "ModelError",
     "ModelRef",
+    "Period",
     "Policy",
     "Reason",
     "Registry",

@@ -1,6 +1,7 @@
 """What can go wrong with a model, in one small tree.
 
 ModelError
+├── ModelDefinitionError   a description that can be no model
 ├── TrainingError       the examples cannot teach this model
 ├── ExportError         the flat model does not answer as scikit-learn does
 └── RegistryError       a model in the registry must not be used, or cannot be published
@@ -10,6 +11,10 @@ ModelError
 
 class ModelError(Exception):
     """Something about a model is wrong; the message says what was expected, what came and what to do."""
+
+
+class ModelDefinitionError(ModelError):
+    """A model, or a part of it, is described so that it could not be trained or served honestly."""
 
 
 class TrainingError(ModelError):

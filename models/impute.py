@@ -8,9 +8,50 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import MalformedModelError, TrainingError
+from models.parameters import check, claim, number
 
 Matrix = npt.NDArray[np.float64]
 NO_MEDIAN: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fills:
+    """What is put where a feature is unknown; a category is always given the most frequent one.
+
+    With `flag_missing` a feature that was sometimes unknown in training has a column beside it, 1.0 where it
+    is unknown, so that the predictor can learn what being unknown means.
+    """
+
+    flag_missing: bool = claim(True)
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Median(_Fills):
+    """The median of the known values in training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean(_Fills):
+    """The mean of the known values in training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MostFrequent(_Fills):
+    """The most frequent value in training, the smallest of them on ties."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant(_Fills):
+    """A number that stands for unknown, the same for every feature."""
+
+    value: float = number(0.0)
+
+
+Filling = Median | Mean | MostFrequent | Constant
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 A folder holds `manifest.json`, which names the sha256 of the other files, `arrays.safetensors`,
 `golden.safetensors` and, when the registry has a key, `manifest.hmac`. No file can run code. Aliases
-(`champion`) are small files beside the versions and are all that ever changes.
+(`champion`) are small files beside the versions and are all that ever changes. Where it all lies, a folder
+or a store of objects, is models.shelf's.
 """
 
+import errno
 import hashlib
 import hmac
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -33,6 +33,7 @@ from models.policy import Policy
 from models.reasons import reasons_for
 from models.score import PREFIX, ScoreOf
 from models.scorer import Scorer
+from models.shelf import Content, Folder, Shelf, TooLargeError
 from models.trained import GoldenRows, Trained
 
 MANIFEST: Final = "manifest.json"
@@ -41,6 +42,7 @@ ARRAYS: Final = "arrays.safetensors"
 GOLDEN: Final = "golden.safetensors"
 CHAMPION: Final = "champion"
 
+_ALIAS_LIMIT: Final = 1024
 _MANIFEST_LIMIT: Final = 4 * 1024 * 1024
 _FILE_LIMIT: Final = 1024 * 1024 * 1024
 _BEFORE_IT: Final = 40
@@ -116,53 +118,72 @@ class Manifest(_Part):
 
 
 class Registry:
-    """The published models under one folder.
+    """The published models in one place.
 
     With a `key`, models are signed (HMAC-SHA256) when published and refused on load unless the signature
     is right; without one, a signature is neither made nor read.
     """
 
     def __init__(
-        self, root: Path, *, key: bytes | None = None, find_feature: Callable[[str], Feature] = by_name
+        self,
+        shelf: Path | Shelf,
+        *,
+        key: bytes | None = None,
+        find_feature: Callable[[str], Feature] = by_name,
     ) -> None:
-        """A registry at `root`, which need not exist yet; `find_feature` gives the feature of a name."""
+        """A registry in a folder, which need not exist yet, or on another shelf.
+
+        `find_feature` gives the feature of a name.
+        """
         if key is not None and not key:
             message = "the registry's key is empty; give the secret's bytes, or None for an unsigned registry"
             raise RegistryError(message)
-        self.root = root
+        self._shelf: Shelf = Folder(shelf) if isinstance(shelf, Path) else shelf
         self._key = key
         self._find_feature = find_feature
 
-    def publish(self, trained: Trained) -> Path:
-        """Put a trained model in its place for ever, and return that folder.
+    @property
+    def address(self) -> str:
+        """Where it lies, as a person names it."""
+        return self._shelf.address
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it has a key, and so takes only models that are signed with it."""
+        return self._key is not None
+
+    def place(self, name: str, version: str) -> str:
+        """Where a version lies, or would. Raises RegistryError for names that lead elsewhere."""
+        return f"{self.address}/{_folder(name, version)}"
+
+    def publish(self, trained: Trained) -> str:
+        """Put a trained model in its place for ever, and return its folder.
 
         All of it appears at once or none of it; a version that exists is refused. It is loaded once from
         where it was written before it gets its name, so what is published can be loaded.
         """
-        place = self._place(trained.name, trained.version)
-        if place.exists():
-            message = f"{trained.name}@{trained.version} is published already, and versions never change"
+        self._publish(trained.name, trained.version, self._files(trained))
+        return self.place(trained.name, trained.version)
+
+    def _publish(self, name: str, version: str, files: Content) -> None:
+        """Publish the files of a version, unless they would not load."""
+        folder = _folder(name, version)
+        if self.has(name, version):
+            message = f"{name}@{version} is published already, and versions never change"
             raise RegistryError(message)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # the dot keeps an unfinished folder out of list(); the same parent keeps the rename on one disk
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{trained.version}-", dir=place.parent))
+
+        def check(written: Content) -> None:
+            self._read(_within(written), name, version, engine=None)
+
         try:
-            for name, content in self._files(trained).items():
-                _write(unfinished / name, content)
-            unfinished.chmod(0o755)
-            _sync_folder(unfinished)
-            self._read(unfinished, trained.name, trained.version, engine=None)
-            try:
-                unfinished.rename(place)  # refused by the system if a full folder stands there by now
-            except OSError as taken:
-                message = (
-                    f"{trained.name}@{trained.version} was published by someone else just now; train again"
-                )
-                raise RegistryError(message) from taken
-            _sync_folder(place.parent)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return place
+            self._shelf.publish(folder, files, seal=MANIFEST, check=check)
+        except FileExistsError as taken:
+            message = f"{name}@{version} was published by someone else just now; train again"
+            raise RegistryError(message) from taken
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether this version is published."""
+        return self._shelf.has(_folder(name, version), seal=MANIFEST)
 
     def load(self, name: str, version: str | None = None, *, engine: Engine | None = None) -> Scorer:
         """The scorer of a version, or of the champion, after checking every byte and its golden rows."""
@@ -174,31 +195,39 @@ class Registry:
                 message += (
                     f"promote one of its versions {there} or name one"
                     if there
-                    else f"nothing is published under that name in {self.root}: train it, or name another"
+                    else f"nothing is published under that name in {self.address}: train it, or name another"
                 )
                 raise RegistryError(message)
-        return self._read(self._place(name, version), name, version, engine=engine)
+        return self._read(self._reader(name, version), name, version, engine=engine)
 
     def manifest(self, name: str, version: str) -> Manifest:
         """The manifest of a version, its signature checked if the registry has a key."""
-        return self._manifest(self._place(name, version), name, version)[0]
+        return self._manifest(self._reader(name, version), name, version)[0]
 
     def list(self) -> tuple[tuple[str, str], ...]:
         """The name and version of everything published, by name and then by version."""
         return tuple(
-            (manifest.parent.parent.name, manifest.parent.name)
-            for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}"))
-            if _NAME.fullmatch(manifest.parent.parent.name) and _VERSION.fullmatch(manifest.parent.name)
+            sorted(
+                (parts[0], parts[1])
+                for parts in (file.split("/") for file in self._shelf.files())
+                if len(parts) == 3
+                and parts[2] == MANIFEST
+                and _NAME.fullmatch(parts[0])
+                and _VERSION.fullmatch(parts[1])
+            )
         )
 
     def champion(self, name: str) -> str | None:
         """The version in service, or None if none was promoted."""
+        where = f"{_folder(name)}/{CHAMPION}"
         try:
-            version = (self._folder(name) / CHAMPION).read_text("ascii").strip()
+            version = self._shelf.read(where, limit=_ALIAS_LIMIT).decode("ascii").strip()
         except FileNotFoundError:
             return None
+        except TooLargeError:
+            version = ""
         except OSError as unreadable:
-            message = f"{unreadable.filename} cannot be read ({unreadable.strerror}); let this user read it"
+            message = f"{self.address}/{where} cannot be read ({_why(unreadable)}); let this user read it"
             raise RegistryError(message) from unreadable
         except UnicodeDecodeError as unreadable:
             message = f"the champion of '{name}' cannot be read; promote a version again"
@@ -213,26 +242,11 @@ class Registry:
     def promote(self, name: str, version: str) -> None:
         """Make a published version the champion, once it has loaded; the old one stays where it is."""
         self.load(name, version)
-        folder = self._folder(name)
-        handle, unfinished = tempfile.mkstemp(prefix=f".{CHAMPION}-", dir=folder)
-        os.close(handle)
-        _write(Path(unfinished), f"{version}\n".encode())
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(folder / CHAMPION)
-        _sync_folder(folder)
+        self._shelf.put(f"{_folder(name)}/{CHAMPION}", f"{version}\n".encode())
 
-    def _folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            message = f"a model's name is lower-case letters, digits and underscores; got {name!r}"
-            raise RegistryError(message)
-        return self.root / name
-
-    def _place(self, name: str, version: str) -> Path:
-        folder = self._folder(name)
-        if not _VERSION.fullmatch(version):
-            message = f"a version of '{name}' looks like 2026-02-14.3f9c; got {version!r}"
-            raise RegistryError(message)
-        return folder / version
+    def _reader(self, name: str, version: str) -> "_Reader":
+        folder = _folder(name, version)
+        return lambda file, limit: self._shelf.read(f"{folder}/{file}", limit=limit)
 
     def _files(self, trained: Trained) -> dict[str, bytes]:
         predictor, golden = trained.model.predictor, trained.golden
@@ -269,11 +283,11 @@ class Registry:
             content[SIGNATURE] = _signature(self._key, content[MANIFEST])
         return content
 
-    def _manifest(self, folder: Path, name: str, version: str) -> tuple[Manifest, str]:
+    def _manifest(self, read: "_Reader", name: str, version: str) -> tuple[Manifest, str]:
         said = f"{name}@{version}"
-        content = _read_file(folder / MANIFEST, limit=_MANIFEST_LIMIT, said=said)
+        content = _read_file(read, MANIFEST, limit=_MANIFEST_LIMIT, said=said)
         if self._key is not None:
-            signature = _read_file(folder / SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
+            signature = _read_file(read, SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
             if not hmac.compare_digest(signature.strip(), _signature(self._key, content)):
                 message = (
                     f"{said} is not signed with this registry's key; publish it again or give the right key"
@@ -296,13 +310,13 @@ class Registry:
             raise RegistryError(message)
         return manifest, hashlib.sha256(content).hexdigest()
 
-    def _read(self, folder: Path, name: str, version: str, *, engine: Engine | None) -> Scorer:
+    def _read(self, read: "_Reader", name: str, version: str, *, engine: Engine | None) -> Scorer:
         said = f"{name}@{version}"
-        manifest, digest = self._manifest(folder, name, version)
+        manifest, digest = self._manifest(read, name, version)
         content = {}
         for file, seal in manifest.files.items():
             # these very bytes are parsed below: nobody can swap the file in between
-            content[file] = _read_file(folder / file, limit=seal.size, said=said)
+            content[file] = _read_file(read, file, limit=seal.size, said=said)
             if len(content[file]) != seal.size or hashlib.sha256(content[file]).hexdigest() != seal.sha256:
                 message = f"{said}: {file} is not as published, its sha256 differs; restore it from a copy"
                 raise RegistryError(message)
@@ -426,31 +440,47 @@ def _tensors(content: bytes, expected: set[str]) -> Mapping[str, npt.NDArray[Any
     return arrays
 
 
-def _read_file(path: Path, *, limit: int, said: str) -> bytes:
+_Reader = Callable[[str, int], bytes]
+"""The content of a version's file by its name, if it has at most so many bytes; raises OSError."""
+
+
+def _within(files: Content) -> _Reader:
+    """Files that are in memory, as a shelf would give them."""
+
+    def read(name: str, limit: int) -> bytes:
+        if name not in files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        if len(files[name]) > limit:
+            raise TooLargeError
+        return files[name]
+
+    return read
+
+
+def _read_file(read: _Reader, file: str, *, limit: int, said: str) -> bytes:
     try:
-        # no links: a model is the bytes in its own folder; no waiting on a pipe somebody put there
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            content = file.read(limit + 1)
+        return read(file, limit)
+    except TooLargeError:
+        message = f"{said}: {file} is larger than the {limit} bytes it may have; restore it from a copy"
+        raise RegistryError(message) from None
     except OSError as wrong:
-        message = f"{said}: {path.name} cannot be read ({wrong.strerror}); is that version published here?"
+        message = f"{said}: {file} cannot be read ({_why(wrong)}); is that version published here?"
         raise RegistryError(message) from wrong
-    if len(content) > limit:
-        message = f"{said}: {path.name} is larger than the {limit} bytes it may have; restore it from a copy"
+
+
+def _why(wrong: OSError) -> str:
+    """In a few words: pyarrow's errors have no strerror, and say more than a line."""
+    return wrong.strerror or str(wrong).partition("\n")[0]
+
+
+def _folder(name: str, version: str | None = None) -> str:
+    """Where a model, or a version of it, lies below the registry. Raises RegistryError for no such name."""
+    if not _NAME.fullmatch(name):
+        message = f"a model's name is lower-case letters, digits and underscores; got {name!r}"
         raise RegistryError(message)
-    return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if version is None:
+        return name
+    if not _VERSION.fullmatch(version):
+        message = f"a version of '{name}' looks like 2026-02-14.3f9c; got {version!r}"
+        raise RegistryError(message)
+    return f"{name}/{version}"

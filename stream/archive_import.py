@@ -11,7 +11,7 @@ from stream.archive_manifest import Imported, PartitionEntry, Pending
 from stream.archive_place import ArchiveError
 from stream.desk import partition_of
 from stream.ports import Record
-from stream.publish import HISTORY, Left, Plan, Ready, RefusedLine, identity_of, ready_rows
+from stream.publish import Left, Plan, Ready, RefusedLine, history_headers, identity_of, ready_rows
 from stream.settings import Settings
 from stream.sources import Source
 
@@ -83,7 +83,8 @@ def import_file(
             if isinstance(each, Ready):
                 if (partition := keys.get(each.key)) is None:
                     partition = keys[each.key] = partition_of(each.key.encode(), partitions)
-                held.append(Record(topic, partition, rows.next, -1, each.key.encode(), each.value, HISTORY))
+                headers = history_headers(each.value)
+                held.append(Record(topic, partition, rows.next, -1, each.key.encode(), each.value, headers))
                 rows.next += 1
                 held_bytes += len(each.value)
                 if len(held) >= archive.limits.records or held_bytes >= archive.limits.bytes:

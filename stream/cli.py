@@ -21,6 +21,7 @@ from stream import replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.learn_cli import parity, training_set
 from stream.plainly import refuse, said_plainly, write_no_more
 from stream.replay_cli import app as replay_app
 from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
@@ -133,6 +134,8 @@ def _settings(**overrides: Any) -> "Settings":
 replay_app.command("records")(said_plainly(replay_records))
 replay_app.command("features")(said_plainly(replay_features))
 replay_app.command("to-topic")(said_plainly(replay_to_topic))
+app.command("training-set")(said_plainly(training_set))
+app.command("parity")(said_plainly(parity))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -469,8 +472,10 @@ def worker(
 
 def _models(incomplete: str) -> list[str]:
     try:
-        root = _settings().home / "models"
-        return sorted(each.name for each in root.iterdir() if each.name.startswith(incomplete))
+        from stream.registry import registry_of
+
+        published = {name for name, _ in registry_of(_settings()).list()}
+        return sorted(name for name in published if name.startswith(incomplete))
     except Exception:  # noqa: BLE001 - a shell that completes a word must not be told of wrong settings
         return []
 
@@ -637,7 +642,7 @@ def train(
     if as_json:
         told = {"name": learnt.name, "version": learnt.version, "champion": learnt.promoted}
         told |= {"labelled": learnt.labelled, "fraud": learnt.fraud, "metrics": dict(learnt.metrics)}
-        typer.echo(json.dumps(told | {"features": learnt.features, "place": str(learnt.place)}))
+        typer.echo(json.dumps(told | {"features": learnt.features, "place": learnt.place}))
         return
     typer.echo(
         f"trained {learnt.name}@{learnt.version} "

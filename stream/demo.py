@@ -21,7 +21,6 @@ from rich.console import Console
 
 from features.events import Order
 from models.policy import Action
-from models.registry import Registry
 from stream import topics
 from stream.broker import EmbeddedBroker, PortInUse, ports_of
 from stream.demo_home import DemoProgress, holding
@@ -42,6 +41,7 @@ from stream.demo_view import (
 from stream.demo_worker import DemoError, DemoWorker
 from stream.own_features import catalogue_of
 from stream.publish import publish
+from stream.registry import registry_of
 from stream.settings import Settings
 from stream.shop import Placed, ShopSimulator
 
@@ -192,7 +192,7 @@ class _Demo:
     def _train_a_model(self) -> None:
         settings = self._settings
         name, _, version = settings.model.partition("@")
-        registry = Registry(settings.home / "models", key=settings.signing_secret())
+        registry = registry_of(settings)
         if version or registry.champion(name) is not None:
             say(self._console, "model", f"'{name}' is there from an earlier run")
             return

@@ -342,15 +342,19 @@ def _home(look: _Look) -> Iterator[Said]:
 def _model(look: _Look) -> Iterator[Said]:
     from models.registry import Registry  # noqa: PLC0415 (numpy and faust: not for `--help`)
     from stream.own_features import OwnFeaturesError  # noqa: PLC0415
+    from stream.registry import shelf_of  # noqa: PLC0415
     from stream.worker import load_model  # noqa: PLC0415
 
     settings = look.settings
     try:
         scorer, _ = load_model(settings)
     except Refusal as error:
-        root = settings.home / "models"
+        root = settings.registry_address
         name = settings.model.partition("@")[0]
-        published = {each for each, _ in Registry(root).list()}
+        try:  # without the key, which may be what is wrong
+            published = {each for each, _ in Registry(shelf_of(root)).list()}
+        except (Refusal, OSError):
+            published = set()
         if isinstance(error, OwnFeaturesError):
             do = "do what it says"
         elif name not in published:
@@ -366,7 +370,7 @@ def _model(look: _Look) -> Iterator[Said]:
             do = "do what it says"
         else:
             do = (
-                f"do not use it: put {root / name} back from a copy, or train again (fraudstream train "
+                f"do not use it: put {root}/{name} back from a copy, or train again (fraudstream train "
                 "FILE); and find out who can write there"
             )
         yield _fail(str(error), do)

@@ -39,6 +39,15 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream train past.jsonl --name starter --no-promote",
             "fraudstream train past.jsonl --features starter,fraud,declined_count_1h",
         ),
+        "training-set": (
+            "fraudstream training-set --to set.parquet --mature-after 45d --silence-is-legitimate",
+            "fraudstream training-set --to set.parquet --features served --keep-legitimate 0.1",
+            "fraudstream training-set --to logged.parquet --from-decisions --model starter",
+        ),
+        "parity": (
+            "fraudstream parity",
+            "fraudstream parity --features amounts,velocity --since 7d --at-most 0.001 --json",
+        ),
         "features": (
             "fraudstream features",
             "fraudstream features --group novelty --json",

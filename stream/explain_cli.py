@@ -14,9 +14,10 @@ from features.catalogue import is_served
 from features.define import Feature
 from features.errors import did_you_mean
 from features.events import LARGEST_RECORD
-from models.registry import Registry, named
+from models.registry import named
 from stream.explain import ExplainError, explain_given, explain_order, said
 from stream.own_features import catalogue_of
+from stream.registry import registry_of
 from stream.settings import Settings
 
 __all__ = ["Asked", "run_explain"]
@@ -73,10 +74,7 @@ def _features(settings: Settings, asked: Asked) -> Sequence[Feature]:
                 "ask for another group ('fraudstream features' lists them)"
             )
         return served
-    registry = Registry(
-        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
-    )
-    return registry.load(*named(settings.model)).features
+    return registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 
@@ -11,9 +10,9 @@ from features.decode import Rejection, read_order
 from features.events import Order
 from models.errors import TrainingError
 from models.policy import Policy
-from models.registry import Registry
 from models.train import LEFT_OUT, PredictorKind, train
 from stream.own_features import catalogue_of
+from stream.registry import registry_of
 from stream.settings import Settings
 
 __all__ = ["Learnt", "UnreadLine", "learn", "learn_from_lines"]
@@ -37,7 +36,7 @@ class Learnt:
 
     name: str
     version: str
-    place: Path
+    place: str
     promoted: bool
     """Whether it is the champion now."""
     features: tuple[str, ...]
@@ -76,12 +75,10 @@ def learn(
         row_limit=settings.row_limit,
         seed=seed,
     )
-    registry = Registry(
-        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
-    )
+    registry = registry_of(settings, catalogue.by_name)
     # The same past, seed and day give the same version, and versions never change: nothing to publish.
-    if (name, trained.version) in registry.list():
-        place = registry.root / name / trained.version
+    if registry.has(name, trained.version):
+        place = registry.place(name, trained.version)
     else:
         place = registry.publish(trained)
     if promote is None:

@@ -25,7 +25,6 @@ from features.revisions import Revisions
 from models.decision import ModelRef
 from models.errors import ModelError
 from models.policy import Policy
-from models.registry import MANIFEST, Registry
 from models.scorer import Scored, Scorer
 from stream.control import ControlState
 from stream.deciding import Deciding, said_in
@@ -34,6 +33,7 @@ from stream.desk import ScoringDesk, order_key, shorten
 from stream.own_features import catalogue_of
 from stream.ports import TP, Effects, Record
 from stream.recorded import Recorded, last_with
+from stream.registry import registry_of
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.writer import POSITION_KEY, decode_position
@@ -257,9 +257,7 @@ class Models:
         """Raises OwnFeaturesError, SettingsError."""
         self._settings = settings
         self._catalogue = catalogue_of(settings)
-        self._registry = Registry(
-            settings.home / "models", key=settings.signing_secret(), find_feature=self._catalogue.by_name
-        )
+        self._registry = registry_of(settings, self._catalogue.by_name)
         self._loaded: dict[_Model, Scorer | Doubt] = {}
         self._policies: dict[str, Policy] | None = None
 
@@ -294,11 +292,10 @@ class Models:
 
     def _load(self, model: _Model) -> Scorer | Doubt:
         named = f"{model.name}@{model.version}"
-        place = self._registry.root / model.name / model.version
-        if not (place / MANIFEST).exists():
+        if not self._registry.has(model.name, model.version):
             return Doubt(
                 "model_unknown",
-                f"model {named} (digest {model.digest[:12]}) is not in {self._registry.root}; bring its "
+                f"model {named} (digest {model.digest[:12]}) is not in {self._registry.address}; bring its "
                 "folder back from a copy, and verify again",
             )
         try:

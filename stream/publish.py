@@ -33,24 +33,24 @@ from confluent_kafka import (
 )
 from pydantic import BaseModel, ValidationError
 
-from features.events import LARGEST_RECORD, OrderEvent, Outcome
+from features.events import LARGEST_RECORD, OrderEvent, Outcome, microseconds
 from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, row_in, said_by
 from stream.errors import Refusal
 from stream.kafka import Watchdog, check_group_metadata, group_metadata
 from stream.mapping import bound_to
-from stream.ports import Assignment, Refused
+from stream.ports import Assignment, Headers, Refused
 from stream.settings import Settings
 from stream.sources import Source, SourceError, Unreadable
 from stream.topics import AROUND_AN_EVENT, largest_record
 
 __all__ = [
-    "HISTORY",
     "Left",
     "Plan",
     "PublishError",
     "Published",
     "Ready",
     "RefusedLine",
+    "history_headers",
     "identity_of",
     "planned",
     "publish",
@@ -61,10 +61,39 @@ __all__ = [
 HISTORY = (("mode", b"history"),)
 """The header of what is remembered and never decided."""
 
+
+class _When(msgspec.Struct, gc=False):
+    placed_at: datetime | None = None
+    known_at: datetime | None = None
+
+
+_when = msgspec.json.Decoder(_When).decode
+
+
+def history_headers(value: bytes) -> Headers:
+    """The headers of an event of the past: that it is history, and when it would have arrived.
+
+    An order arrived when it was placed, an outcome or event when it became known; so the past is merged in
+    the order in which it happened, in whichever order its files are published. One that says no time that
+    can be read has no `arrived_at`.
+    """
+    try:
+        told = _when(value)
+    except msgspec.MsgspecError:
+        return HISTORY
+    moment = told.known_at or told.placed_at
+    if moment is None or moment.tzinfo is None or moment.year < _FIRST_YEAR:
+        return HISTORY
+    return (*HISTORY, ("arrived_at", str(microseconds(moment) // 1000).encode()))
+
+
+_FIRST_YEAR: Final = 1970
+
+
 _ID_LENGTH: Final = 128
 _BOM: Final = b"\xef\xbb\xbf"
 _AROUND: Final = 256
-"""Bytes a record needs beside key and value: its header in the batch, and the mark of history."""
+"""Bytes a record needs beside key and value: its header in the batch, and the headers of history."""
 
 _SILENT = logging.getLogger("fraudstream.publish.librdkafka")
 """Where librdkafka's own words go: what it says of a fatal error we say ourselves, in one line."""
@@ -572,7 +601,7 @@ class _Plain:
 
     def __init__(self, settings: Settings, topic: str, largest: int, *, history: bool, paced: bool) -> None:
         self._settings, self._topic = settings, topic
-        self._headers: Any = list(HISTORY) if history else None
+        self._history = history
         self._failed: KafkaError | None = None
         self._sent = 0
         config = _producer_config(settings, largest, linger_ms=1 if paced else 5)
@@ -581,7 +610,8 @@ class _Plain:
     def send(self, ready: Ready) -> None:
         while True:
             try:
-                self._producer.produce(self._topic, ready.value, ready.key, headers=self._headers)
+                headers: Any = list(history_headers(ready.value)) if self._history else None
+                self._producer.produce(self._topic, ready.value, ready.key, headers=headers)
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as error:
@@ -669,7 +699,7 @@ class _Transactional:
     def __init__(self, settings: Settings, place: _Place, largest: int, plan: Plan) -> None:
         self.span_s = _SPAN_S if plan.rate is None else _PACED_SPAN_S
         self._place = place
-        self._headers: Any = list(HISTORY) if plan.history else None
+        self._history = plan.history
         self._limit = plan.limit
         self._failed: KafkaError | None = None
         self._fatal: KafkaError | None = None
@@ -710,7 +740,8 @@ class _Transactional:
                 self._open = True
             while True:
                 try:
-                    self._producer.produce(self._place.topic, ready.value, ready.key, headers=self._headers)
+                    headers: Any = list(history_headers(ready.value)) if self._history else None
+                    self._producer.produce(self._place.topic, ready.value, ready.key, headers=headers)
                 except BufferError:
                     self._producer.poll(0.01)
                     if self._failed is not None:

@@ -13,14 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import orjson
 from pydantic import ValidationError
 
 from features.decode import Rejection
 from features.define import Feature
-from features.events import OrderEvent, Outcome
+from features.events import Order, OrderEvent, Outcome
 from features.mapping import said_by
 from features.plan import Plan
 from features.replay import LeftOut, Replay
@@ -38,16 +39,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRIVED_AT",
+    "OF_THE_ORDER",
     "BadRecord",
     "Bounds",
+    "FeatureSheet",
     "Features",
     "Job",
+    "Kind",
     "Opened",
     "Records",
     "ReplayError",
     "Span",
     "Tally",
     "arrived_at",
+    "event_in",
+    "of_the_order",
+    "refuse_unequal",
     "spans_of",
 ]
 
@@ -71,6 +78,9 @@ Opened = Callable[[], Recorded]
 
 Told = Callable[[int], None]
 """Told how many records were read so far."""
+
+Kind = Literal["text", "int32", "int64", "float", "bool", "moment", "arrival"]
+"""Of what kind a column is; an arrival is in milliseconds since 1970, less than 0 unknown."""
 
 
 class ReplayError(Refusal):
@@ -303,7 +313,7 @@ class Records:
     def inputs(self, recorded: Recorded) -> Span:
         """The chosen partitions of the topics."""
         counts = {topic: recorded.partitions(topic) for topic in self.topics}
-        _refuse_unequal(counts)
+        refuse_unequal(counts)
         found: dict[TP, tuple[int, int]] = {}
         for topic, count in counts.items():
             for tp, (begin, end) in spans_of(recorded, topic, self.bounds.of(count)).items():
@@ -368,7 +378,8 @@ def _ranked(settings: Settings, topics: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(topics), key=lambda topic: (ranks.get(topic, 2), topic))
 
 
-def _refuse_unequal(counts: Mapping[str, int]) -> None:
+def refuse_unequal(counts: Mapping[str, int]) -> None:
+    """Refuse topics of different numbers of partitions. Raises ReplayError."""
     if len(set(counts.values())) > 1:
         told = ", ".join(f"'{topic}' {count}" for topic, count in counts.items())
         raise ReplayError(
@@ -448,9 +459,17 @@ def _as_text(name: str, raw: bytes | None) -> dict[str, str | None]:
 
 # ---------------------------------------------------------------------- orders with their features
 
-_OF_THE_ORDER: Final = (
-    *("order_id", "revision", "customer_id", "placed_at"),
-    *("partition", "offset", ARRIVED_AT, "history"),
+OF_THE_ORDER: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "order_id": "text",
+        "revision": "int32",
+        "customer_id": "text",
+        "placed_at": "moment",
+        "partition": "int32",
+        "offset": "int64",
+        ARRIVED_AT: "arrival",
+        "history": "bool",
+    }
 )
 """What is said of an order beside its features; `history` is whether it was only to be remembered."""
 
@@ -465,23 +484,29 @@ class Features:
     bounds: Bounds = field(default_factory=Bounds)
     """Which orders come out; what lies before them is read all the same, so that histories are whole."""
 
+    def topics(self) -> tuple[str, ...]:
+        """The topics that are followed: orders and, where a feature asks it, those of what became of them."""
+        names = self.settings.topics
+        if any(each.looks_at_facts for each in self.chosen()):
+            return names.orders, names.outcomes, names.order_events
+        return (names.orders,)
+
     def inputs(self, recorded: Recorded) -> Span:
         """The topic of orders and, where a feature asks what became of orders, those that say it."""
         names = self.settings.topics
         features = self.chosen()
         partitions = recorded.partitions(names.orders)
         counts = {names.orders: partitions}
-        if any(each.looks_at_facts for each in features):
-            for topic in (names.outcomes, names.order_events):
-                with suppress(TopicError):  # the topic of orders was found, so this one is not there
-                    counts[topic] = recorded.partitions(topic)
-            _refuse_unequal(counts)
+        for topic in self.topics()[1:]:
+            with suppress(TopicError):  # the topic of orders was found, so this one is not there
+                counts[topic] = recorded.partitions(topic)
+        refuse_unequal(counts)
         wanted = self.bounds.of(partitions)
-        read = range(partitions) if _crosses_partitions(features) else wanted
+        read = range(partitions) if crosses_partitions(features) else wanted
         found: dict[TP, tuple[int, int]] = {}
         for topic in _ranked(self.settings, list(counts)):
             found |= spans_of(recorded, topic, read)
-        if not _crosses_partitions(features):
+        if not crosses_partitions(features):
             for each in wanted:
                 begin, end = found[names.orders, each]
                 last = self.bounds.last_offset(each)
@@ -491,13 +516,13 @@ class Features:
     def parts(self, spans: Span) -> list[tuple[int, ...]]:
         """Each partition by itself, unless a history crosses them."""
         partitions = sorted({partition for _, partition in spans})
-        if _crosses_partitions(self.chosen()):
+        if crosses_partitions(self.chosen()):
             return [tuple(partitions)]
         return [(each,) for each in partitions]
 
     def _kept(self, features: Sequence[Feature]) -> dict[str, timedelta | None]:
         """How long a worker keeps what it remembers; it forgets by the time of its partition."""
-        if _crosses_partitions(features):
+        if crosses_partitions(features):
             return {}
         settings = self.settings
         return {
@@ -507,15 +532,46 @@ class Features:
 
     def sheet(self) -> Sheet:
         """The order's name, place and times, then a column for each feature."""
-        return _FeatureSheet(self.chosen())
+        return FeatureSheet(self.chosen())
 
     def rows(
         self, recorded: Recorded, spans: Span, part: Sequence[int], tally: Tally, told: Told
     ) -> Iterator[Sequence[tuple[Any, ...]]]:
         """The orders within the bounds that a worker would have computed features for, each once."""
+        lies_within, countries, customers = self.bounds.place(), self.bounds.countries, self.bounds.customers
+
+        def wanted(order: Order, record: Record) -> bool:
+            return (
+                lies_within(record)
+                and (not countries or order.country in countries)
+                and (not customers or order.customer_id in customers)
+            )
+
+        rows: list[tuple[Any, ...]] = []
+        for record, order, vector in self.followed(recorded, spans, part, tally, told, wanted=wanted):
+            rows.append((*of_the_order(order, record), *vector))
+            if len(rows) == ROWS_AT_ONCE:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
+
+    def followed(
+        self,
+        recorded: Recorded,
+        spans: Span,
+        part: Sequence[int],
+        tally: Tally,
+        told: Told,
+        *,
+        wanted: Callable[[Order, Record], bool],
+    ) -> Iterator[tuple[Record, Order, tuple[float | None, ...]]]:
+        """Each order that is wanted, with its features; of the others nothing is computed.
+
+        `wanted` is asked about every order that can be read, in recorded order, resends too.
+        """
         tally.partitions += len(part)
-        settings, bounds, lies_within = self.settings, self.bounds, self.bounds.place()
-        countries, customers = bounds.countries, bounds.customers
+        settings, lies_within = self.settings, self.bounds.place()
         features = self.chosen()
         past = Replay(
             Plan(features),
@@ -528,11 +584,14 @@ class Features:
         ahead = timedelta(seconds=settings.ahead_by_at_most_s)
         topics = _ranked(settings, [topic for topic, _ in spans])
         inputs = [((topic, each), spans[topic, each]) for topic in topics for each in part]
-        rows: list[tuple[Any, ...]] = []
         with _garbage_left():
             for record in _counted(in_recorded_order(recorded, inputs), tally, told):
                 if record.topic != orders:
-                    event = _event_in(record, Outcome if record.topic == outcomes else OrderEvent)
+                    event: Outcome | OrderEvent | str = (
+                        event_in(record, Outcome)
+                        if record.topic == outcomes
+                        else event_in(record, OrderEvent)
+                    )
                     if isinstance(event, str):
                         tally.note(record, "bad_event", event)
                     else:
@@ -543,43 +602,39 @@ class Features:
                     if lies_within(record):
                         tally.note(record, order.code, order.detail)
                     continue
-                wanted = (
-                    lies_within(record)
-                    and (not countries or order.country in countries)
-                    and (not customers or order.customer_id in customers)
-                )
-                vector = follow(order, wanted=wanted)
-                if not wanted:
+                is_wanted = wanted(order, record)
+                vector = follow(order, wanted=is_wanted)
+                if not is_wanted:
                     continue
                 if type(vector) is LeftOut:
                     tally.left_out[vector.value] += 1
                     continue
                 tally.out += 1
-                rows.append(
-                    (
-                        *(order.order_id, order.revision, order.customer_id, order.placed_at),
-                        *(record.partition, record.offset, record.timestamp, is_history(record)),
-                        *cast("tuple[float | None, ...]", vector),
-                    )
-                )
-                if len(rows) == ROWS_AT_ONCE:
-                    yield rows
-                    rows = []
+                yield record, order, cast("tuple[float | None, ...]", vector)
         tally.waiting += past.waiting
-        if rows:
-            yield rows
+
+
+def of_the_order(order: Order, record: Record) -> tuple[Any, ...]:
+    """What OF_THE_ORDER names."""
+    return (
+        *(order.order_id, order.revision, order.customer_id, order.placed_at),
+        *(record.partition, record.offset, record.timestamp, is_history(record)),
+    )
 
 
 def _days(number: int) -> timedelta | None:
     return timedelta(days=number) if number else None
 
 
-def _crosses_partitions(features: Sequence[Feature]) -> bool:
+def crosses_partitions(features: Sequence[Feature]) -> bool:
     """Whether a feature asks a history of another entity than the customer, whose orders lie anywhere."""
     return any(each.entity not in {None, "customer"} for each in features)
 
 
-def _event_in(record: Record, contract: type[Outcome | OrderEvent]) -> Outcome | OrderEvent | str:
+Said = TypeVar("Said", Outcome, OrderEvent)
+
+
+def event_in(record: Record, contract: type[Said]) -> Said | str:
     """What became of an order, or why the record does not say it."""
     try:
         return contract.model_validate_json(record.value or b"")
@@ -599,59 +654,73 @@ def _garbage_left() -> Iterator[None]:
             gc.enable()
 
 
-class _FeatureSheet:
-    """An order's name, place and times, then its features."""
+class FeatureSheet:
+    """What is said of an order, then its features."""
 
-    def __init__(self, features: Sequence[Feature]) -> None:
-        self._features = features
-        self._names = (*_OF_THE_ORDER, *(each.name for each in features))
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        said: Mapping[str, Kind] = OF_THE_ORDER,
+        metadata: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """`said` names what stands before the features, and of which kind it is; `metadata` is of tables."""
+        self._features, self._said, self._metadata = features, said, metadata
+        self._names = (*said, *(each.name for each in features))
         twice = [name for name, count in Counter(self._names).items() if count > 1]
         if twice:
             raise ReplayError(f"'{twice[0]}' would be the name of two columns; leave that feature out")
         self._categories = [
             (at, each.categories)
-            for at, each in enumerate(features, len(_OF_THE_ORDER))
+            for at, each in enumerate(features, len(said))
             if each.categories is not None
         ]
+        self._arrivals = [at for at, kind in enumerate(said.values()) if kind == "arrival"]
 
     @property
     def schema(self) -> "pa.Schema":
+        """A column for everything; moments in UTC, categories as dictionaries."""
         import pyarrow as pa  # noqa: PLC0415 - half a second, and only for tables
 
-        of_the_order = (
-            *(pa.string(), pa.int32(), pa.string(), pa.timestamp("us", "UTC")),
-            *(pa.int32(), pa.int64(), pa.timestamp("ms", "UTC"), pa.bool_()),
-        )
+        kinds = {
+            "text": pa.string(),
+            "int32": pa.int32(),
+            "int64": pa.int64(),
+            "float": pa.float64(),
+            "bool": pa.bool_(),
+            "moment": pa.timestamp("us", "UTC"),
+            "arrival": pa.timestamp("ms", "UTC"),
+        }
         category = pa.dictionary(pa.int32(), pa.string())
         return pa.schema(
             [
-                *zip(_OF_THE_ORDER, of_the_order, strict=True),
+                *((name, kinds[kind]) for name, kind in self._said.items()),
                 *(
                     (each.name, pa.float64() if each.categories is None else category)
                     for each in self._features
                 ),
-            ]
+            ],
+            self._metadata,
         )
 
     def batch(self, rows: Sequence[tuple[Any, ...]]) -> "pa.RecordBatch":
+        """Some orders as columns."""
         import numpy as np  # noqa: PLC0415 - only for tables
         import pyarrow as pa  # noqa: PLC0415
 
-        schema, of_the_order = self.schema, len(_OF_THE_ORDER)
-        columns: list[Any] = list(zip(*(row[:of_the_order] for row in rows), strict=True))
-        columns[_ARRIVED] = [None if each < 0 else each for each in columns[_ARRIVED]]
-        arrays = [
-            pa.array(column, kind) for column, kind in zip(columns, schema.types[:of_the_order], strict=True)
-        ]
+        schema, before = self.schema, len(self._said)
+        columns: list[Any] = list(zip(*(row[:before] for row in rows), strict=True))
+        for at in self._arrivals:
+            columns[at] = [None if each < 0 else each for each in columns[at]]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types[:before], strict=True)]
         # few rows at once, whose numbers the processor still has at hand; what is missing becomes NaN
         matrix = np.concatenate(
             [
-                np.array([row[of_the_order:] for row in rows[at : at + _AT_HAND]], dtype=np.float64)
+                np.array([row[before:] for row in rows[at : at + _AT_HAND]], dtype=np.float64)
                 for at in range(0, len(rows), _AT_HAND)
             ]
         )
         categories = dict(self._categories)
-        for at, column in enumerate(np.ascontiguousarray(matrix.T), of_the_order):
+        for at, column in enumerate(np.ascontiguousarray(matrix.T), before):
             values = pa.array(column, from_pandas=True)  # no value is NaN, so NaN is null
             if (texts := categories.get(at)) is not None:
                 # every batch with all texts, in their order: codes are the values that a model sees
@@ -660,16 +729,15 @@ class _FeatureSheet:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def lines(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
+        """Some orders as JSON, one a line."""
         names = self._names
         lines = []
         for row in rows:
             told = dict(zip(names, row, strict=True))
-            told[ARRIVED_AT] = _moment(row[_ARRIVED])
+            for at in self._arrivals:
+                told[names[at]] = _moment(row[at])
             for at, texts in self._categories:
                 value = row[at]
                 told[names[at]] = None if value is None else texts[int(value)]
             lines.append(orjson.dumps(told, option=_LINE))
         return b"".join(lines)
-
-
-_ARRIVED: Final = _OF_THE_ORDER.index(ARRIVED_AT)

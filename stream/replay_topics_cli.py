@@ -16,11 +16,24 @@ from stream.plainly import settings_of
 
 if TYPE_CHECKING:
     from features.define import Feature
-    from stream.replay import Bounds, Opened, Tally
+    from stream.replay import Bounds, Job, Opened, Tally
     from stream.replay_files import Reading
     from stream.settings import Settings
 
-__all__ = ["opened", "replay_features", "replay_records", "replay_to_topic"]
+__all__ = [
+    "Archive",
+    "bounds_of",
+    "chosen",
+    "counts_of",
+    "ends_plainly",
+    "opened",
+    "progress",
+    "replay_features",
+    "replay_into",
+    "replay_records",
+    "replay_to_topic",
+    "tell_bad",
+]
 
 Archive = Annotated[
     str | None,
@@ -95,9 +108,9 @@ def replay_records(
     from stream.replay import Records
 
     settings = settings_of(asked)
-    bounds = _bounds((since, until), country, customer, offsets, partition)
+    bounds = bounds_of((since, until), country, customer, offsets, partition)
     job = Records(settings, tuple(topic or (settings.topics.orders,)), bounds)
-    _run(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="records")
+    replay_into(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="records")
 
 
 def replay_features(
@@ -137,10 +150,9 @@ def replay_features(
     if features is not None and model is not None:
         raise typer.BadParameter("--features or --model, not both")
     settings = settings_of(asked)
-    bounds = _bounds((since, until), country, customer, offsets, partition)
-    chosen = partial(_chosen, settings, features or "served", model)
-    job = Features(settings, chosen, bounds)
-    _run(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="orders")
+    bounds = bounds_of((since, until), country, customer, offsets, partition)
+    job = Features(settings, partial(chosen, settings, features or "served", model), bounds)
+    replay_into(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="orders")
 
 
 def replay_to_topic(
@@ -180,7 +192,7 @@ def replay_to_topic(
     from stream.replay_to_topic import check_target, send_again
 
     settings = settings_of(asked)
-    bounds = _bounds((since, until), country, customer, offsets, partition)
+    bounds = bounds_of((since, until), country, customer, offsets, partition)
     source = settings.topics.orders if topic is None else topic
     check_target(settings, source, target, into_live=into_live)
     if into_live and not yes:
@@ -189,7 +201,7 @@ def replay_to_topic(
         if not sys.stdin.isatty():
             raise ReplayError(f"say --yes to send into '{target}', which workers read as it comes")
         typer.confirm(f"workers read '{target}' on {settings.broker}; send into it?", abort=True)
-    with _ends_plainly(), _progress(quiet=quiet) as told:
+    with ends_plainly(), progress(quiet=quiet) as told:
         done = send_again(
             settings, opened(settings, archive), target, topic=source, bounds=bounds, into_live=into_live,
             create=create, from_start=from_start, told=told,
@@ -197,11 +209,11 @@ def replay_to_topic(
     tally = done.tally
     if as_json:
         after = {str(each): offset for each, offset in sorted(done.went_on_after.items())}
-        typer.echo(json.dumps({"sent": tally.out, **_counts(tally), "went_on_after": after}))
+        typer.echo(json.dumps({"sent": tally.out, **counts_of(tally), "went_on_after": after}))
         return
     before = f"; {done.passed_over:,} offsets were passed over, sent before" if done.passed_over else ""
     typer.echo(f"sent {tally.out:,} of {tally.read:,} records of '{source}' to '{target}'{before}")
-    _tell_bad(tally)
+    tell_bad(tally)
 
 
 def opened(settings: "Settings", archive: str | None) -> "Opened":
@@ -211,28 +223,27 @@ def opened(settings: "Settings", archive: str | None) -> "Opened":
     return partial(recorded_of, settings, archive)
 
 
-def _chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Feature]":
+def chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Feature]":
     """The features that were asked for, in whichever process."""
     from stream.own_features import catalogue_of
 
     catalogue = catalogue_of(settings)
     if model is None:
         return catalogue.chosen(names)
-    from models.registry import Registry, named
+    from models.registry import named
+    from stream.registry import registry_of
 
-    registry = Registry(
-        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue.by_name
-    )
-    return registry.load(*named(model)).features
+    return registry_of(settings, catalogue.by_name).load(*named(model)).features
 
 
-def _bounds(
+def bounds_of(
     between: tuple[str | None, str | None],
-    country: Sequence[str] | None,
-    customer: Sequence[str] | None,
-    offsets: Sequence[str] | None,
-    partition: Sequence[int] | None,
+    country: Sequence[str] | None = None,
+    customer: Sequence[str] | None = None,
+    offsets: Sequence[str] | None = None,
+    partition: Sequence[int] | None = None,
 ) -> "Bounds":
+    """The bounds that the options mean; usage errors for what nobody can mean."""
     from datetime import UTC, datetime
 
     from stream.deadletters import DeadLetterError
@@ -271,8 +282,8 @@ def _bounds(
     )
 
 
-def _run(
-    job: Any,
+def replay_into(
+    job: "Job",
     settings: "Settings",
     archive: str | None,
     to: str,
@@ -281,7 +292,8 @@ def _run(
     quiet: bool,
     as_json: bool,
     what: str,
-) -> None:
+) -> "Tally":
+    """Replay a job into a file, or stdout for -, and say what became of the records."""
     import time
 
     from stream.replay_files import format_of, replay_to
@@ -290,7 +302,7 @@ def _run(
     if not piped:
         format_of(Path(to))
     began = time.monotonic()
-    with _ends_plainly(), _progress(quiet=quiet) as told:
+    with ends_plainly(), progress(quiet=quiet) as told:
         tally = replay_to(
             job,
             opened(settings, archive),
@@ -300,13 +312,11 @@ def _run(
         )
     seconds = time.monotonic() - began
     if as_json:
-        summary = {what: tally.out, **_counts(tally), "seconds": round(seconds, 3)}
+        summary = {what: tally.out, **counts_of(tally), "seconds": round(seconds, 3)}
         typer.echo(json.dumps(summary), err=piped)
-        return
+        return tally
     rate = tally.read / max(seconds, 1e-9)
-    left = (
-        f"; left out {sum(tally.left_out.values()):,} ({_listed(tally.left_out)})" if tally.left_out else ""
-    )
+    left = f"; left out {sum(tally.left_out.values()):,} ({listed(tally.left_out)})" if tally.left_out else ""
     waiting = f"; {tally.waiting:,} outcomes and events of orders that were not seen" if tally.waiting else ""
     where = "stdout" if piped else to
     typer.echo(
@@ -314,10 +324,12 @@ def _run(
         f"{seconds:.1f} s ({rate:,.0f}/s){left}{waiting}",
         err=piped,
     )
-    _tell_bad(tally)
+    tell_bad(tally)
+    return tally
 
 
-def _counts(tally: "Tally") -> dict[str, Any]:
+def counts_of(tally: "Tally") -> dict[str, Any]:
+    """For machines: what became of the records."""
     return {
         "read": tally.read,
         "partitions": tally.partitions,
@@ -330,21 +342,21 @@ def _counts(tally: "Tally") -> dict[str, Any]:
     }
 
 
-def _listed(counts: Any) -> str:
+def listed(counts: Any) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
 
 
-def _tell_bad(tally: "Tally") -> None:
+def tell_bad(tally: "Tally") -> None:
     """What could not be read, with its place, on stderr: it did not stop the others."""
     if not tally.bad:
         return
     for each in tally.bad_records:
         typer.echo(f"fraudstream: {each}", err=True)
-    typer.echo(f"fraudstream: {sum(tally.bad.values()):,} bad records ({_listed(tally.bad)})", err=True)
+    typer.echo(f"fraudstream: {sum(tally.bad.values()):,} bad records ({listed(tally.bad)})", err=True)
 
 
 @contextmanager
-def _ends_plainly() -> Iterator[None]:
+def ends_plainly() -> Iterator[None]:
     """SIGTERM ends it as Ctrl-C does, and either leaves nothing half done."""
     from stream.replay import ReplayError
 
@@ -358,7 +370,7 @@ def _ends_plainly() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[["Reading"], None]]:
+def progress(*, quiet: bool) -> Iterator[Callable[["Reading"], None]]:
     """One line on a terminal's stderr, else nothing."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None

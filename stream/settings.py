@@ -141,7 +141,10 @@ class Settings(BaseSettings):
     """Bootstrap servers, `host:port` with commas between."""
     security: Security = Security()
     home: Path = Path(".fraudstream")
-    """Where the embedded broker, the rows, the registry and the logs live."""
+    """Where the embedded broker, the rows and the logs live."""
+    registry: str | None = None
+    """Where models are published: a folder, or an address such as s3://bucket/models with its credentials in
+    the environment; `models` in `home` when absent."""
     topics: Topics = Topics()
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Partitions of every topic; fixed for life, because the key's hash divides by it."""
@@ -250,6 +253,11 @@ class Settings(BaseSettings):
         Within a group records are merged by arrival; those of one arrival go in the group's order of topics.
         """
         return (self.inputs,)
+
+    @property
+    def registry_address(self) -> str:
+        """Where models are published."""
+        return str(self.home / "models") if self.registry is None else self.registry
 
     @property
     def horizons(self) -> Horizons:

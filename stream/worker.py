@@ -27,7 +27,7 @@ from faust.types import ConsumerMessage
 from features.history import RowBytesError
 from models.errors import RegistryError
 from models.policy import Policy
-from models.registry import Registry, named
+from models.registry import named
 from models.scorer import Scorer
 from stream.control import Control, ControlState
 from stream.deciding import Deciding
@@ -40,6 +40,7 @@ from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
+from stream.registry import registry_of
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
@@ -379,9 +380,7 @@ def check_topics(settings: Settings) -> None:
 
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
     """The model in service and its policy. Raises Refused, or OwnFeaturesError, naming what is missing."""
-    registry = Registry(
-        settings.home / "models", key=settings.signing_secret(), find_feature=catalogue_of(settings).by_name
-    )
+    registry = registry_of(settings, catalogue_of(settings).by_name)
     try:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:

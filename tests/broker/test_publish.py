@@ -34,6 +34,18 @@ def test_history_is_marked_in_a_header(settings: Settings) -> None:
     assert _read(settings, 1)[0].headers() == [("mode", b"history")]
 
 
+def test_history_says_when_it_would_have_arrived(settings: Settings) -> None:
+    topics.create(settings)
+    order = b'{"order_id":"o1","placed_at":"2018-07-25T02:00:00+02:00"}'
+    unread = b'{"order_id":"o2","placed_at":"yesterday"}'
+
+    publish(settings, [order, unread], history=True)
+
+    said = {each.value(): dict(each.headers() or ()) for each in _read(settings, 2)}
+    assert said[order] == {"mode": b"history", "arrived_at": b"1532476800000"}
+    assert said[unread] == {"mode": b"history"}
+
+
 def test_one_customers_orders_share_the_partition_that_murmur2_gives(settings: Settings) -> None:
     from aiokafka.partitioner import murmur2  # noqa: PLC0415 - Faust's own partitioner, as the oracle
 

@@ -12,12 +12,13 @@ from uuid import UUID
 
 import pytest
 
+from features.events import OrderEvent, Outcome
 from features.facts import Fact
 from features.history import ROW_VERSION, History, Row
 from features.questions import Span
 from features.remembered import NUMBERS, VALUES, fingerprint
 from features.revisions import _VERSION as REVISIONS_VERSION
-from features.revisions import Held, Revisions
+from features.revisions import Held, Revisions, ids_of
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
 from models.policy import Action
 from models.registry import Manifest
@@ -50,14 +51,38 @@ def a_row(*, learned: bool = True) -> Row:
 
 
 def revisions(version: int) -> Revisions:
-    """Two revisions of an order, the second decided, since version 2 while observing."""
+    """Two revisions of an order, the second decided, since version 2 while observing.
+
+    Since version 4 with its device, and what was said of it.
+    """
     known = Revisions()
-    known.arrive(an_order(), b"a" * 16)
-    seen = known.arrive(an_order(revision=1, placed_at=NOON + timedelta(microseconds=1)), b"b" * 16).seen
+    entities = ("customer",) if version < 4 else ("customer", "device")
+    order = an_order(device_id="d1")
+    known.arrive(order, b"a" * 16, ids_of(order, entities))
+    later = NOON + timedelta(microseconds=1)
+    revised = order.model_copy(update={"revision": 1, "placed_at": later})
+    seen = known.arrive(revised, b"b" * 16, ids_of(revised, entities)).seen
     known.decide(seen, b"i" * 16, observing=version >= 2)
     seen.decision = b'{"a":1}'
     if version < 3 and known.held is not None:
-        known.held = Held(known.held.customer_id, known.held.placed_at)
+        known.held = Held(known.held.ids, known.held.placed_at)
+    if version >= 4:
+        known.learn(
+            Outcome(
+                order_id="o1",
+                kind="chargeback",
+                is_fraud=True,
+                occurred_at=NOON,
+                known_at=later,
+                amount=900,
+                currency="EUR",
+                outcome_id="cb1",
+                supersedes="w1",
+            )
+        )
+        refunded = OrderEvent(order_id="o1", kind="refunded", occurred_at=NOON, known_at=NOON)
+        known.learn(refunded)
+        known.statements_dropped = 2
     return known
 
 

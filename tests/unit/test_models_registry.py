@@ -29,7 +29,7 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def published(registry: Registry) -> Path:
-    return registry.publish(FOREST)
+    return Path(registry.publish(FOREST))
 
 
 def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
@@ -97,7 +97,7 @@ def test_a_version_is_published_once(registry: Registry, published: Path) -> Non
 def test_of_two_publications_at_once_one_wins_whole(
     registry: Registry, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "exists", lambda _: False)  # as the loser saw it
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as the one that loses sees it
     with pytest.raises(RegistryError, match="someone else"):
         registry.publish(FOREST)
     monkeypatch.undo()
@@ -116,7 +116,7 @@ def test_a_publication_that_fails_leaves_nothing_behind(
         registry.publish(FOREST)
     monkeypatch.undo()
     assert registry.list() == ()
-    assert list((registry.root / NAME).iterdir()) == []
+    assert list((Path(registry.address) / NAME).iterdir()) == []
 
 
 def test_a_model_that_would_not_load_is_not_published(registry: Registry) -> None:
@@ -129,7 +129,7 @@ def test_a_model_that_would_not_load_is_not_published(registry: Registry) -> Non
 @pytest.mark.parametrize("file", [MANIFEST, ARRAYS, GOLDEN])
 def test_any_changed_byte_is_refused_where_the_registry_has_a_key(tmp_path: Path, file: str) -> None:
     registry = Registry(tmp_path, key=b"the registry's key")
-    folder = registry.publish(FOREST)
+    folder = Path(registry.publish(FOREST))
     content = (folder / file).read_bytes()
     for at in range(0, len(content), max(1, len(content) // 40)):
         (folder / file).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -295,7 +295,7 @@ def test_a_manifest_that_is_none_is_refused(registry: Registry, published: Path,
 
 
 def test_a_signed_model_carries_the_hmac_of_its_manifest(tmp_path: Path) -> None:
-    folder = Registry(tmp_path, key=b"secret").publish(FOREST)
+    folder = Path(Registry(tmp_path, key=b"secret").publish(FOREST))
     expected = hmac.new(b"secret", (folder / MANIFEST).read_bytes(), "sha256").hexdigest()
     assert (folder / SIGNATURE).read_text() == expected
 
@@ -325,7 +325,7 @@ def test_a_model_whose_feature_has_changed_is_refused(registry: Registry, publis
         return dataclasses.replace(feature, declaration="other") if name == "payment_attempts" else feature  # type: ignore[type-var]
 
     with pytest.raises(RegistryError, match="trained on feature 'payment_attempts' declared as"):
-        Registry(registry.root, find_feature=changed).load(NAME, VERSION)
+        Registry(Path(registry.address), find_feature=changed).load(NAME, VERSION)
 
 
 def test_a_docstring_mended_later_changes_no_decision_of_a_published_model(
@@ -340,7 +340,7 @@ def test_a_docstring_mended_later_changes_no_decision_of_a_published_model(
     assert "How often payment was tried for this order" in {
         reason.text for scored in before for reason in scored.reasons
     }
-    assert Registry(registry.root, find_feature=mended).load(NAME, VERSION).score(rows) == before
+    assert Registry(Path(registry.address), find_feature=mended).load(NAME, VERSION).score(rows) == before
 
 
 def test_a_version_that_is_not_there_is_said_to_be_missing(registry: Registry) -> None:
@@ -402,7 +402,7 @@ def test_only_whole_publications_are_listed(registry: Registry, published: Path)
     registry.publish(a_trained("logistic_regression"))
     (published.parent / f".{VERSION}-abc").mkdir()
     (published.parent / f".{VERSION}-abc" / MANIFEST).write_text("{}")
-    (registry.root / "stray").write_text("")
+    (Path(registry.address) / "stray").write_text("")
     assert registry.list() == tuple(
         sorted([(NAME, VERSION), (NAME, a_trained("logistic_regression").version)])
     )

@@ -82,7 +82,7 @@ def test_a_model_of_models_is_published_and_served_with_the_very_versions_it_lea
 
 def test_a_model_whose_submodel_is_gone_or_another_is_refused(registry: Registry, velocity: Scorer) -> None:
     trained = a_model("order_risk", [by_name("amount"), ScoreOf(velocity)])
-    place = registry.publish(trained)
+    place = Path(registry.publish(trained))
     manifest = json.loads((place / MANIFEST).read_text())
     (place / MANIFEST).write_text(json.dumps(manifest | {"parents": ["velocity@2020-01-01.0000"]}))
     with pytest.raises(RegistryError, match=r"trained on feature 'score_of_velocity', and velocity@2020"):

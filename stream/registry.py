@@ -1,0 +1,32 @@
+"""The registry that the settings name: a folder, or an address of a store of objects such as s3://bucket/models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from features.catalogue import by_name
+from features.define import Feature
+from models.registry import Registry
+from models.shelf import Folder, Objects, Shelf
+from stream.settings import Settings
+
+__all__ = ["registry_of", "shelf_of"]
+
+
+def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_name) -> Registry:
+    """The published models, and the key they are signed with; `find_feature` gives the feature of a name.
+
+    Raises SettingsError, and ArchiveError for an address that can't be opened.
+    """
+    return Registry(
+        shelf_of(settings.registry_address), key=settings.signing_secret(), find_feature=find_feature
+    )
+
+
+def shelf_of(address: str) -> Shelf:
+    """Where files lie: a folder, or a store of objects. Raises ArchiveError where it can't be opened."""
+    if "://" not in address:
+        return Folder(Path(address))
+    from stream.archive_place import Place  # noqa: PLC0415 - pyarrow takes a while, and a folder needs none
+
+    place = Place(address)
+    return Folder(Path(place.path(""))) if place.is_local else Objects(place)
