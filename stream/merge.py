@@ -8,11 +8,12 @@ docs/decisions/0017-inputs-are-merged-by-arrival.md.
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
 from stream.ports import TP, Batch, Record
 
-__all__ = ["ARRIVED_AT", "Gap", "Merge", "Room", "arrived_at", "recorded_order"]
+__all__ = ["ARRIVED_AT", "Gap", "Merge", "Room", "arrived_at", "by_arrival", "recorded_order"]
 
 ARRIVED_AT: Final = "arrived_at"
 """The header of a record that was recorded elsewhere before: when it arrived there, in ms since 1970."""
@@ -387,6 +388,21 @@ class _Left:
 # ---------------------------------------------------------------------- the past
 
 
+def by_arrival(inputs: Iterable[Iterable[Record]]) -> Iterator[Record]:
+    """The records of inputs of which all is known, in the order in which a worker takes them.
+
+    Of records that arrived at the same time that of the input named first goes first.
+    """
+    return (record for _, record in heapq.merge(*map(_by_their_own_order, inputs), key=itemgetter(0)))
+
+
+def _by_their_own_order(records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
+    last = _LONG_AGO
+    for record in records:
+        last = max(last, arrived_at(record))
+        yield last, record
+
+
 def recorded_order(
     inputs: Mapping[str, Iterable[Record]], *, orders: str, marks: Iterable[tuple[int, Mapping[str, int]]]
 ) -> Iterator[Record]:
@@ -398,7 +414,7 @@ def recorded_order(
 
     Raises ValueError where the marks contradict one another.
     """
-    sources = [_Source(topic, rank, iter(inputs[topic])) for rank, topic in enumerate(inputs)]
+    sources = [_Source(topic, records) for topic, records in inputs.items()]
     home = next(source for source in sources if source.topic == orders)
     others = [source for source in sources if source is not home]
     said = dict.fromkeys((source.topic for source in others), 0)
@@ -423,35 +439,32 @@ def _merged(sources: Sequence["_Source"], before: Mapping[str, int]) -> Iterator
         ready = [each for each in sources if each.has_one_before(before.get(each.topic))]
         if not ready:
             return
-        yield min(ready, key=_Source.key).pop()
+        yield min(ready, key=attrgetter("arrived_at")).pop()
 
 
 class _Source:
     """One input of the past."""
 
-    __slots__ = ("_last", "_rank", "_records", "_waits", "topic")
+    __slots__ = ("_next", "_records", "topic")
 
-    def __init__(self, topic: str, rank: int, records: Iterator[Record]) -> None:
+    def __init__(self, topic: str, records: Iterable[Record]) -> None:
         self.topic = topic
-        self._rank = rank
-        self._records = records
-        self._last = _LONG_AGO
-        self._waits: Record | None = None
-        self._look()
-
-    def _look(self) -> None:
-        self._waits = next(self._records, None)
-        if self._waits is not None:
-            self._last = max(self._last, arrived_at(self._waits))
+        self._records = _by_their_own_order(records)
+        self._next = next(self._records, None)
 
     def has_one_before(self, offset: int | None) -> bool:
-        return self._waits is not None and (offset is None or self._waits.offset < offset)
+        return self._next is not None and (offset is None or self._next[1].offset < offset)
 
-    def key(self) -> tuple[int, int]:
-        return self._last, self._rank
+    @property
+    def arrived_at(self) -> int:
+        return self._there[0]
 
     def pop(self) -> Record:
-        record = self._waits
-        assert record is not None  # noqa: S101 (only asked for where it has one)
-        self._look()
+        record = self._there[1]
+        self._next = next(self._records, None)
         return record
+
+    @property
+    def _there(self) -> tuple[int, Record]:
+        assert self._next is not None  # noqa: S101 (only asked for where it has one)
+        return self._next

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.merge import ARRIVED_AT, Gap, Merge, Room, arrived_at, recorded_order
+from stream.merge import ARRIVED_AT, Gap, Merge, Room, arrived_at, by_arrival, recorded_order
 from stream.ports import TP, Assignment, Batch, Headers, Record
 
 HOME = ("outcomes", "order-events", "orders")
@@ -409,3 +409,13 @@ def test_decisions_that_contradict_one_another_are_told() -> None:
         ValueError, match="'orders' offset 1 says that 'outcomes' had been taken up to offset 1"
     ):
         list(as_taken(found, [(0, {"outcomes": 2}), (1, {"outcomes": 1})]))
+
+
+@given(found=logs(partitions=2))
+@settings(max_examples=60, deadline=None)
+def test_a_past_of_which_all_is_known_goes_in_the_order_in_which_a_worker_takes_it(
+    found: dict[TP, list[Record]],
+) -> None:
+    inputs = [found[tp] for tp in sorted(found, key=lambda tp: (HOME.index(tp[0]), tp[1]))]
+
+    assert list(by_arrival(inputs)) == sorted_by_arrival(found)
