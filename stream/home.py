@@ -18,10 +18,11 @@ from models.decision import Source
 from stream.answers import Answers, Asked, Pending
 from stream.decoder import Decoder
 from stream.keeping import customer_key, order_key
+from stream.merge import arrived_at
 from stream.overlay import Overlay
 from stream.part import Part
 from stream.ports import Record
-from stream.road import Home, Passing, Road, Travelling, arrived_at, is_history, partition_of, written
+from stream.road import Home, Passing, Road, Travelling, is_history, partition_of, written
 from stream.settings import Topics
 
 __all__ = ["AtHome", "source_of"]

@@ -369,6 +369,12 @@ class MeasuredCluster:
         high = self._measured.ends[tp] = self._measured.ask(self._cluster.high, tp)
         return high
 
+    def ends(self, tps: Sequence[TP]) -> Mapping[TP, int]:
+        """The last stable offsets, kept for the lag."""
+        ends = self._measured.ask(self._cluster.ends, tps)
+        self._measured.ends.update(ends)
+        return ends
+
     def log_id(self, topic: str) -> str:
         """What tells this topic from one of the same name made later."""
         return self._measured.ask(self._cluster.log_id, topic)

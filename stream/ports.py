@@ -57,6 +57,8 @@ class Batch:
     """Where the batch before it ended; None for the first after an assignment or a seek."""
     is_history: bool = False
     """Whether it is about the past, as far as its ends tell: nobody waits for it, so it may wait for more."""
+    until: int | None = None
+    """Where the fetch ended: between its last record and this there are only markers; None when unknown."""
     size: int = field(init=False, repr=False)
     """Bytes of its values."""
 
@@ -214,6 +216,9 @@ class Cluster(Protocol):
         Raises Unreachable.
         """
 
+    def ends(self, tps: Sequence[TP]) -> Mapping[TP, int]:
+        """The last stable offsets, before which everything can be read that ever will. Raises Unreachable."""
+
     def log_id(self, topic: str) -> str:
         """What tells this topic from one of the same name made later. Raises Unreachable."""
 
@@ -297,9 +302,11 @@ class Desk(Protocol):
     def decide(
         self, records: Sequence[Record], recall: Recall, watermarks: Watermarks, positions: Positions
     ) -> Effects:
-        """What these records change and emit; records of one input of a partition are in log order.
+        """What these records change and emit; they are in the order in which they are taken.
 
-        What lies too far before a watermark counts as absent, whether or not it can still be recalled.
+        That is the log's order for the records of one input; how others are merged with them is
+        `stream.merge`'s affair. What lies too far before a watermark counts as absent, whether or not it can
+        still be recalled.
 
         An exception is a mistake of ours and stops the worker.
         """

@@ -17,10 +17,10 @@ from features.decode import Rejection, read_order
 from features.events import Order
 from features.facts import Fact
 from features.fast import Told, read_usual
+from stream.merge import ARRIVED_AT
 from stream.ports import Headers, Produce, Record
 
 __all__ = [
-    "ARRIVED_AT",
     "HISTORY",
     "MODE",
     "Home",
@@ -29,7 +29,6 @@ __all__ = [
     "PassingVersionError",
     "Road",
     "Travelling",
-    "arrived_at",
     "is_history",
     "partition_of",
     "written",
@@ -40,9 +39,6 @@ MODE: Final = "mode"
 says `observe`: nobody should act on this."""
 
 HISTORY: Final = (MODE, b"history")
-
-ARRIVED_AT: Final = "arrived_at"
-"""The header that says when a record first arrived, in milliseconds since 1970, where that was not now."""
 
 _MAGIC: Final = b"road"
 """What every message begins with, before its version: whatever else comes is no message of a newer one."""
@@ -70,17 +66,6 @@ def partition_of(key: bytes, partitions: int) -> int:
 def is_history(record: Record) -> bool:
     """Whether the order is only to be remembered, never decided."""
     return HISTORY in record.headers
-
-
-def arrived_at(record: Record) -> int:
-    """When the record first arrived, in milliseconds since 1970: what its header says, else its broker."""
-    for name, value in record.headers:
-        if name == ARRIVED_AT:
-            try:
-                return int(value)
-            except (TypeError, ValueError):  # whoever wrote it, it is no time of ours
-                break
-    return record.timestamp
 
 
 class Home(NamedTuple):
