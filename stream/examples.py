@@ -85,6 +85,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "models export": ("fraudstream models export starter@2026-02-14.3f9c starter.tar",),
         "models import": (
             "fraudstream models import starter.tar",
+            "fraudstream models import pipeline.skops --name order_risk --rename amt=amount",
+            "fraudstream models import pipeline.joblib --name order_risk --trust-this-file",
             "FRAUDSTREAM_REGISTRY=s3://bucket/models fraudstream models import starter.tar --sign",
         ),
         "models gc": (
