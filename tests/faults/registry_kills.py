@@ -6,8 +6,8 @@
 A process publishes version after version as fast as it can, into a folder and into a store of objects in
 turn, and is killed (SIGKILL) after a random moment. After each kill every version that the registry lists
 loads, signature, sums and golden rows, and the version that was under way is published by the next process.
-Then bundles, manifests, signatures and aliases with flipped, cut, doubled, moved and invented bytes are offered:
-each must be refused in a sentence, or be the very model it was.
+Then bundles, manifests, signatures and aliases with flipped, cut, doubled, moved and invented bytes are
+offered: each must be refused in a sentence, or be the very model it was.
 """
 
 import argparse
@@ -247,7 +247,7 @@ def offer(count: int, seed: int) -> Offered:
             path = folders[registry].parent / "champion" if kind == "alias" else folders[registry] / file
             content = path.read_bytes()
             change: Callable[[bytes, random.Random], bytes] = mutated
-            if file == MANIFEST and chance.random() < 0.7:
+            if path.name == MANIFEST and chance.random() < 0.7:
                 change = mutated_manifest
             broken = change(content, chance)
             path.write_bytes(broken)
@@ -327,9 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A registry under kills and broken files",
         figures,
         "After each kill every version that was listed loaded, and the one under way was published by the "
-        "next; half of the kills in a folder, half in a store of objects. Broken files are bundles, files of a "
-        "signed and of an unsigned registry and aliases; without a key a changed text that says nothing of the "
-        "score is taken." + "".join(f" WRONG: {each}." for each in wrong[:20]),
+        "next; half of the kills in a folder, half in a store of objects. Broken files are bundles, files "
+        "of a signed and of an unsigned registry and aliases; without a key a changed text that says "
+        "nothing of the score is taken." + "".join(f" WRONG: {each}." for each in wrong[:20]),
         keep=arguments.record,
     )
     return 1 if wrong else 0
