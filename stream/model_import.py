@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from difflib import get_close_matches
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from features.catalogue import Catalogue
 from features.define import Feature
-from features.errors import FeatureDefinitionError, did_you_mean
+from features.errors import FeatureDefinitionError
 from models.bundle import unpack
 from models.errors import RegistryError
 from models.manifest import NodeEntry, node_of
@@ -176,8 +177,8 @@ def _matched(pipeline: Pipeline, asked: Sequence[str], catalogue: Catalogue) -> 
         try:
             found.append(catalogue.by_name(name))
         except FeatureDefinitionError:
-            known = [each.name for each in catalogue.served]
-            unseen.append(f"'{name}'{did_you_mean(name, known)}")
+            near = get_close_matches(name, [each.name for each in catalogue.served], n=1)
+            unseen.append(f"'{name}'{f' (did you mean {near[0]}?)' if near else ''}")
     missing = sorted(set(pipeline.features or ()) - set(asked))
     said = []
     if unseen:
