@@ -148,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.record:
         record(
             "A rebuild killed again and again",
-            [""],
-            {name: [value] for name, value in seen.items()},
+            dict(seen),
             "Each run of `fraudstream rebuild start` is killed at a random moment; after each kill, and each "
             "complete rebuild, the new changelog is held against the old one, byte for byte.",
         )
