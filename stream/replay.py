@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from math import isnan
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 import orjson
@@ -22,8 +23,9 @@ from features.decode import Rejection
 from features.define import Feature
 from features.events import OrderEvent, Outcome
 from features.mapping import said_by
-from features.plan import Plan
+from features.plan import Vectors
 from features.replay import LeftOut, Replay
+from features.values import Vector
 from stream.deadletters import Place
 from stream.decoder import Decoder, decoder_of
 from stream.desk import is_history
@@ -56,7 +58,6 @@ ARRIVED_AT: Final = "arrived_at"
 
 ROWS_AT_ONCE: Final = 10_000
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024
-_AT_HAND: Final = 1_000
 _PIECE: Final = 10_000
 """Offsets that are read at once of each of several inputs that are merged."""
 _BAD_KEPT: Final = 20
@@ -518,7 +519,7 @@ class Features:
         countries, customers = bounds.countries, bounds.customers
         features = self.chosen()
         past = Replay(
-            Plan(features),
+            Vectors(features),
             row_limit=settings.row_limit,
             entities=["customer", *(each.entity for each in features)],
             **self._kept(features),
@@ -559,7 +560,7 @@ class Features:
                     (
                         *(order.order_id, order.revision, order.customer_id, order.placed_at),
                         *(record.partition, record.offset, record.timestamp, is_history(record)),
-                        *cast("tuple[float | None, ...]", vector),
+                        cast("Vector", vector).tobytes(),  # while the processor has it at hand
                     )
                 )
                 if len(rows) == ROWS_AT_ONCE:
@@ -600,7 +601,7 @@ def _garbage_left() -> Iterator[None]:
 
 
 class _FeatureSheet:
-    """An order's name, place and times, then its features."""
+    """An order's name, place and times, then its features: in a row the bytes of a Vector."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self._features = features
@@ -638,18 +639,12 @@ class _FeatureSheet:
         import pyarrow as pa  # noqa: PLC0415
 
         schema, of_the_order = self.schema, len(_OF_THE_ORDER)
-        columns: list[Any] = list(zip(*(row[:of_the_order] for row in rows), strict=True))
-        columns[_ARRIVED] = [None if each < 0 else each for each in columns[_ARRIVED]]
+        *columns, vectors = zip(*rows, strict=True)
+        columns[_ARRIVED] = tuple([None if each < 0 else each for each in columns[_ARRIVED]])
         arrays = [
             pa.array(column, kind) for column, kind in zip(columns, schema.types[:of_the_order], strict=True)
         ]
-        # few rows at once, whose numbers the processor still has at hand; what is missing becomes NaN
-        matrix = np.concatenate(
-            [
-                np.array([row[of_the_order:] for row in rows[at : at + _AT_HAND]], dtype=np.float64)
-                for at in range(0, len(rows), _AT_HAND)
-            ]
-        )
+        matrix = np.frombuffer(b"".join(vectors), np.float64).reshape(len(rows), -1)
         categories = dict(self._categories)
         for at, column in enumerate(np.ascontiguousarray(matrix.T), of_the_order):
             values = pa.array(column, from_pandas=True)  # no value is NaN, so NaN is null
@@ -662,13 +657,14 @@ class _FeatureSheet:
     def lines(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         names = self._names
         lines = []
-        for row in rows:
-            told = dict(zip(names, row, strict=True))
-            told[ARRIVED_AT] = _moment(row[_ARRIVED])
+        for *of_the_order, vector in rows:
+            values = memoryview(vector).cast("d")
+            told = dict(zip(names, (*of_the_order, *values), strict=True))
+            told[ARRIVED_AT] = _moment(of_the_order[_ARRIVED])
             for at, texts in self._categories:
-                value = row[at]
-                told[names[at]] = None if value is None else texts[int(value)]
-            lines.append(orjson.dumps(told, option=_LINE))
+                value = told[names[at]]
+                told[names[at]] = None if isnan(value) else texts[int(value)]
+            lines.append(orjson.dumps(told, option=_LINE))  # NaN, which is unknown, as null
         return b"".join(lines)
 
 
