@@ -282,11 +282,9 @@ class TrainingRows:
         for record, order, computed in self._of.followed(recorded, follows, part, tally, told, wanted=wanted):
             since = caught.get(order.customer_id) if order.customer_id is not None else None
             decided = logged.get((order.order_id, order.revision))
-            vector = (
-                computed
-                if decided is None
-                else np.array([_written(decided, each.name) for each in features], np.float64)
-            )
+            vector = computed
+            if self.from_decisions and decided is not None:
+                vector = np.array([_written(decided, each.name) for each in features], np.float64)
             yield (
                 *of_the_order(order, record),
                 *(order.country, order.amount, order.currency),
