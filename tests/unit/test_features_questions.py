@@ -244,9 +244,7 @@ OF_AMOUNTS: tuple[Feature, ...] = (
 @given(st.data())
 def test_what_is_told_together_is_rounded_once_however_large_the_numbers_are(data: st.DataObject) -> None:
     # round where a sum, a product or a total of squares is no longer exact as a float
-    large = st.integers(1, 40).flatmap(
-        lambda bits: st.integers(max(2**bits - 3, 0), min(2**bits + 3, 10**12))
-    )
+    large = st.integers(2, 39).flatmap(lambda bits: st.integers(2**bits - 3, 2**bits + 3))
     amounts = data.draw(st.lists(large, max_size=12))
     currency = data.draw(st.sampled_from(("EUR", "JPY", "KWD")))
     row = Row(data.draw(st.sampled_from((2, 100))))
