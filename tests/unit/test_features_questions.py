@@ -258,6 +258,21 @@ def test_what_is_told_together_is_rounded_once_however_large_the_numbers_are(dat
     assert together.is_exact == alone.is_exact
 
 
+def test_what_no_float_holds_exactly_is_left_to_integers() -> None:
+    # with floats alone one of ten of these would end in another bit
+    chance = random.Random(7)
+    for _ in range(100):
+        row, largest = Row(100), 2 ** chance.choice((8, 29, 29))
+        for number in range(chance.randrange(9)):
+            at = NOON - timedelta(hours=number + 1)
+            row.remember(an_order(order_id=f"o{number}", amount=chance.randrange(largest), placed_at=at))
+        asks = an_order(amount=chance.randrange(largest))
+
+        answered = Plan(OF_AMOUNTS)(asks, {"customer": row.as_of(NOON)})
+
+        assert answered == compute(OF_AMOUNTS, asks, {"customer": row.as_of(NOON)})
+
+
 @feature(unit="share", between=(0, None), missing="never")
 def part_of_a_major_unit(order: Order) -> float:
     """What the order costs in hundreds of a minor unit, which no whole number is."""
