@@ -30,13 +30,13 @@ from features.decode import REJECTION_CODES, Identity, Rejection, decode_order, 
 from features.define import Feature, compute, days, feature, features_digest, hours, minutes, weeks, years
 from features.errors import FeatureDefinitionError, FeatureValueError
 from features.events import Address, Card, Item, Order, OrderEvent, Outcome, contracts, microseconds
-from features.facts import FACTS, Fact, fact_of
+from features.facts import FACTS, Fact, Statement, fact_of, facts_of
 from features.history import History, Row, RowBytesError, RowVersionError, StaleHistoryError
 from features.plan import Plan
 from features.rates import Rates, RatesError
 from features.remembered import ENTITIES, NUMBERS, VALUES
 from features.replay import LeftOut, Replay
-from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions
+from features.revisions import MOST_REVISIONS, MOST_STATEMENTS, Arrival, Held, Learned, Revision, Revisions
 
 __all__ = [
     "CATALOGUE",
@@ -44,6 +44,7 @@ __all__ = [
     "FACTS",
     "GROUPS",
     "MOST_REVISIONS",
+    "MOST_STATEMENTS",
     "NUMBERS",
     "REJECTION_CODES",
     "SERVED",
@@ -66,6 +67,7 @@ __all__ = [
     "Identity",
     "IsNew",
     "Item",
+    "Learned",
     "LeftOut",
     "Max",
     "Mean",
@@ -90,6 +92,7 @@ __all__ = [
     "SinceLast",
     "Speed",
     "StaleHistoryError",
+    "Statement",
     "Std",
     "Sum",
     "Trend",
@@ -105,6 +108,7 @@ __all__ = [
     "days",
     "decode_order",
     "fact_of",
+    "facts_of",
     "feature",
     "features_digest",
     "hours",

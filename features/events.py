@@ -299,8 +299,10 @@ class Outcome(_Known):
     """What was lost, in minor units of `currency`; None is the whole order."""
     currency: Currency | None = None
     source: Text | None = None
+    outcome_id: Text | None = None
+    """The sender's name for this outcome, by which a later one of the same order can supersede it."""
     supersedes: Text | None = None
-    """The outcome this one corrects."""
+    """The `outcome_id` of the outcome of this order that this one corrects, and takes the place of."""
 
 
 def contracts() -> dict[str, type[BaseModel]]:

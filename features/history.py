@@ -44,7 +44,7 @@ from features.columns import (
     words,
 )
 from features.events import Order, microseconds
-from features.facts import FACTS, Fact
+from features.facts import FACTS, LAST_COUNTS, Fact
 from features.fast import Told
 from features.questions import (
     AS_LARGE,
@@ -103,7 +103,7 @@ _NUMBER = struct.Struct("<q")
 _SMALL = struct.Struct("<I")
 _STATEMENT = struct.Struct("<qBqBqqq")
 """When it was known, what, of which order, whether it is so; when that was placed, amount and currency."""
-_WHERE_WHAT, _WHERE_IS_SO = 8, 17
+_WHERE_WHAT, _WHERE_ORDER, _WHERE_IS_SO = 8, slice(9, 17), 17
 _TOO_LARGE: Final = 2**63
 """What no number of a row can be; bytes that say so are not a row's."""
 _WHAT = {what: code for code, what in enumerate(FACTS)}
@@ -312,23 +312,54 @@ class Row:
             self._first_at = self._times_view()[0] if self._times else None
         return True
 
-    def learn(self, fact: Fact) -> None:
-        """Note what became of an order, whether or not the order is held; the same said twice counts once.
+    def learn(self, fact: Fact) -> bool:
+        """Note what became of an order, whether or not the order is held; False when it is known already.
 
         Beyond `limit` statements the one known earliest is dropped, and counted.
         """
+        where, statement, is_known = self._find(fact)
+        if is_known:
+            return False
+        self._changes += 1
+        self._facts = self._facts[:where] + statement + self._facts[where:]
+        self._drop_facts()
+        return True
+
+    def unlearn(self, fact: Fact) -> bool:
+        """Take a fact out again, as when an outcome supersedes one known later; False when it is not held."""
+        where, statement, is_known = self._find(fact)
+        if not is_known:
+            return False
+        self._changes += 1
+        self._facts = self._facts[:where] + self._facts[where + len(statement) :]
+        return True
+
+    def forget_facts(self, order_id: str) -> bool:
+        """Take out all that became of an order, as when a revision moves it; False when nothing is held.
+
+        Beside `forget`, because what became of an order is known also of one that is folded.
+        """
+        wanted, size = word_of(order_id), _STATEMENT.size
+        if wanted not in self._facts:  # the usual case
+            return False
+        each = [self._facts[at : at + size] for at in range(0, len(self._facts), size)]
+        kept = b"".join([said for said in each if said[_WHERE_ORDER] != wanted])
+        is_known = len(kept) < len(self._facts)
+        if is_known:
+            self._changes += 1
+            self._facts = kept
+        return is_known
+
+    def _find(self, fact: Fact) -> tuple[int, bytes, bool]:
+        """Where among the facts' bytes it stands or would, its own bytes, and whether it is there."""
         statement = (
             *(microseconds(fact.known_at), _WHAT[fact.what], hashed(fact.order_id), int(fact.is_so)),
             *(microseconds(fact.placed_at), fact.amount, fingerprint(fact.currency)),
         )
         statements = list(_STATEMENT.iter_unpack(self._facts))
         where = bisect_left(statements, statement)
-        if where < len(statements) and statements[where] == statement:
-            return
-        self._changes += 1
-        at = where * _STATEMENT.size
-        self._facts = self._facts[:at] + _STATEMENT.pack(*statement) + self._facts[at:]
-        self._drop_facts()
+        is_known = where < len(statements) and statements[where] == statement
+        return where * _STATEMENT.size, _STATEMENT.pack(*statement), is_known
 
     def _drop_facts(self) -> None:
         dropped = len(self._facts) // _STATEMENT.size - self.limit
@@ -998,6 +1029,7 @@ class History:
         mine = statements[_WHERE_WHAT :: _STATEMENT.size].translate(only(what))
         if 1 not in both(mine, statements[_WHERE_IS_SO :: _STATEMENT.size]):
             return about  # the usual case: nothing but that orders were no fraud
+        is_replaced = FACTS[what] in LAST_COUNTS
         for at in compress(range(0, len(statements), _STATEMENT.size), mine):
             known_at, _, order, is_so, placed_at, amount, currency = _STATEMENT.unpack_from(statements, at)
             if known_at >= self.as_of:
@@ -1006,8 +1038,9 @@ class History:
             if not is_so:
                 # of two statements known at one instant the one that it is so comes last, and wins
                 about.pop(order, None)
-            elif before is None:
-                about[order] = _Said(known_at, known_at, placed_at, ((amount, currency),))
+            elif before is None or is_replaced:
+                first_known_at = known_at if before is None else before.first_known_at
+                about[order] = _Said(known_at, first_known_at, placed_at, ((amount, currency),))
             else:
                 money = (*before.money, (amount, currency))
                 about[order] = _Said(known_at, before.first_known_at, placed_at, money)

@@ -33,6 +33,8 @@ from stream.archive_files import (
     table_of,
 )
 from stream.archive_manifest import (
+    DATA,
+    MANIFEST,
     Erasure,
     FileEntry,
     Forgotten,
@@ -45,7 +47,7 @@ from stream.archive_manifest import (
     store,
 )
 from stream.archive_place import ArchiveError, Place
-from stream.archive_reading import merged, table_in
+from stream.archive_reading import FileGone, merged, table_in
 from stream.ports import TP, Record, Unreachable
 from stream.recorded import Recorded, TopicsRecorded
 from stream.settings import Settings
@@ -64,7 +66,6 @@ __all__ = [
     "size_of",
 ]
 
-DATA: Final = "data"
 _AT_ONCE: Final = 10_000
 """Records that are made columns together."""
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
@@ -246,25 +247,54 @@ class Archive:
     # ------------------------------------------------------------------ commits
 
     def _recover(self) -> None:
-        self.place.sweep_aside()
         pending = self.manifest.pending
+        self._refuse_what_is_not_ours(pending)
+        self.place.sweep_aside()
         if pending is not None:
             # an import is whole once the manifest names it, whatever there is of its files
             if pending.what != "import" and all(self._is_whole(file) for file in pending.writes):
                 self._apply(pending)
                 self.recovered = f"finished the {pending.what} of a run that was ended"
             else:
-                self.manifest.pending = None
+                self._give_up(pending)
                 self.recovered = f"undid the {pending.what} of a run that was ended"
-        named = {file.path for file in self.manifest.files}
-        unnamed = [path for path in self.place.sizes(DATA) if path not in named]
-        if pending is not None:
             self.save()
-        self.place.delete(unnamed)
-        self.manifest.obsolete = []
+        self._delete_obsolete()
         if self.manifest.is_erasing:
             self._erase_rows()
             self.recovered += f"{'; ' if self.recovered else ''}finished an erasure that was ended"
+
+    def _refuse_what_is_not_ours(self, pending: Pending | None) -> None:
+        """Refuse where files lie that the manifest knows nothing of: they may be all that is left of records.
+
+        A manifest names files before they are written and until they are deleted, so these are no leftovers
+        of a run: the manifest is lost or an older one, or `data` is somebody's own folder.
+        """
+        known = {file.path for file in self.manifest.files}.union(self.manifest.obsolete)
+        if pending is not None:
+            known.update(file.path for file in pending.writes)
+        unknown = sorted(path for path in self.place.sizes(DATA) if path not in known)
+        if unknown and not known:
+            raise ArchiveError(
+                f"{self.place} has files in {DATA}, such as {unknown[0]}, and its {MANIFEST} names none; get "
+                "the manifest back from a backup, or archive into an empty place"
+            )
+        if unknown := [path for path in unknown if path.endswith(".parquet")]:
+            raise ArchiveError(
+                f"{self.place} has {len(unknown):,} files that its {MANIFEST} does not name, such as "
+                f"{unknown[0]}; if the manifest is an older one, as from a backup, get the newest; else move "
+                "these files away"
+            )
+
+    def _give_up(self, pending: Pending) -> None:
+        """What was to be written is to be deleted."""
+        self.manifest.pending = None
+        self.manifest.obsolete = [*self.manifest.obsolete, *(file.path for file in pending.writes)]
+
+    def _delete_obsolete(self) -> None:
+        named = {file.path for file in self.manifest.files}
+        self.place.delete(path for path in self.manifest.obsolete if path not in named)
+        self.manifest.obsolete = []
 
     def _is_whole(self, file: FileEntry) -> bool:
         try:
@@ -280,7 +310,7 @@ class Archive:
             self.place.write(contents)
         self._apply(pending)
         self.save()
-        self.place.delete(self.manifest.obsolete)
+        self._delete_obsolete()
 
     def write_ahead(self, pending: Pending, contents: Mapping[str, bytes]) -> None:
         """Write files that become part of the archive when `pending` is committed, or are undone."""
@@ -290,10 +320,11 @@ class Archive:
 
     def undo(self) -> None:
         """Delete what was written ahead."""
-        pending, self.manifest.pending = self.manifest.pending, None
+        pending = self.manifest.pending
         if pending is not None:
+            self._give_up(pending)
             self.save()
-            self.place.delete(file.path for file in pending.writes)
+            self._delete_obsolete()
 
     def save(self) -> None:
         """Replace the manifest where it says anything new."""
@@ -336,7 +367,14 @@ class Archive:
         for tp, start, end in ranges:
             held: list[Record] = []
             held_bytes = 0
-            for chunk in source.read(tp, start, end):
+            lost: Gap | None = None
+            for chunk in _without_holes(source, tp, start, end):
+                if isinstance(chunk, Gap):
+                    lost = chunk
+                    if not accept_gap:
+                        break
+                    self.manifest.gaps.append(lost)
+                    continue
                 held += chunk
                 held_bytes += size_of(chunk)
                 if len(held) < at_once and held_bytes < _BYTES_AT_ONCE and not stopping():
@@ -348,6 +386,10 @@ class Archive:
                 if building.records >= self.limits.records or building.bytes >= self.limits.bytes:
                     self._settle(building, done, began, told)
                     building = _Building(self.manifest)
+            if lost is not None and not accept_gap:
+                building.add(tp, held, is_erased)
+                self._settle(building, done, began, told)
+                raise _lost([lost])
             if stopping():
                 done.was_stopped = True
                 break
@@ -383,19 +425,19 @@ class Archive:
     def compact(self, stopping: Callable[[], bool] = lambda: False) -> int:
         """Make small files one: those of finished days, and of today's where they are many; says how many."""
         today = datetime.now(UTC).date().isoformat()
-        groups: dict[tuple[str, int, str, str], list[FileEntry]] = {}
+        groups: dict[tuple[str, int, str, str, str], list[FileEntry]] = {}
         for file in self.manifest.files:
-            if file.import_id is None:
-                groups.setdefault((file.topic, file.partition, file.day, file.country), []).append(file)
+            home = (file.topic, file.partition, file.day, file.country, file.import_id or "")
+            groups.setdefault(home, []).append(file)
         pending, contents, compacted = Pending("compact"), dict[str, bytes](), 0
-        for (topic, partition, day, country), files in sorted(groups.items()):
+        for (topic, partition, day, country, import_id), files in sorted(groups.items()):
             if day >= today and len(files) <= self.limits.files_a_day:
                 continue
             for run in self._small(files):
                 if stopping():
                     break
                 tables = [table_in(self.place, file) for file in run]
-                entry, content = filed(tables, topic, (day, country), partition)
+                entry, content = filed(tables, topic, (day, country), partition, import_id or None)
                 pending.writes.append(entry)
                 pending.replaces += [file.path for file in run]
                 contents[entry.path] = content
@@ -414,12 +456,13 @@ class Archive:
             if (
                 sum(each.bytes for each in run) + file.bytes > self.limits.compacted_bytes
                 or sum(each.rows for each in run) + file.rows > self.limits.compacted_rows
+                or sum(each.plain for each in run) + file.plain > self.limits.bytes
             ):
                 if len(run) > 1:
                     yield run
                 run = []
             # one that is large already is not written again for every small one behind it
-            if file.bytes <= self.limits.compacted_bytes // 2:
+            if file.bytes <= self.limits.compacted_bytes // 2 and file.plain <= self.limits.bytes // 2:
                 run.append(file)
         if len(run) > 1:
             yield run
@@ -567,13 +610,7 @@ class Archive:
                 if start < end:
                     found.append((tp, start, end))
         if gaps and not accept_gap:
-            first, *others = gaps
-            more = f", and of {len(others)} more partitions" if others else ""
-            raise ArchiveError(
-                f"{first.topic}/{first.partition} no longer has the offsets {first.start:,} to "
-                f"{first.end - 1:,}{more}: they were deleted before they were archived; "
-                "go on without them and note it in the manifest: --accept-gap"
-            )
+            raise _lost(gaps)
         for gap in gaps:
             entry = manifest.topics[gap.topic].partitions[gap.partition]
             entry.next = gap.end
@@ -600,9 +637,52 @@ class Archive:
         return known
 
 
+def _lost(gaps: Sequence[Gap]) -> ArchiveError:
+    first, *others = gaps
+    more = f", and of {len(others)} more partitions" if others else ""
+    return ArchiveError(
+        f"{first.topic}/{first.partition} no longer has the offsets {first.start:,} to "
+        f"{first.end - 1:,}{more}: they were deleted before they were archived; "
+        "go on without them and note it in the manifest: --accept-gap"
+    )
+
+
+def _without_holes(source: ArchiveSource, tp: TP, start: int, end: int) -> Iterator[Sequence[Record] | Gap]:
+    """What the topic has, and in its place what its retention deletes while this is read.
+
+    A reader is then moved to what is left without a word, and transactions leave gaps of their own.
+    """
+    at = start
+    for chunk in source.read(tp, start, end):
+        after = chunk[-1].offset + 1
+        if after - at != len(chunk) and (low := source.bounds(tp)[0]) > at:
+            for number, record in enumerate(chunk):
+                if at < record.offset and at < low:
+                    if number:
+                        yield chunk[:number]
+                    yield Gap(*tp, at, min(low, record.offset), _now())
+                    yield chunk[number:]
+                    break
+                at = record.offset + 1
+            else:
+                yield chunk
+        else:
+            yield chunk
+        at = after
+    if at < end and (low := source.bounds(tp)[0]) > at:
+        yield Gap(*tp, at, min(low, end), _now())
+
+
 def size_of(records: Iterable[Record]) -> int:
-    """Bytes of their values."""
-    return sum([len(record.value or b"") for record in records])
+    """Bytes that they take, about: of their keys, values and headers."""
+    return sum(
+        [
+            len(record.value or b"")
+            + len(record.key or b"")
+            + (sum([len(value or b"") for _, value in record.headers]) if record.headers else 0)
+            for record in records
+        ]
+    )
 
 
 def filed(
@@ -630,6 +710,7 @@ def filed(
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         import_id=import_id,
+        plain=sum(table.nbytes for table in tables),
     )
     return entry, content
 
@@ -637,12 +718,15 @@ def filed(
 def revised(file: FileEntry, table: Any) -> tuple[FileEntry, bytes]:
     """The file with other rows in it, under another name: until it is whole, the one before is."""
     content = file_of([table])
-    name, _, revision = file.path.removesuffix(".parquet").partition(".r")
+    # of the name, because a topic's may have an '.r' in it too
+    folder, _, own = file.path.removesuffix(".parquet").rpartition("/")
+    name, _, revision = own.partition(".r")
     entry = msgspec.structs.replace(
         file,
-        path=f"{name}.r{int(revision or 0) + 1}.parquet",
+        path=f"{folder}/{name}.r{int(revision or 0) + 1}.parquet",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        plain=table.nbytes,
     )
     return entry, content
 
@@ -687,14 +771,11 @@ class ArchiveRecorded:
                     at = table.column("offset")[-1].as_py() + 1
                     if records := records_in(tp[0], table):
                         yield records
-            except FileNotFoundError as error:
+            except FileGone:
                 # a run made several files one meanwhile, or wrote one anew: the same rows lie elsewhere
                 self._manifest = opened(self._place)
                 if self._manifest.files == manifest.files:
-                    raise ArchiveError(
-                        f"the archive {self._place} lacks a file that its manifest names ({error}); "
-                        "see what is missing: fraudstream archive verify"
-                    ) from error
+                    raise
             else:
                 return
 

@@ -297,6 +297,8 @@ def archive_import(  # noqa: PLR0917 (typer gives them by name)
     wanted = Asked(file, mapping=mapping, kind=kind, history=True)  # type: ignore[arg-type]
     with opened_plan(settings, wanted) as (source, plan), Archive(_place(settings, at)) as archive:
         done = import_file(archive, settings, source, plan, refused=refused, stopping=stopped)
+        if not done.is_repeat:
+            archive.compact(stopping=stopped)
     if as_json:
         shown = {
             "id": done.id,
@@ -334,14 +336,16 @@ def archive_forget(
     as_json: Json = False,
 ) -> None:
     """Delete the days of a topic before one: retention."""
-    from stream.archive import Archive
+    from stream.archive import Archive, opened
 
     try:
         day = date.fromisoformat(before)
     except ValueError:
         raise typer.BadParameter(f"'{before}' is no day; write 2026-01-31", param_hint="--before") from None
     settings = settings_of(asked)
-    with Archive(_place(settings, at)) as archive:
+    place = _place(settings, at)
+    opened(place)
+    with Archive(place) as archive:
         count = archive.forget(topic, day)
     if as_json:
         typer.echo(json.dumps({"topic": topic, "before": before, "records": count}))
@@ -362,18 +366,21 @@ def archive_erase(
 
     A guest is erased by the order's id.
     """
-    from stream.archive import Archive
+    from stream.archive import Archive, opened
     from stream.archive_place import ArchiveError
 
     try:
-        lines = customers.read_text(encoding="utf-8").splitlines()
+        # with or without the mark that some editors put first: it would be part of the first id
+        lines = customers.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ArchiveError(f"{customers} is not UTF-8; save it as UTF-8, one customer id a line") from error
     named = sorted({line.strip() for line in lines} - {""})
     if not named:
         raise ArchiveError(f"{customers} names nobody; write one customer id a line")
     settings = settings_of(asked)
-    with Archive(_place(settings, at)) as archive:
+    place = _place(settings, at)
+    opened(place)  # nobody is erased of an archive that is not there
+    with Archive(place) as archive:
         count = archive.erase(named, why)
     if as_json:
         typer.echo(json.dumps({"customers": len(named), "records": count}))

@@ -11,6 +11,7 @@ from stream.archive_files import NO_RECORDS, SCHEMA_VERSION
 from stream.archive_place import ArchiveError, Place
 
 __all__ = [
+    "DATA",
     "MANIFEST",
     "Erasure",
     "FileEntry",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 MANIFEST: Final = "manifest.json"
+DATA: Final = "data"
+"""The folder that all files lie below."""
 FORMAT: Final = 1
 
 
@@ -64,6 +67,8 @@ class FileEntry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     bytes: int
     sha256: str
     import_id: str | None = None
+    plain: int = 0
+    """Bytes of its rows in memory, about; 0 where that was not said."""
 
 
 class Pending(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -153,10 +158,6 @@ def load(place: Place) -> Manifest | None:
         content = place.read(MANIFEST)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ArchiveError(
-            f"can't read {MANIFEST} in {place}: {error}; mend what keeps it from being read"
-        ) from error
     try:
         found = msgspec.json.decode(content, type=_Version)
         if found.format != FORMAT:
@@ -169,11 +170,26 @@ def load(place: Place) -> Manifest | None:
                 f"the archive {place} has files of schema {found.schema} and this program knows "
                 f"{SCHEMA_VERSION}; use the version that wrote them"
             )
-        return msgspec.json.decode(content, type=Manifest)
+        manifest = msgspec.json.decode(content, type=Manifest)
+        _check_paths(place, manifest)
     except msgspec.MsgspecError as error:
         raise ArchiveError(
             f"{MANIFEST} in {place} is damaged ({error}); get it from a backup, or archive into another place"
         ) from error
+    return manifest
+
+
+def _check_paths(place: Place, manifest: Manifest) -> None:
+    """Refuse a manifest that names a file elsewhere: what it names is read, replaced and deleted."""
+    written = [] if manifest.pending is None else manifest.pending.writes
+    replaced = [] if manifest.pending is None else manifest.pending.replaces
+    for path in (*(file.path for file in (*manifest.files, *written)), *replaced, *manifest.obsolete):
+        first, *others = path.split("/")
+        if first != DATA or not others or not {"", ".", ".."}.isdisjoint(others):
+            raise ArchiveError(
+                f"{MANIFEST} in {place} is damaged (it names '{path}', which is not below {DATA}); get it "
+                "from a backup, or archive into another place"
+            )
 
 
 class _Version(msgspec.Struct):

@@ -6,9 +6,9 @@ object store shows an object once it was sent whole.
 
 import fcntl
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from stream.errors import Refusal
 
-__all__ = ["ArchiveError", "Place"]
+__all__ = ["ArchiveError", "Place", "PlaceError"]
 
 _ASIDE: Final = ".aside"
 _LOCK: Final = ".lock"
@@ -28,6 +28,10 @@ class ArchiveError(Refusal):
     """The archive can't do what was asked, or is not what it says; the message says where and what to do."""
 
 
+class PlaceError(ArchiveError, OSError):
+    """A place can't be read or written; whoever knows nothing of archives sees an OSError."""
+
+
 class Place:
     """The files of one archive, named by their paths below its root."""
 
@@ -36,7 +40,9 @@ class Place:
 
         Raises ArchiveError.
         """
-        self.address = address
+        self.address = _without_secrets(address)
+        if not address.strip():
+            raise ArchiveError("an archive has to lie somewhere; name a folder or an address")
         try:
             if filesystem is not None:
                 self._files, self._root = filesystem, address.rstrip("/")
@@ -46,7 +52,7 @@ class Place:
                 self._files, self._root = fs.LocalFileSystem(), str(Path(address).absolute())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ArchiveError(
-                f"'{address}' can't be opened ({_first_line(error)}); name a folder or an address such as "
+                f"'{self}' can't be opened ({_first_line(error)}); name a folder or an address such as "
                 "s3://bucket/shop, with its credentials in the environment"
             ) from error
         self.is_local = isinstance(self._files, fs.LocalFileSystem)
@@ -60,30 +66,50 @@ class Place:
         return f"{self._root}/{name}" if name else self._root
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return bool(self._files.get_file_info(self.path(name)).type == fs.FileType.File)
+        """Whether there is such a file. Raises PlaceError."""
+        with self._told(f"look for {name}"):
+            return bool(self._files.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """A file's content. Raises FileNotFoundError."""
-        with self._files.open_input_stream(self.path(name)) as opened:
+        """A file's content. Raises FileNotFoundError, PlaceError."""
+        with self._told(f"read {name}"), self._files.open_input_stream(self.path(name)) as opened:
             content: bytes = opened.read()
         return content
 
     def open(self, name: str) -> Any:
-        """A file to be read here and there. Raises FileNotFoundError."""
-        return self._files.open_input_file(self.path(name))
+        """A file to be read here and there. Raises FileNotFoundError, PlaceError."""
+        with self._told(f"open {name}"):
+            return self._files.open_input_file(self.path(name))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Each file below a folder, with its size in bytes."""
+        """Each file below a folder, with its size in bytes. Raises PlaceError."""
         asked = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
-        return {
-            str(PurePosixPath(found.path).relative_to(self._root)): found.size
-            for found in self._files.get_file_info(asked)
-            if found.type == fs.FileType.File
-        }
+        with self._told(f"list {folder}"):
+            return {
+                str(PurePosixPath(found.path).relative_to(self._root)): found.size
+                for found in self._files.get_file_info(asked)
+                if found.type == fs.FileType.File
+            }
+
+    @contextmanager
+    def _told(self, doing: str, *, may_be_missing: bool = True) -> Iterator[None]:
+        """Say where it failed and why; that a file is not there stays FileNotFoundError."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            if may_be_missing and isinstance(error, FileNotFoundError):
+                raise
+            raise PlaceError(
+                f"can't {doing} in {self}: {_first_line(error)}; see to its rights, its room and the way to "
+                "it, then run this again"
+            ) from error
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write each file, whole and lasting, in place of what had its name."""
+        """Write each file, whole and lasting, in place of what had its name. Raises PlaceError."""
+        with self._told("write", may_be_missing=False):
+            self._write(files)
+
+    def _write(self, files: Mapping[str, bytes]) -> None:
         if not self.is_local:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 list(pool.map(self._send, files, files.values()))
@@ -111,10 +137,10 @@ class Place:
             out.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files that may be there, and the folders that are left empty."""
+        """Delete files that may be there, and the folders that are left empty. Raises PlaceError."""
         folders: set[Path] = set()
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), self._told(f"delete {name}"):
                 self._files.delete_file(self.path(name))
             if self.is_local:
                 folders.update(Path(self._root, *parents) for parents in _parents(name))
@@ -132,8 +158,9 @@ class Place:
         if not self.is_local:
             return
         root = Path(self._root)
-        root.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with self._told("write", may_be_missing=False):
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -179,6 +206,13 @@ def _sync(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _without_secrets(address: str) -> str:
+    """The address as it may be shown: pyarrow takes keys in it, as s3://KEY:SECRET@bucket."""
+    scheme, divider, rest = address.partition("://")
+    front, slash, path = rest.partition("/")
+    return f"{scheme}{divider}{front.rpartition('@')[2]}{slash}{path}" if divider else address
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Rows of a partition in the order of their offsets, out of files by day and country."""
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -12,25 +13,56 @@ from stream.archive_files import ROWS_A_GROUP, SCHEMA, as_current
 from stream.archive_manifest import FileEntry
 from stream.archive_place import ArchiveError, Place
 
-__all__ = ["NEEDED", "merged", "table_in"]
+__all__ = ["NEEDED", "FileGone", "merged", "table_in"]
 
 NEEDED: Final = ("partition", "offset", "appended_at", "key", "value", "headers", "erased", "digest")
 """The columns that make a record."""
 _ROWS_AHEAD: Final = 65_536
 """Files are opened ahead as long as fewer rows are in memory."""
+_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
+
+
+class FileGone(ArchiveError):
+    """A file that the manifest names is not there; where a run replaced it, the newest manifest knows."""
 
 
 def table_in(place: Place, file: FileEntry) -> pa.Table:
-    """All of a file, with the columns of today. Raises FileNotFoundError, ArchiveError."""
+    """All of a file, with the columns of today. Raises ArchiveError."""
     try:
-        with place.open(file.path) as opened:
+        with _opened(place, file) as opened:
             return as_current(pq.read_table(opened))
     except pa.ArrowException as error:
         raise _damaged(place, file, error) from error
 
 
-def _damaged(place: Place, file: FileEntry, error: Exception) -> ArchiveError:
-    said = str(error).partition("\n")[0]
+def _opened(place: Place, file: FileEntry) -> Any:
+    """The file, once all its bytes were seen to be those that were written.
+
+    Parquet would not see it: a byte that was changed makes another value, or no error that says so.
+    Raises ArchiveError.
+    """
+    try:
+        opened, digest = place.open(file.path), hashlib.sha256()
+    except FileNotFoundError as error:
+        raise FileGone(
+            f"the archive {place} lacks a file that its manifest names ({file.path}); see what is missing: "
+            "fraudstream archive verify"
+        ) from error
+    try:
+        while some := opened.read(_BYTES_AT_ONCE):
+            digest.update(some)
+        opened.seek(0)
+    except (OSError, pa.ArrowException) as error:
+        opened.close()
+        raise _damaged(place, file, error) from error
+    if digest.hexdigest() != file.sha256:
+        opened.close()
+        raise _damaged(place, file, "its bytes are not those that were written")
+    return opened
+
+
+def _damaged(place: Place, file: FileEntry, why: object) -> ArchiveError:
+    said = str(why).partition("\n")[0]
     return ArchiveError(
         f"{file.path} in {place} is damaged ({said}); get it from a backup, or archive the topics anew"
     )
@@ -84,7 +116,7 @@ class _Reading:
         self._place, self._file = place, file
         self._start, self._end = start, end
         try:
-            opened = pq.ParquetFile(place.open(file.path))
+            opened = pq.ParquetFile(_opened(place, file))
         except pa.ArrowException as error:
             raise _damaged(place, file, error) from error
         there = set(opened.schema_arrow.names)
@@ -106,13 +138,19 @@ class _Reading:
         return groups
 
     def _next(self) -> pa.Table | None:
-        for batch in self._batches:
+        while (batch := self._next_batch()) is not None:
             rows = as_current(pa.table(batch), NEEDED)
             offsets = rows.column("offset").to_numpy()
             begin, stop = np.searchsorted(offsets, [self._start, self._end])
             if stop > begin:
                 return rows.slice(begin, stop - begin)
         return None
+
+    def _next_batch(self) -> Any:
+        try:
+            return next(self._batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self._place, self._file, error) from error
 
     def _refill(self) -> None:
         if not len(self.rows) and self._ahead is not None:

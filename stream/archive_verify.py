@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from stream.archive import DATA, ArchiveSource, opened
+from stream.archive import ArchiveSource, opened
 from stream.archive_files import NO_RECORDS, chained, day_of, digests_in, digests_of
-from stream.archive_manifest import Imported, Manifest
+from stream.archive_manifest import DATA, Imported, Manifest, TopicEntry
 from stream.archive_place import ArchiveError, Place
 from stream.archive_reading import merged
 from stream.ports import TP
@@ -54,11 +54,13 @@ def verify(place: Place, source: ArchiveSource | None = None) -> Verified:
     """
     began = time.monotonic()
     manifest = opened(place)
-    found = Verified()
+    found = Verified(notes=_losses(manifest))
     _files(place, manifest, found)
     if source is not None:
         found.behind = 0
-        if source.cluster_id() != manifest.cluster:
+        if manifest.cluster is None:
+            source = None  # of imports alone
+        elif source.cluster_id() != manifest.cluster:
             found.differences.append(
                 f"the archive is of the cluster {manifest.cluster} and the broker of {source.cluster_id()}"
             )
@@ -77,10 +79,32 @@ def verify(place: Place, source: ArchiveSource | None = None) -> Verified:
                 its_source = None
         for partition in entry.partitions:
             _Line(place, manifest, (topic, partition), found).look(its_source)
+        if its_source is not None:
+            _new_partitions(its_source, topic, entry, found)
     for imported in manifest.imports:
         _Line(place, manifest, imported, found).look(None)
     found.seconds = time.monotonic() - began
     return found
+
+
+def _new_partitions(source: ArchiveSource, topic: str, entry: TopicEntry, found: Verified) -> None:
+    """Partitions that the topic got since the last run are not archived yet."""
+    for partition in range(len(entry.partitions), source.partitions(topic)):
+        low, end = source.bounds((topic, partition))
+        found.behind = (found.behind or 0) + end - low
+        found.notes.append(f"{topic}/{partition} was added since the last run, and is not archived yet")
+
+
+def _losses(manifest: Manifest) -> list[str]:
+    """What the archive says it has not, although it was recorded."""
+    return [
+        f"{gap.topic}/{gap.partition} lacks the offsets {gap.start:,} to {gap.end - 1:,}, which the "
+        f"topic had lost before; accepted at {gap.accepted_at}"
+        for gap in manifest.gaps
+    ] + [
+        f"'{each.topic}' lacks {each.records:,} records of before {each.before}, forgotten at {each.at}"
+        for each in manifest.forgotten
+    ]
 
 
 def _files(place: Place, manifest: Manifest, found: Verified) -> None:
@@ -97,7 +121,8 @@ def _files(place: Place, manifest: Manifest, found: Verified) -> None:
         )
     for path in sorted(sizes.keys() - expected - on_their_way):
         found.differences.append(
-            f"{path}: is there and the manifest does not name it; the next run deletes it"
+            f"{path}: is there and the manifest does not name it; is the manifest an older one, as from a "
+            "backup? else move the file away"
         )
     for file in manifest.files:
         found.files += 1

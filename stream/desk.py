@@ -19,7 +19,7 @@ from features.fast import Told
 from features.history import Row, RowVersionError
 from features.plan import Plan
 from features.remembered import told
-from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions
+from features.revisions import MOST_REVISIONS, Arrival, Revision, Revisions, ids_of
 from models.decision import (
     Source,
     decision_id,
@@ -70,6 +70,7 @@ KINDS: Final = ("approximate", "guest", "late", "revised", "revised_folded", "te
 """What an order may be besides decided, remembered or rejected (docs/history.md); counted as `orders_<kind>`.
 """
 
+_ENTITIES: Final = ("customer",)
 _RECENT: Final = 1_000
 _WHOLE_DECISIONS: Final = 8
 """Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
@@ -189,17 +190,18 @@ class _Batch:
         self, at: tuple[int, bytes], revisions: Revisions, order: Order | Told, content: bytes
     ) -> Arrival:
         """Note a revision that was not seen before, and take out of history what it replaces."""
-        arrival = revisions.arrive(order, content)
+        arrival = revisions.arrive(order, content, ids_of(order, _ENTITIES))
         self.touch(at, revisions)
-        held, partition = arrival.forgotten, at[0]
-        if held is not None:
-            row = self.row(partition, held.customer_id)
-            if row.forget(order.order_id, held.placed_at):
-                self._changed_rows[partition, held.customer_id] = row
+        forgotten, partition = arrival.forgotten, at[0]
+        if forgotten is not None:
+            ((_, customer_id),) = forgotten.ids
+            row = self.row(partition, customer_id)
+            if row.forget(order.order_id, forgotten.placed_at):
+                self._changed_rows[partition, customer_id] = row
                 self.effects.counts["orders_revised"] += 1
             else:
                 self.effects.counts["orders_revised_folded"] += 1
-        elif arrival.is_remembered and self._is_gone(partition, revisions.last_at, self._horizons.orders):
+        elif arrival.held is not None and self._is_gone(partition, revisions.last_at, self._horizons.orders):
             # too old to be known for a resend: should it be one, it takes its own place in history
             row = self.row(partition, order.key)
             if row.forget(order.order_id, order.placed_at):
@@ -462,7 +464,7 @@ class ScoringDesk:
                 vector=vector,
                 supersedes=None if superseded is None else UUID(bytes=superseded.decision_id),
             )
-        if arrival is not None and arrival.is_remembered:
+        if arrival is not None and arrival.held is not None:
             batch.remember(record.partition, order, said)  # after compute: never part of its own past
         batch.accept(record.partition, order)  # last: it is decided with what was known before it
         return pending

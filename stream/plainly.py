@@ -45,6 +45,8 @@ def said_plainly(command: Callable[..., None]) -> Callable[..., None]:
             write_no_more()
             raise typer.Exit(0) from None
         except OSError as error:
+            if isinstance(error, _refusals()):
+                refuse(error)
             if error.filename is None and error.errno not in {errno.ENOSPC, errno.EIO}:
                 raise  # not of a file that somebody named
             where = f"'{error.filename}'"

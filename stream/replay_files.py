@@ -218,9 +218,15 @@ def _written(to: Path | BinaryIO, sheet: Sheet) -> Iterator[_Out]:
         to.flush()
         return
     form = format_of(to)
-    unfinished = tempfile.NamedTemporaryFile(  # noqa: SIM115 - renamed, or removed, below
-        prefix=f".{to.name}.", suffix=".unfinished", dir=to.parent, delete=False
-    )
+    if to.exists() and not to.is_file():  # a folder, a pipe, a device: what is renamed would take its place
+        raise ReplayError(f"'{to}' is there and no file; name another, or give - for a pipe")
+    try:
+        unfinished = tempfile.NamedTemporaryFile(  # noqa: SIM115 - renamed, or removed, below
+            prefix=f".{to.name}.", suffix=".unfinished", dir=to.parent, delete=False
+        )
+    except OSError as error:
+        error.filename = str(to)  # the name that was given
+        raise
     try:
         with unfinished as file:
             out = _Table(file, sheet) if form == "parquet" else _Lines(file, sheet)
@@ -237,8 +243,10 @@ def _written(to: Path | BinaryIO, sheet: Sheet) -> Iterator[_Out]:
         os.umask(umask)
         Path(unfinished.name).chmod(0o666 & ~umask)  # as any file that is made, and not as a secret
         Path(unfinished.name).replace(to)
-    except BaseException:
+    except BaseException as error:
         Path(unfinished.name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(to)  # a write that finds no room does not say where
         raise
 
 

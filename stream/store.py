@@ -34,7 +34,7 @@ from rocksdict import (
 )
 
 from features.history import last_event_at
-from features.revisions import last_placed_at
+from features.revisions import glimpse
 from stream.keeping import ORDER, ROW
 from stream.ports import LocalPosition, Refused
 
@@ -391,7 +391,7 @@ def _last_at(key: bytes, value: bytes) -> int | None:
     try:
         if key[:1] == ROW:
             return last_event_at(value)
-        return last_placed_at(value) if key[:1] == ORDER else None
+        return glimpse(value).last_at if key[:1] == ORDER else None
     except (ValueError, IndexError, struct.error):
         # unreadable bytes are found out by whoever needs what is in them
         return None

@@ -86,6 +86,8 @@ def mount(
         from stream.verify import verify as verified  # noqa: PLC0415
 
         window = Window(milliseconds(since, "--from"), milliseconds(until, "--to"))
+        if None not in window and window.since >= window.until:  # type: ignore[operator]
+            raise typer.BadParameter("nothing lies between --from and --to", param_hint="--to")
         began = time.monotonic()
         with progress("deciding again") as told:
             found = verified(

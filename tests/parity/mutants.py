@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         "a statement sent twice counts twice",
         "history.py",
-        (("if where < len(statements) and statements[where] == statement:", "if False:"),),
+        (("is_known = where < len(statements) and statements[where] == statement", "is_known = False"),),
         SENT_TWICE,
     ),
     Mutant(
@@ -344,16 +344,13 @@ MUTANTS = (
     Mutant(
         "a test order is remembered",
         "revisions.py",
-        (("if order.customer_id is not None and not order.test:", "if order.customer_id is not None:"),),
+        (("if order.test or not ids:", "if not ids:"),),
         DESK,
     ),
     Mutant(
         "a guest leaves a history",
         "revisions.py",
-        (
-            ("if order.customer_id is not None and not order.test:", "if not order.test:"),
-            ("Held(order.customer_id,", "Held(order.key,"),
-        ),
+        (("(named := ENTITIES[each](order)) is not None", "(named := ENTITIES[each](order) or order.key)"),),
         GUESTS,
     ),
 )  # fmt: skip

@@ -425,6 +425,48 @@ def test_two_refunds_of_an_order_are_one_order_and_both_amounts() -> None:
     )
 
 
+def test_two_statements_of_one_fraud_are_one_loss_and_the_last_says_how_large() -> None:
+    row = Row(9)
+    row.learn(a_fact(known=4, amount=30))
+    row.learn(a_fact(known=2, amount=20))
+
+    assert row.as_of(NOON - hours(3)).known_amounts("fraud", EVER) == [(30, EUR)]
+    assert row.as_of(NOON).known_amounts("fraud", EVER) == [(20, EUR)]
+    assert row.as_of(NOON).known_at("fraud") == (
+        microseconds(NOON - hours(4)),
+        microseconds(NOON - hours(2)),
+    )
+
+
+def test_what_became_of_one_order_is_forgotten_and_of_the_others_it_is_not() -> None:
+    row, without = Row(9), Row(9)
+    row.learn(a_fact("o1"))
+    row.learn(a_fact("o1", "refunded", known=4))
+    for each in (row, without):
+        each.learn(a_fact("o2", known=2))
+
+    assert row.forget_facts("o1")
+    assert row == without
+    assert not row.forget_facts("o1")
+    assert not Row(9).forget_facts("o1")
+
+
+def test_one_fact_is_taken_out_again_and_one_that_is_not_held_changes_nothing() -> None:
+    row = Row(9)
+    row.learn(a_fact())
+    row.learn(a_fact(known=2))
+    history = row.as_of(NOON)
+
+    assert not row.unlearn(a_fact(known=3))
+    assert history.known("fraud", EVER) == 1
+    assert row.unlearn(a_fact(known=2))
+    with pytest.raises(StaleHistoryError):
+        history.known("fraud", EVER)
+    assert row.as_of(NOON).known_at("fraud") == (microseconds(NOON - hours(1)),) * 2
+    assert row.learn(a_fact(known=2))
+    assert not row.learn(a_fact(known=2))
+
+
 def test_beyond_the_limit_the_earliest_known_facts_are_dropped_and_counted() -> None:
     row = Row(2)
     for number in range(4):

@@ -4,23 +4,28 @@ tests/fixtures has bytes of each version as that version wrote them. They are ne
 changes gets a new version, and another file.
 """
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import numpy as np
 import pytest
 
+from features.events import OrderEvent, Outcome
 from features.facts import Fact
 from features.history import ROW_VERSION, History, Row
 from features.questions import Span
 from features.remembered import NUMBERS, VALUES, fingerprint
 from features.revisions import _VERSION as REVISIONS_VERSION
-from features.revisions import Held, Revisions
+from features.revisions import Held, Revisions, ids_of
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
+from models.flat import Engine
+from models.manifest import Manifest, nodes_of
 from models.policy import Action
-from models.registry import Manifest
+from models.registry import ARRAYS, GOLDEN, MANIFEST
 from stream.control import SCHEMA_VERSION, ControlRecord, ControlState
 from stream.ports import Record, Refused
 from stream.writer import Position, decode_position, encode_position
@@ -50,14 +55,38 @@ def a_row(*, learned: bool = True) -> Row:
 
 
 def revisions(version: int) -> Revisions:
-    """Two revisions of an order, the second decided, since version 2 while observing."""
+    """Two revisions of an order, the second decided, since version 2 while observing.
+
+    Since version 4 with its device, and what was said of it.
+    """
     known = Revisions()
-    known.arrive(an_order(), b"a" * 16)
-    seen = known.arrive(an_order(revision=1, placed_at=NOON + timedelta(microseconds=1)), b"b" * 16).seen
+    entities = ("customer",) if version < 4 else ("customer", "device")
+    order = an_order(device_id="d1")
+    known.arrive(order, b"a" * 16, ids_of(order, entities))
+    later = NOON + timedelta(microseconds=1)
+    revised = order.model_copy(update={"revision": 1, "placed_at": later})
+    seen = known.arrive(revised, b"b" * 16, ids_of(revised, entities)).seen
     known.decide(seen, b"i" * 16, observing=version >= 2)
     seen.decision = b'{"a":1}'
     if version < 3 and known.held is not None:
-        known.held = Held(known.held.customer_id, known.held.placed_at)
+        known.held = Held(known.held.ids, known.held.placed_at)
+    if version >= 4:
+        known.learn(
+            Outcome(
+                order_id="o1",
+                kind="chargeback",
+                is_fraud=True,
+                occurred_at=NOON,
+                known_at=later,
+                amount=900,
+                currency="EUR",
+                outcome_id="cb1",
+                supersedes="w1",
+            )
+        )
+        refunded = OrderEvent(order_id="o1", kind="refunded", occurred_at=NOON, known_at=NOON)
+        known.learn(refunded)
+        known.statements_dropped = 2
     return known
 
 
@@ -194,6 +223,22 @@ def test_a_manifest_of_version_1_is_read() -> None:
     manifest = Manifest.model_validate_json((FIXTURES / "manifest.v1.json").read_bytes())
 
     assert (manifest.format, manifest.name) == (1, "order_risk")
+
+
+@pytest.mark.parametrize("kind", ["logistic_regression", "random_forest"])
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_a_model_of_format_1_scores_as_it_did_to_the_last_bit(kind: str, engine: Engine) -> None:
+    (folder,) = (FIXTURES / "models.v1" / kind).iterdir()
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    then = json.loads((FIXTURES / "models.v1" / f"{kind}.json").read_bytes())
+
+    (node,) = nodes_of(manifest, (folder / ARRAYS).read_bytes(), (folder / GOLDEN).read_bytes())
+    node.golden.check(node.model, engine=engine)
+    walked = node.model.walk(np.array(then["rows"], dtype=np.float64), engine=engine)
+
+    assert [float(p).hex() for p in walked.p] == then["p"]
+    assert [[float(a).hex() for a in row] for row in walked.attributions] == then["attributions"]
+    assert walked.first.tolist() == then["first"]
 
 
 def test_a_position_of_a_newer_version_is_refused() -> None:

@@ -1,7 +1,9 @@
 """The recorded past, replayed from lists: what comes out, in which order, and what it knew."""
 
+import errno
 import io
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -407,3 +409,27 @@ def test_a_file_that_could_not_be_written_whole_is_as_it_was(tmp_path: Path) -> 
 def test_a_file_whose_name_says_no_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match=r"end it with \.jsonl or \.parquet"):
         replay_to(Records(Settings(), (ORDERS,)), opens(a_past()), tmp_path / "all.csv")
+
+
+def test_what_is_there_and_no_file_is_refused_by_its_name_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    read: list[Reading] = []
+
+    for name in ("folder.jsonl", "pipe.jsonl"):
+        with pytest.raises(ReplayError, match=f"{name}' is there and no file"):
+            replay_to(Records(Settings(), (ORDERS,)), opens(a_past()), tmp_path / name, told=read.append)
+
+    assert not read
+    assert {each.name for each in tmp_path.iterdir()} == {"folder.jsonl", "pipe.jsonl"}
+    assert (tmp_path / "pipe.jsonl").is_fifo()
+
+
+def test_a_disk_that_gets_full_is_said_with_the_file_that_was_named(tmp_path: Path) -> None:
+    def full(_: Reading) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*all\.jsonl'"):
+        replay_to(Records(Settings(), (ORDERS,)), opens(a_past()), tmp_path / "all.jsonl", told=full)
+    with pytest.raises(FileNotFoundError, match=r"nowhere/all\.jsonl'"):
+        replay_to(Records(Settings(), (ORDERS,)), opens(a_past()), tmp_path / "nowhere" / "all.jsonl")

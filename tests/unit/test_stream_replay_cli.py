@@ -49,6 +49,14 @@ def test_a_bound_that_nobody_can_mean_is_a_usage_error(options: tuple[str, ...],
     assert why in " ".join(result.stderr.split())
 
 
+def test_a_time_that_nothing_lies_in_is_a_usage_error_of_verify_too() -> None:
+    for until in ("2026-05-01", "2026-05-02"):
+        result = CliRunner().invoke(app, ["verify", "--from", "2026-05-02", "--to", until])
+
+        assert result.exit_code == 2
+        assert "nothing lies between --from and --to" in " ".join(result.stderr.split())
+
+
 def test_bounds_are_read_as_they_are_written(asked: list[Any], tmp_path: Path) -> None:
     result = replay(
         *("records", "--to", str(tmp_path / "a.jsonl"), "--processes", "2"),
