@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 from sklearn.utils import murmurhash3_32
 
@@ -225,7 +226,9 @@ def _look_up(
         encoded = encoder.fit_transform(block)
     else:
         encoder = TargetEncoder(
-            target_type="binary", smooth=step.smooth, cv=step.folds, random_state=step.random_state
+            target_type="binary",
+            smooth=step.smooth,
+            cv=StratifiedKFold(step.folds, shuffle=True, random_state=step.random_state),
         )
         encoded = encoder.fit_transform(block, labels)
     made = []
