@@ -56,7 +56,12 @@ class JobError(Refusal):
 class _Job:
     def __rshift__(self, then: "Job | Chain") -> "Chain":
         """This, then that."""
-        return Chain((self,)) >> then  # type: ignore[arg-type]
+        return self.alone >> then
+
+    @property
+    def alone(self) -> "Chain":
+        """This job and nothing after it."""
+        return Chain((self,))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,8 @@ class Past:
     silence: Silence = "unknown"
     place: str = ""
     processes: int = 1
+    caught_since: datetime | None = None
+    """From when on a fraud counts as catching its customer; None is from the beginning."""
 
     def digest(self) -> str:
         """What two pasts share only if they recorded the same, are read alike, and are cut off alike."""
@@ -219,13 +226,20 @@ class Past:
             self.place or settings.broker,
             sorted((*tp, *span) for tp, span in spans.items()),
             [settings.row_limit, settings.forget_after_days, settings.order_memory_days],
-            [settings.ahead_by_at_most_s, str(settings.mapping), self.as_of.isoformat()],
+            [settings.ahead_by_at_most_s, str(settings.mapping)],
+            [self.as_of.isoformat(), str(self.caught_since)],
         ]
         return _digest(told)
 
     def _chosen(self, span: Period | None) -> Chosen:
         since, until = (None, None) if span is None else (span.start, span.end)
-        return Chosen(Labelling(self.as_of, timedelta(0)), since=since, until=until, unlabelled=True)
+        return Chosen(
+            Labelling(self.as_of, timedelta(0)),
+            since=since,
+            until=until,
+            unlabelled=True,
+            caught_since=self.caught_since,
+        )
 
     def rows(self, features: Sequence[Feature], span: Period) -> TrainingRows:
         """The job that writes down all orders of the span with these features."""

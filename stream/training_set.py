@@ -24,8 +24,9 @@ import numpy as np
 
 from features.define import Feature, features_digest
 from features.events import Order, Outcome
+from features.facts import Statement, statement_of
 from models.examples import UNKNOWN, Examples
-from models.labels import Labelling, Statement
+from models.labels import Label, Labelling
 from stream.ports import Record
 from stream.recorded import Recorded
 from stream.replay import (
@@ -254,7 +255,7 @@ class TrainingRows:
         said = statements_in(recorded, spans, names.outcomes, part, tally)
         logged = logged_in(recorded, spans, names.decisions, part, with_features=self.from_decisions)
         caught: dict[str, datetime] = {}
-        label: Statement | None = None
+        label: Label | None = None
         share = chosen.keep_legitimate
         out = Counter[str]()
 
@@ -334,7 +335,7 @@ def statements_in(
             if isinstance(outcome, str):
                 tally.note(record, "bad_event", outcome)
             else:
-                said[outcome.order_id].append(Statement(outcome.known_at, outcome.is_fraud))
+                said[outcome.order_id].append(statement_of(outcome))
     return said
 
 
