@@ -623,8 +623,8 @@ def _features(found: Evaluated) -> str:
             )
     parts.append(
         "<p>Average precision lost: when a feature's values are dealt to other orders, on a sample, half "
-        "of it frauds. Path attributions are the steps of the score along the trees, or a linear model's terms; "
-        "they are no SHAP values.</p>"
+        "of it frauds. Path attributions are the steps of the score along the trees, or a linear model's "
+        "terms; they are no SHAP values.</p>"
     )
     rows = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
     rows += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001

@@ -14,19 +14,19 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
-from models.learn import Rows, learn, libraries, out_of_fold
-from models.manifest import Manifest, arrays_of, golden_of, manifest_of, nodes_of
 
 from features.catalogue import CATALOGUE
 from features.define import Feature
 from models.errors import ModelDefinitionError, TrainingError
 from models.examples import UNKNOWN, Examples
 from models.labels import Labelling, Silence
+from models.learn import Rows, learn, libraries, out_of_fold
+from models.manifest import Manifest, arrays_of, golden_of, manifest_of, nodes_of
 from models.model import Model, Period
 from models.policy import Policy, suggest_policy
 from models.registry import Registry
@@ -37,6 +37,9 @@ from stream.replay import Opened
 from stream.replay_files import replay_to
 from stream.settings import Settings
 from stream.training_set import Chosen, TrainingRows, TrainingSet, kept_in_sample
+
+if TYPE_CHECKING:
+    from models.report import Evaluated
 
 __all__ = ["Chain", "Done", "Evaluate", "JobError", "Learn", "Past", "Plan", "Predict", "Register", "Scores"]
 
@@ -412,7 +415,7 @@ class Done:
     """The models that were learned, and not taken from before."""
     reused: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
-    reports: list[Path] = field(default_factory=list)
+    evaluations: list["Evaluated"] = field(default_factory=list)
 
 
 class _Run:
@@ -639,7 +642,53 @@ class _Run:
         return metrics, suggest_policy(p.tolist(), labels.tolist()), split
 
     def _evaluate(self, to: Path | None) -> None:
-        pass
+        """Measure what was predicted, on the orders that all predictions are about."""
+        from models.report import Scored, evaluated  # noqa: PLC0415 - only where something is measured
+        from stream.evaluating import written  # noqa: PLC0415
+
+        scores = self._done.scores
+        start = max(each.period.start for each in scores)
+        end = min(each.period.end for each in scores)
+        if start >= end:
+            raise JobError(
+                "the predicted periods have no order in common; predict the same period by each model"
+            )
+        common = Period(start, end)
+        # the latest to mature: a label is then evidence for all
+        slowest = max((each.model for each in scores), key=lambda model: model.labels_mature_after)
+        labelling = self._past.judged(slowest)
+        chosen = _within(self._examples, common)
+        examples = self._examples.where(chosen).labelled(labelling)
+        judged = []
+        for model in {each.model.name: each.model for each in scores}.values():
+            names = tuple(each.name for each in model.leaves)
+            judged.append(
+                Scored(
+                    model.name,
+                    self._score(model, examples),
+                    names,
+                    partial(self._score_rows, model, names),
+                    learned_from=str(model.trained_on),
+                )
+            )
+        title = f"Evaluation of {', '.join(each.name for each in judged)}"
+        found = evaluated(title, examples, judged, labelling)
+        self._done.evaluations.append(found)
+        if to is not None:
+            written(found, to)
+
+    def _score_rows(self, model: Model, names: tuple[str, ...], rows: Floats) -> Floats:
+        """Scores of rows of all features of the tree."""
+        columns = dict(zip(names, rows.T, strict=True))
+
+        def matrix(node: Model) -> Floats:
+            said = [
+                self._nodes[each.name].score(matrix(each)) if isinstance(each, Model) else columns[each.name]
+                for each in node.features
+            ]
+            return np.asarray(np.column_stack(said), dtype=np.float64)
+
+        return self._nodes[model.name].score(matrix(model))
 
     def _register(self, registry: Registry, *, promote: bool) -> None:
         for model in self._chain.models:

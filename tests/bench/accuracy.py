@@ -162,7 +162,8 @@ def learned(
     models_: Sequence[Model], period: Period, past: Past, folder: Path
 ) -> tuple[dict[str, Scores], int]:
     """Learn, register, load from the registry, and score a period; how many scores the chain had others."""
-    registry = Registry(str(folder / "models"))
+    asked = {each.name: each for model in models_ for each in model.leaves}
+    registry = Registry(folder / "models", find_feature=asked.__getitem__)
     chain = Chain(tuple(Learn(each) for each in models_))
     for each in models_:
         chain = chain >> Predict(each, period)
@@ -174,7 +175,7 @@ def learned(
         model = scores.model
         scorer = registry.load(model.name, versions[model.name])
         vectors = scores.examples.only([each.name for each in model.leaves]).matrix
-        p = np.array([each.p_fraud for each in scorer.score(vectors)])  # type: ignore[arg-type]
+        p = np.array([each.p_fraud for each in scorer.score(vectors.tolist())])
         differ += int((p != scores.p).sum())
         found[model.name] = Scores(model, scores.period, scores.examples, p)
     return found, differ
