@@ -54,7 +54,7 @@ class Ranking:
     def of(cls, p: Floats, is_fraud: npt.NDArray[np.bool_]) -> "Ranking":
         """Sorted once; weights may then change."""
         order = np.argsort(-p, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
+        ends = np.flatnonzero(np.append(np.diff(p[order]) != 0, True)[: len(p)])
         return cls(order, ends, is_fraud[order])
 
     def sums(self, weights: Floats) -> tuple[Floats, Floats]:
