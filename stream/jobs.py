@@ -730,8 +730,8 @@ def _write_node(folder: Path, model: Model, node: Node) -> None:
     unfinished.mkdir(parents=True, exist_ok=True)
     manifest = manifest_of(alone, {})
     (unfinished / _KEPT_MANIFEST).write_text(manifest.model_dump_json())
-    (unfinished / _KEPT_ARRAYS).write_bytes(arrays_of(alone))
-    (unfinished / _KEPT_GOLDEN).write_bytes(golden_of(alone))
+    (unfinished / _KEPT_ARRAYS).write_bytes(arrays_of(alone.nodes))
+    (unfinished / _KEPT_GOLDEN).write_bytes(golden_of(alone.nodes))
     unfinished.replace(folder)
 
 
