@@ -321,17 +321,14 @@ class Merge:
                     if other.missed_since is None and other.next < key and other.is_behind(now):
                         other.missed_since = now
                 return True
-            heapq.heappop(heads)
-            bound = heads[0][0] if heads else None
-            if least is not None and (bound is None or least < bound):
-                bound = least
-            while each.held and (bound is None or each.next < bound):
-                if not left.has_room_for(each.held[0]):
-                    return False
-                self._taken.append((each, each.pop()))
+            if not left.has_room_for(each.held[0]):
+                return False
+            self._taken.append((each, each.pop()))
             if each.held:
-                heapq.heappush(heads, (each.next, each))
-            elif self._hinders(each, now):
+                heapq.heapreplace(heads, (each.next, each))
+                continue
+            heapq.heappop(heads)
+            if self._hinders(each, now):
                 hindered.append(each)
                 least = each.next if least is None else min(least, each.next)
         return True
