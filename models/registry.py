@@ -17,26 +17,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import ValidationError
 
 from features.catalogue import by_name, unserved
 from features.define import Feature, features_digest
-from models.decision import Reason
 from models.errors import MalformedModelError, RegistryError
-from models.flat import PREDICTORS, Engine, FlatModel, Predictor
-from models.impute import Imputer
-from models.policy import Policy
-from models.reasons import reasons_for
+from models.flat import Engine
+from models.manifest import FileSeal, Manifest, arrays_of, golden_of, manifest_of, nodes_of
 from models.score import PREFIX, ScoreOf
 from models.scorer import Scorer
 from models.shelf import Content, Folder, Shelf, TooLargeError
-from models.trained import GoldenRows, Trained
+from models.trained import Trained, check_tree
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.hmac"
@@ -48,7 +41,6 @@ CHAMPION: Final = "champion"
 
 _ALIAS_LIMIT: Final = 1024
 _MANIFEST_LIMIT: Final = 4 * 1024 * 1024
-_FILE_LIMIT: Final = 1024 * 1024 * 1024
 _BEFORE_IT: Final = 40
 _LONGEST_SHOWN: Final = 120
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -75,57 +67,6 @@ def named(model: str) -> tuple[str, str | None]:
 
 _Reader = Callable[[str, int], bytes]
 """The content of a version's file by its name, if it has at most so many bytes; raises OSError."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FileSeal(_Part):
-    """What a file of the model must be, to the byte."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, le=_FILE_LIMIT)
-
-
-class FeatureEntry(_Part):
-    """A feature the model was trained on: its name, its reason's code and text, its whole declaration."""
-
-    name: str
-    code: str
-    text: str
-    unit: str
-    missing: str
-    declaration: str
-
-
-class ImputerEntry(_Part):
-    """The training medians by feature, which features carry a missing flag, which were always missing."""
-
-    medians: dict[str, float]
-    flagged: tuple[str, ...]
-    all_missing: tuple[str, ...]
-
-
-class Manifest(_Part):
-    """Everything about a published model but its numbers; its sha256 is the model's digest."""
-
-    format: Literal[1] = 1
-    name: str
-    version: str
-    predictor: Literal["logistic_regression", "random_forest"]
-    features: tuple[FeatureEntry, ...]
-    features_digest: str
-    imputer: ImputerEntry
-    settings: dict[str, str | int | float]
-    libraries: dict[str, str]
-    trained_at: str
-    trained_on: dict[str, str | int]
-    split: str
-    metrics: dict[str, float | int | None]
-    suggested_policy: Policy
-    parents: tuple[str, ...] = ()
-    files: dict[str, FileSeal]
 
 
 Signature = Literal["right", "wrong", "absent", "unchecked"]
@@ -396,34 +337,10 @@ class Registry:
         return lambda file, limit: self._shelf.read(f"{folder}/{file}", limit=limit)
 
     def _files(self, trained: Trained) -> dict[str, bytes]:
-        predictor, golden = trained.model.predictor, trained.golden
-        content = {
-            ARRAYS: _saved(predictor),
-            GOLDEN: _saved(golden),
-        }
-        imputer = trained.model.imputer
-        manifest = Manifest(
-            name=trained.name,
-            version=trained.version,
-            predictor=predictor.kind,
-            features=tuple(map(_entry, trained.features, reasons_for(trained.features))),
-            features_digest=features_digest(trained.features),
-            imputer=ImputerEntry(
-                medians=dict(zip(imputer.names, imputer.medians, strict=True)),
-                flagged=imputer.flagged,
-                all_missing=imputer.all_missing,
-            ),
-            settings=dict(trained.settings),
-            libraries=dict(trained.libraries),
-            trained_at=trained.trained_at,
-            trained_on=dict(trained.trained_on),
-            split=trained.split,
-            metrics=dict(trained.metrics),
-            suggested_policy=trained.suggested_policy,
-            parents=tuple(trained.parents),
-            files={
-                n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()
-            },
+        content = {ARRAYS: arrays_of(trained.nodes), GOLDEN: golden_of(trained.nodes)}
+        manifest = manifest_of(
+            trained,
+            {n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()},
         )
         content[MANIFEST] = (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
         if self._key is not None:
@@ -448,9 +365,10 @@ class Registry:
         content = _sealed(read, manifest, said)
         features = self._features(manifest, said)
         try:
-            model = _model(manifest, content[ARRAYS])
-            golden = GoldenRows(**_tensors(content[GOLDEN], set(GoldenRows.__dataclass_fields__)))
-            golden.check(model, engine=engine)
+            nodes = nodes_of(manifest, content[ARRAYS], content[GOLDEN])
+            check_tree([each.name for each in features], nodes)
+            for node in nodes:
+                node.golden.check(node.model, engine=engine)
         except MalformedModelError as wrong:
             message = f"{said} is refused: {wrong}"
             raise MalformedModelError(message) from wrong
@@ -459,8 +377,8 @@ class Registry:
             version=version,
             digest=digest,
             features=features,
-            model=model,
-            reasons=[Reason(code=e.code, text=e.text, feature=e.name) for e in manifest.features],
+            nodes=nodes,
+            reasons=manifest.reasons,
             suggested_policy=manifest.suggested_policy,
             engine=engine,
         )
@@ -531,17 +449,6 @@ def _sealed(read: _Reader, manifest: Manifest, said: str) -> dict[str, bytes]:
     return content
 
 
-def _entry(feature: Feature, reason: Reason) -> FeatureEntry:
-    return FeatureEntry(
-        name=feature.name,
-        code=reason.code,
-        text=reason.text,
-        unit=feature.unit,
-        missing=feature.missing,
-        declaration=feature.declaration,
-    )
-
-
 def _difference(then: str, now: str) -> tuple[str, str]:
     """Where two declarations first differ, short enough for one line: a function's is its whole source."""
     for one, other in zip_longest(then.splitlines(), now.splitlines(), fillvalue=""):
@@ -557,44 +464,8 @@ def _cut(line: str, begin: int) -> str:
     return f"'{'…' if begin else ''}{cut}{'…' if begin + _LONGEST_SHOWN < len(line) else ''}'"
 
 
-def _model(manifest: Manifest, arrays: bytes) -> FlatModel:
-    imputer = Imputer(
-        names=tuple(manifest.imputer.medians),
-        medians=tuple(manifest.imputer.medians.values()),
-        flagged=manifest.imputer.flagged,
-        all_missing=manifest.imputer.all_missing,
-    )
-    if imputer.names != tuple(feature.name for feature in manifest.features):
-        message = "the imputer's medians do not follow the features"
-        raise MalformedModelError(message)
-    predictor = PREDICTORS[manifest.predictor]
-    return FlatModel(imputer, predictor(**_tensors(arrays, set(predictor.__dataclass_fields__))))
-
-
 def _signed(key: bytes, content: bytes) -> bytes:
     return hmac.new(key, content, "sha256").hexdigest().encode()
-
-
-def _saved(arrays: Predictor | GoldenRows) -> bytes:
-    # safetensors writes a strided array's memory as it lies there, which is another array
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(getattr(arrays, name)) for name in arrays.__dataclass_fields__}
-    )
-
-
-def _tensors(content: bytes, expected: set[str]) -> Mapping[str, npt.NDArray[Any]]:
-    # safetensors holds offsets, shapes and types against the length of the file before anything is made
-    try:
-        arrays = safetensors.numpy.load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as wrong:
-        message = (
-            f"its arrays cannot be read ({type(wrong).__name__}); publish the model again from its training"
-        )
-        raise MalformedModelError(message) from wrong
-    if set(arrays) != expected:
-        message = f"expected the arrays {sorted(expected)}; got {sorted(arrays)}"
-        raise MalformedModelError(message)
-    return arrays
 
 
 def _within(files: Content) -> _Reader:

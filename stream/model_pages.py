@@ -7,7 +7,8 @@ that text too, so none of it is an order to a terminal or to Markdown.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from models.registry import Entry, FeatureEntry, Manifest
+from models.manifest import FeatureEntry, Manifest
+from models.registry import Entry
 from stream.plainly import plain
 
 __all__ = ["Difference", "as_json", "card", "differences", "line", "page"]
@@ -194,13 +195,13 @@ def card(entry: Entry, digest: str) -> Iterator[str]:
     if "row_limit" in manifest.settings:
         row_limit = _marked(manifest.settings["row_limit"])
         yield f"- It learned from histories of at most {row_limit} orders; a worker must keep as many."
-    if always := manifest.imputer.all_missing:
+    if always := manifest.all_missing:
         yield f"- Always unknown in training, so without influence: {', '.join(map(_marked, always))}."
     yield from ("", "## Features", "")
     yield from _table(
         ("feature", "unit", "missing", "flag when missing"),
         [
-            (each.name, each.unit, each.missing, "yes" if each.name in manifest.imputer.flagged else "no")
+            (each.name, each.unit, each.missing, "yes" if each.name in manifest.flagged else "no")
             for each in manifest.features
         ],
     )
