@@ -23,9 +23,10 @@ from models.errors import (
     RegistryError,
     TrainingError,
 )
+from models.manifest import Manifest
 from models.model import Model, Period
 from models.policy import Action, Policy, rounded, score_of, suggest_policy
-from models.registry import Manifest, Registry
+from models.registry import Registry
 from models.scorer import Scored, Scorer
 from models.trained import GoldenRows, Trained
 

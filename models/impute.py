@@ -1,6 +1,6 @@
-"""What stands in for a feature that is unknown: its median in training, and a flag saying so."""
+"""What stands in for a feature that is unknown: a number learned in training, and a flag saying so."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import MalformedModelError, TrainingError
+from models.flat_arrays import Matrix
 from models.parameters import check, claim, number
 
-Matrix = npt.NDArray[np.float64]
-NO_MEDIAN: Final = 0.0
+NOTHING_KNOWN: Final = 0.0
+"""What fills a feature that was always missing in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +57,27 @@ Filling = Median | Mean | MostFrequent | Constant
 
 @dataclass(frozen=True, slots=True)
 class Imputer:
-    """The training medians of a model's features, and which features carry a missing flag.
+    """What fills each feature of a model, and which features carry a missing flag.
 
-    A predictor sees the features first, in their order, then one column (1.0 or 0.0) for each flagged
+    What follows sees the features first, in their order, then one column (1.0 or 0.0) for each flagged
     feature. A feature flagged was sometimes missing in training, so the predictor could learn what
-    being unknown means. A feature that was always missing has no median: it is named in `all_missing`,
-    its column holds 0.0 for every training order, and so it cannot move a score.
+    being unknown means. A feature that was always missing has nothing to learn from: it is named in
+    `all_missing`, its column is the same for every training order, and so it cannot move a score. A fill
+    that is NaN leaves the feature missing, for predictors that learn from missing values.
     """
 
     names: tuple[str, ...]
-    medians: tuple[float, ...]
+    fills: tuple[float, ...]
     flagged: tuple[str, ...]
     all_missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse medians that do not belong to the features."""
+        """Refuse fills that do not belong to the features."""
         if not self.names or len(set(self.names)) != len(self.names):
             message = f"an imputer needs at least one feature and each once; got {self.names}"
             raise MalformedModelError(message)
-        if len(self.medians) != len(self.names) or not np.isfinite(self.medians).all():
-            message = f"expected {len(self.names)} finite medians, one a feature; got {self.medians}"
+        if len(self.fills) != len(self.names) or np.isinf(self.fills).any():
+            message = f"expected {len(self.names)} fills without infinity, one a feature; got {self.fills}"
             raise MalformedModelError(message)
         strangers = [n for n in (*self.flagged, *self.all_missing) if n not in self.names]
         if strangers or len(set(self.flagged)) != len(self.flagged):
@@ -86,7 +88,7 @@ class Imputer:
 
     @property
     def columns(self) -> int:
-        """How many columns the predictor sees: features and flags."""
+        """How many columns it gives: features and flags."""
         return len(self.names) + len(self.flagged)
 
     @property
@@ -101,18 +103,24 @@ class Imputer:
         return (*range(len(self.names)), *(self.names.index(name) for name in self.flagged))
 
     def fill(self, matrix: Matrix) -> Matrix:
-        """The matrix a predictor sees: medians where a value is NaN, then the flags."""
+        """The features filled, then the flags."""
         missing = np.isnan(matrix)
         flags = [missing[:, self.names.index(name)] for name in self.flagged]
-        filled = np.where(missing, np.asarray(self.medians), matrix)
+        filled = np.where(missing, np.asarray(self.fills), matrix)
         return np.column_stack([filled, *flags]).astype(np.float64)
 
 
-def fit_imputer(matrix: Matrix, names: Sequence[str]) -> Imputer:
-    """The medians of the known values of each feature of the training orders.
+def fit_imputer(
+    matrix: Matrix,
+    names: Sequence[str],
+    filling: Filling | None = Median(flag_missing=True),
+    *,
+    categorical: Collection[str] = (),
+) -> Imputer:
+    """What the known values of the training orders say of each feature; None fills nothing.
 
     >>> fit_imputer(np.array([[1.0, np.nan], [3.0, 5.0], [8.0, np.nan]]), ["amount", "days_since_last_order"])
-    Imputer(names=('amount', 'days_since_last_order'), medians=(3.0, 5.0), flagged=('days_since_last_order',), all_missing=())
+    Imputer(names=('amount', 'days_since_last_order'), fills=(3.0, 5.0), flagged=('days_since_last_order',), all_missing=())
     """  # noqa: E501 - a doctest's answer is one line
     infinite = [name for name, column in zip(names, matrix.T, strict=True) if np.isinf(column).any()]
     if infinite:
@@ -120,12 +128,30 @@ def fit_imputer(matrix: Matrix, names: Sequence[str]) -> Imputer:
             f"features {infinite} gave an infinite value on a training order; a feature is finite or None"
         )
         raise TrainingError(message)
-    medians, flagged, all_missing = [], [], []
+    fills, flagged, all_missing = [], [], []
     for name, column in zip(names, matrix.T, strict=True):
         known = column[~np.isnan(column)]
         if not len(known):
             all_missing.append(name)
-        elif len(known) < len(column):
+        elif len(known) < len(column) and filling is not None and filling.flag_missing:
             flagged.append(name)
-        medians.append(float(np.median(known)) if len(known) else NO_MEDIAN)
-    return Imputer(tuple(names), tuple(medians), tuple(flagged), tuple(all_missing))
+        fills.append(_filled(known, MostFrequent() if filling and name in categorical else filling))
+    return Imputer(tuple(names), tuple(fills), tuple(flagged), tuple(all_missing))
+
+
+def _filled(known: npt.NDArray[np.float64], filling: Filling | None) -> float:
+    match filling:
+        case None:
+            return float("nan")
+        case Constant():
+            return float(filling.value)
+    if not len(known):
+        return NOTHING_KNOWN
+    match filling:
+        case Median():
+            return float(np.median(known))
+        case Mean():
+            return float(np.mean(known))
+        case MostFrequent():
+            values, counts = np.unique(known, return_counts=True)
+            return float(values[np.argmax(counts)])

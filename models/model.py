@@ -31,7 +31,7 @@ from features.catalogue import is_declared, unserved
 from features.define import GRAMMAR, Feature, days
 from models.errors import ModelDefinitionError
 from models.impute import Filling, Median
-from models.parameters import described
+from models.parameters import told
 from models.predictors import Calibration, Predictor
 from models.preprocess import Condenser, Encoder, Hashing, OneHot, Preprocessor, Scaler
 from models.score import ScoreOf
@@ -228,10 +228,11 @@ class Model:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides its training but the orders: equal means described alike."""
-        return sha256(json.dumps(self._described, sort_keys=True, default=str).encode()).hexdigest()
+        return sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()
 
     @cached_property
-    def _described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
+        """Everything that decides its training but the orders, as a manifest holds it."""
         return {
             "grammar": GRAMMAR,
             "name": self.name,
@@ -239,10 +240,10 @@ class Model:
                 {"model": each.digest} if isinstance(each, Model) else {"feature": each.declaration}
                 for each in self.features
             ],
-            "predictor": described(self.predictor),
-            "imputer": None if self.imputer is None else described(self.imputer),
-            "preprocessors": list(map(described, self.preprocessors)),
-            "calibration": None if self.calibration is None else described(self.calibration),
+            "predictor": told(self.predictor),
+            "imputer": None if self.imputer is None else told(self.imputer),
+            "preprocessors": list(map(told, self.preprocessors)),
+            "calibration": None if self.calibration is None else told(self.calibration),
             "trained_on": [self.trained_on.start.isoformat(), self.trained_on.end.isoformat()],
             "countries": None if self.countries is None else sorted(self.countries),
             "labels_mature_after": self.labels_mature_after.total_seconds(),

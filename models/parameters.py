@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from models.errors import ModelDefinitionError
 
-__all__ = ["check", "choice", "claim", "described", "number", "seed", "share_or_count", "whole"]
+__all__ = ["check", "choice", "claim", "number", "seed", "share_or_count", "told", "whole"]
 
 _RULE: Final = "rule"
 
@@ -102,8 +102,9 @@ def check(constructed: Any) -> None:
             raise ModelDefinitionError(message)
 
 
-def described(constructed: Any) -> dict[str, Any]:
-    """The constructor's name and all its parameters, for a digest or a manifest."""
+def told(constructed: Any) -> dict[str, Any]:
+    """The constructor's name and all its parameters, as JSON has them, for a digest or a manifest."""
+    parameters = {each.name: getattr(constructed, each.name) for each in fields(constructed)}
     return {"is": type(constructed).__name__} | {
-        each.name: getattr(constructed, each.name) for each in fields(constructed)
+        name: list(each) if isinstance(each, tuple) else each for name, each in parameters.items()
     }

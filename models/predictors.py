@@ -137,7 +137,6 @@ class GradientBoosting(_Described):
     learning_rate: float = number(0.1, above=0)
     n_estimators: int = whole(100, least=1)
     subsample: float = number(1.0, above=0, most=1)
-    criterion: str = choice("friedman_mse", "squared_error")
     min_samples_split: float = share_or_count(2)
     min_samples_leaf: float = share_or_count(1)
     min_weight_fraction_leaf: float = number(0.0, least=0, most=0.5)

@@ -12,42 +12,41 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import ValidationError
 
 from features.catalogue import by_name, unserved
 from features.define import Feature, features_digest
-from models.decision import Reason
 from models.errors import MalformedModelError, RegistryError
-from models.flat import PREDICTORS, Engine, FlatModel, Predictor
-from models.impute import Imputer
-from models.policy import Policy
-from models.reasons import reasons_for
+from models.flat import Engine
+from models.manifest import FileSeal, Manifest, arrays_of, golden_of, manifest_of, nodes_of
 from models.score import PREFIX, ScoreOf
 from models.scorer import Scorer
 from models.shelf import Content, Folder, Shelf, TooLargeError
-from models.trained import GoldenRows, Trained
+from models.trained import Trained, check_tree
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.hmac"
 ARRAYS: Final = "arrays.safetensors"
 GOLDEN: Final = "golden.safetensors"
+SEALED: Final = frozenset({ARRAYS, GOLDEN})
+"""The files of a version that its manifest names, with their sha256."""
 CHAMPION: Final = "champion"
 
 _ALIAS_LIMIT: Final = 1024
 _MANIFEST_LIMIT: Final = 4 * 1024 * 1024
-_FILE_LIMIT: Final = 1024 * 1024 * 1024
 _BEFORE_IT: Final = 40
 _LONGEST_SHOWN: Final = 120
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LEFT: Final = re.compile(
+    r"[a-z][a-z0-9_]{0,63}/(\.(champion|[0-9.a-f-]+)-\w+|[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8})"
+)
 _VERSION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8}")
 
 
@@ -66,55 +65,30 @@ def named(model: str) -> tuple[str, str | None]:
     return name, version or None
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_Reader = Callable[[str, int], bytes]
+"""The content of a version's file by its name, if it has at most so many bytes; raises OSError."""
 
 
-class FileSeal(_Part):
-    """What a file of the model must be, to the byte."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0, le=_FILE_LIMIT)
+Signature = Literal["right", "wrong", "absent", "unchecked"]
+"""Of a version: unchecked is one that is there while the registry has no key to check it with."""
 
 
-class FeatureEntry(_Part):
-    """A feature the model was trained on: its name, its reason's code and text, its whole declaration."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published version, as a list of them shows it: its manifest was read, its other files were not."""
 
-    name: str
-    code: str
-    text: str
-    unit: str
-    missing: str
-    declaration: str
-
-
-class ImputerEntry(_Part):
-    """The training medians by feature, which features carry a missing flag, which were always missing."""
-
-    medians: dict[str, float]
-    flagged: tuple[str, ...]
-    all_missing: tuple[str, ...]
-
-
-class Manifest(_Part):
-    """Everything about a published model but its numbers; its sha256 is the model's digest."""
-
-    format: Literal[1] = 1
     name: str
     version: str
-    predictor: Literal["logistic_regression", "random_forest"]
-    features: tuple[FeatureEntry, ...]
-    features_digest: str
-    imputer: ImputerEntry
-    settings: dict[str, str | int | float]
-    libraries: dict[str, str]
-    trained_at: str
-    trained_on: dict[str, str | int]
-    split: str
-    metrics: dict[str, float | int | None]
-    suggested_policy: Policy
-    parents: tuple[str, ...] = ()
-    files: dict[str, FileSeal]
+    manifest: Manifest | None
+    wrong: str
+    """Why there is no manifest; empty where there is."""
+    signature: Signature
+    is_champion: bool
+
+    @property
+    def said(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
 
 
 class Registry:
@@ -204,6 +178,10 @@ class Registry:
         """The manifest of a version, its signature checked if the registry has a key."""
         return self._manifest(self._reader(name, version), name, version)[0]
 
+    def digest(self, name: str, version: str) -> str:
+        """The sha256 of a version's manifest, which decisions name it by."""
+        return self._manifest(self._reader(name, version), name, version)[1]
+
     def list(self) -> tuple[tuple[str, str], ...]:
         """The name and version of everything published, by name and then by version."""
         return tuple(
@@ -216,6 +194,116 @@ class Registry:
                 and _VERSION.fullmatch(parts[1])
             )
         )
+
+    def entries(self, only: Collection[str] = ()) -> Iterator[Entry]:
+        """Everything published, or all versions of some names, in the order of `list`; none is loaded."""
+        versions = [each for each in self.list() if not only or each[0] in only]
+        champions = {name: self._champion_or_none(name) for name in {name for name, _ in versions}}
+        folders = [_folder(name, version) for name, version in versions]
+        manifests = self._shelf.read_all([f"{each}/{MANIFEST}" for each in folders], limit=_MANIFEST_LIMIT)
+        signatures = self._shelf.read_all([f"{each}/{SIGNATURE}" for each in folders], limit=_MANIFEST_LIMIT)
+        for (name, version), content, signature in zip(versions, manifests, signatures, strict=True):
+            manifest, wrong = None, ""
+            try:
+                if isinstance(content, OSError):
+                    raise _unread(content, MANIFEST, limit=_MANIFEST_LIMIT, said=f"{name}@{version}")
+                manifest = _parsed(content, name, version)
+            except RegistryError as error:
+                wrong = str(error)
+            yield Entry(
+                name=name,
+                version=version,
+                manifest=manifest,
+                wrong=wrong,
+                signature=self._signature(content, signature),
+                is_champion=champions[name] == version,
+            )
+
+    def _signature(self, manifest: bytes | OSError, signature: bytes | OSError) -> Signature:
+        if isinstance(signature, FileNotFoundError):
+            return "absent"
+        if self._key is None:
+            return "unchecked"
+        if isinstance(signature, OSError) or isinstance(manifest, OSError):
+            return "wrong"
+        is_right = hmac.compare_digest(signature, _signed(self._key, manifest))
+        return "right" if is_right else "wrong"
+
+    def entry(self, name: str, version: str) -> Entry:
+        """One version, as a list would show it. Raises RegistryError where it is not published."""
+        found = next((each for each in self.entries([name]) if each.version == version), None)
+        if found is None:
+            raise RegistryError(
+                f"{name}@{version} is not published in {self.address}; see what is: fraudstream models list"
+            )
+        return found
+
+    def strays(self) -> Mapping[str, Sequence[str]]:
+        """By published version, `name@version`, the files in its folder that its manifest does not name."""
+        found: dict[str, list[str]] = {}
+        published = set(self.list())
+        for file in sorted(self._shelf.files()):
+            name, version, *beside = file.split("/")
+            if (name, version) in published and beside and beside[0] not in {MANIFEST, SIGNATURE, *SEALED}:
+                found.setdefault(f"{name}@{version}", []).append("/".join(beside))
+        return found
+
+    def files(self, name: str, version: str) -> Content:
+        """Every byte of a version, checked: the manifest, the signature if it has one, and what is sealed."""
+        read, said = self._reader(name, version), f"{name}@{version}"
+        manifest, _ = self._manifest(read, name, version)
+        files = {MANIFEST: _read_file(read, MANIFEST, limit=_MANIFEST_LIMIT, said=said)}
+        with suppress(FileNotFoundError):
+            files[SIGNATURE] = read(SIGNATURE, _MANIFEST_LIMIT)
+        return files | _sealed(read, manifest, said)
+
+    def adopt(self, name: str, version: str, files: Content, *, sign: bool = False) -> bool:
+        """Publish a version whose files came from another registry; False where it was published before.
+
+        It is refused as on load, so with a key its signature must be right, unless `sign`: then it is signed
+        anew, whatever signature it had. Raises RegistryError.
+        """
+        said = f"{name}@{version}"
+        known = {MANIFEST, SIGNATURE, *SEALED}
+        if strange := sorted(set(files) - known):
+            raise RegistryError(f"{said} brings {strange[0]}, which is no file of a model; export it again")
+        if sign:
+            if self._key is None:
+                raise RegistryError("there is no key to sign with; set FRAUDSTREAM_SIGNING_KEY_FILE")
+            files = {**files, SIGNATURE: _signed(self._key, files.get(MANIFEST, b""))}
+        if self.has(name, version):
+            theirs = {file: content for file, content in files.items() if file != SIGNATURE}
+            ours = {file: content for file, content in self.files(name, version).items() if file != SIGNATURE}
+            if theirs != ours:
+                raise RegistryError(f"{said} is published with other content, and versions never change")
+            return False
+        self._publish(name, version, files)
+        return True
+
+    def remove(self, name: str, version: str) -> None:
+        """Delete a version for ever; the champion is refused."""
+        if self.champion(name) == version:
+            raise RegistryError(f"{name}@{version} is the champion; promote another before it is deleted")
+        self._shelf.remove(_folder(name, version), seal=MANIFEST)
+
+    def leftovers(self) -> tuple[str, ...]:
+        """What publications and deletions that were killed, or are under way, left; none is a version."""
+        published = {_folder(name, version) for name, version in self.list()}
+        found = {"/".join(file.split("/")[:2]) for file in self._shelf.files()}
+        return tuple(sorted(each for each in found - published if _LEFT.fullmatch(each)))
+
+    def sweep(self) -> tuple[str, ...]:
+        """Delete the leftovers and say which; only while nobody publishes."""
+        left = self.leftovers()
+        for each in left:
+            self._shelf.sweep(each)
+        return left
+
+    def _champion_or_none(self, name: str) -> str | None:
+        try:
+            return self.champion(name)
+        except RegistryError:  # a list is no place to stop for it: `verify` and a worker say it
+            return None
 
     def champion(self, name: str) -> str | None:
         """The version in service, or None if none was promoted."""
@@ -244,87 +332,43 @@ class Registry:
         self.load(name, version)
         self._shelf.put(f"{_folder(name)}/{CHAMPION}", f"{version}\n".encode())
 
-    def _reader(self, name: str, version: str) -> "_Reader":
+    def _reader(self, name: str, version: str) -> _Reader:
         folder = _folder(name, version)
         return lambda file, limit: self._shelf.read(f"{folder}/{file}", limit=limit)
 
     def _files(self, trained: Trained) -> dict[str, bytes]:
-        predictor, golden = trained.model.predictor, trained.golden
-        content = {
-            ARRAYS: _saved(predictor),
-            GOLDEN: _saved(golden),
-        }
-        imputer = trained.model.imputer
-        manifest = Manifest(
-            name=trained.name,
-            version=trained.version,
-            predictor=predictor.kind,
-            features=tuple(map(_entry, trained.features, reasons_for(trained.features))),
-            features_digest=features_digest(trained.features),
-            imputer=ImputerEntry(
-                medians=dict(zip(imputer.names, imputer.medians, strict=True)),
-                flagged=imputer.flagged,
-                all_missing=imputer.all_missing,
-            ),
-            settings=dict(trained.settings),
-            libraries=dict(trained.libraries),
-            trained_at=trained.trained_at,
-            trained_on=dict(trained.trained_on),
-            split=trained.split,
-            metrics=dict(trained.metrics),
-            suggested_policy=trained.suggested_policy,
-            parents=tuple(trained.parents),
-            files={
-                n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()
-            },
+        content = {ARRAYS: arrays_of(trained), GOLDEN: golden_of(trained)}
+        manifest = manifest_of(
+            trained,
+            {n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()},
         )
         content[MANIFEST] = (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
         if self._key is not None:
-            content[SIGNATURE] = _signature(self._key, content[MANIFEST])
+            content[SIGNATURE] = _signed(self._key, content[MANIFEST])
         return content
 
-    def _manifest(self, read: "_Reader", name: str, version: str) -> tuple[Manifest, str]:
+    def _manifest(self, read: _Reader, name: str, version: str) -> tuple[Manifest, str]:
         said = f"{name}@{version}"
         content = _read_file(read, MANIFEST, limit=_MANIFEST_LIMIT, said=said)
         if self._key is not None:
             signature = _read_file(read, SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
-            if not hmac.compare_digest(signature.strip(), _signature(self._key, content)):
+            if not hmac.compare_digest(signature, _signed(self._key, content)):
                 message = (
                     f"{said} is not signed with this registry's key; publish it again or give the right key"
                 )
                 raise RegistryError(message)
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as wrong:
-            first = wrong.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "the whole"
-            message = f"{said} has a manifest that this fraudstream cannot read, at {where}: {first['msg']}"
-            if where == "format":
-                message += "; run the version that published it, or a newer one (docs/upgrades.md)"
-            raise RegistryError(message) from None
-        if (manifest.name, manifest.version) != (name, version):
-            message = f"{said} holds the manifest of {manifest.name}@{manifest.version}; put the folder back"
-            raise RegistryError(message)
-        if set(manifest.files) != {ARRAYS, GOLDEN}:
-            message = f"{said} should seal the files {ARRAYS} and {GOLDEN}; it seals {sorted(manifest.files)}"
-            raise RegistryError(message)
-        return manifest, hashlib.sha256(content).hexdigest()
+        return _parsed(content, name, version), hashlib.sha256(content).hexdigest()
 
-    def _read(self, read: "_Reader", name: str, version: str, *, engine: Engine | None) -> Scorer:
+    def _read(self, read: _Reader, name: str, version: str, *, engine: Engine | None) -> Scorer:
         said = f"{name}@{version}"
         manifest, digest = self._manifest(read, name, version)
-        content = {}
-        for file, seal in manifest.files.items():
-            # these very bytes are parsed below: nobody can swap the file in between
-            content[file] = _read_file(read, file, limit=seal.size, said=said)
-            if len(content[file]) != seal.size or hashlib.sha256(content[file]).hexdigest() != seal.sha256:
-                message = f"{said}: {file} is not as published, its sha256 differs; restore it from a copy"
-                raise RegistryError(message)
+        content = _sealed(read, manifest, said)
         features = self._features(manifest, said)
         try:
-            model = _model(manifest, content[ARRAYS])
-            golden = GoldenRows(**_tensors(content[GOLDEN], set(GoldenRows.__dataclass_fields__)))
-            golden.check(model, engine=engine)
+            nodes = nodes_of(manifest, content[ARRAYS], content[GOLDEN])
+            check_tree([each.name for each in features], nodes)
+            for node in nodes:
+                node.golden.check(node.model, engine=engine)
         except MalformedModelError as wrong:
             message = f"{said} is refused: {wrong}"
             raise MalformedModelError(message) from wrong
@@ -333,8 +377,8 @@ class Registry:
             version=version,
             digest=digest,
             features=features,
-            model=model,
-            reasons=[Reason(code=e.code, text=e.text, feature=e.name) for e in manifest.features],
+            nodes=nodes,
+            reasons=manifest.reasons,
             suggested_policy=manifest.suggested_policy,
             engine=engine,
         )
@@ -374,15 +418,35 @@ class Registry:
         return None
 
 
-def _entry(feature: Feature, reason: Reason) -> FeatureEntry:
-    return FeatureEntry(
-        name=feature.name,
-        code=reason.code,
-        text=reason.text,
-        unit=feature.unit,
-        missing=feature.missing,
-        declaration=feature.declaration,
-    )
+def _parsed(content: bytes, name: str, version: str) -> Manifest:
+    said = f"{name}@{version}"
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        message = f"{said} has a manifest that this fraudstream cannot read, at {where}: {first['msg']}"
+        if where == "format":
+            message += "; run the version that published it, or a newer one (docs/upgrades.md)"
+        raise RegistryError(message) from None
+    if (manifest.name, manifest.version) != (name, version):
+        message = f"{said} holds the manifest of {manifest.name}@{manifest.version}; put the folder back"
+        raise RegistryError(message)
+    if set(manifest.files) != SEALED:
+        message = f"{said} should seal the files {sorted(SEALED)}; it seals {sorted(manifest.files)}"
+        raise RegistryError(message)
+    return manifest
+
+
+def _sealed(read: _Reader, manifest: Manifest, said: str) -> dict[str, bytes]:
+    content = {}
+    for file, seal in manifest.files.items():
+        # these very bytes are parsed afterwards: nobody can swap the file in between
+        content[file] = _read_file(read, file, limit=seal.size, said=said)
+        if len(content[file]) != seal.size or hashlib.sha256(content[file]).hexdigest() != seal.sha256:
+            message = f"{said}: {file} is not as published, its sha256 differs; restore it from a copy"
+            raise RegistryError(message)
+    return content
 
 
 def _difference(then: str, now: str) -> tuple[str, str]:
@@ -400,48 +464,8 @@ def _cut(line: str, begin: int) -> str:
     return f"'{'…' if begin else ''}{cut}{'…' if begin + _LONGEST_SHOWN < len(line) else ''}'"
 
 
-def _model(manifest: Manifest, arrays: bytes) -> FlatModel:
-    imputer = Imputer(
-        names=tuple(manifest.imputer.medians),
-        medians=tuple(manifest.imputer.medians.values()),
-        flagged=manifest.imputer.flagged,
-        all_missing=manifest.imputer.all_missing,
-    )
-    if imputer.names != tuple(feature.name for feature in manifest.features):
-        message = "the imputer's medians do not follow the features"
-        raise MalformedModelError(message)
-    predictor = PREDICTORS[manifest.predictor]
-    return FlatModel(imputer, predictor(**_tensors(arrays, set(predictor.__dataclass_fields__))))
-
-
-def _signature(key: bytes, content: bytes) -> bytes:
+def _signed(key: bytes, content: bytes) -> bytes:
     return hmac.new(key, content, "sha256").hexdigest().encode()
-
-
-def _saved(arrays: Predictor | GoldenRows) -> bytes:
-    # safetensors writes a strided array's memory as it lies there, which is another array
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(getattr(arrays, name)) for name in arrays.__dataclass_fields__}
-    )
-
-
-def _tensors(content: bytes, expected: set[str]) -> Mapping[str, npt.NDArray[Any]]:
-    # safetensors holds offsets, shapes and types against the length of the file before anything is made
-    try:
-        arrays = safetensors.numpy.load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as wrong:
-        message = (
-            f"its arrays cannot be read ({type(wrong).__name__}); publish the model again from its training"
-        )
-        raise MalformedModelError(message) from wrong
-    if set(arrays) != expected:
-        message = f"expected the arrays {sorted(expected)}; got {sorted(arrays)}"
-        raise MalformedModelError(message)
-    return arrays
-
-
-_Reader = Callable[[str, int], bytes]
-"""The content of a version's file by its name, if it has at most so many bytes; raises OSError."""
 
 
 def _within(files: Content) -> _Reader:
@@ -460,12 +484,16 @@ def _within(files: Content) -> _Reader:
 def _read_file(read: _Reader, file: str, *, limit: int, said: str) -> bytes:
     try:
         return read(file, limit)
-    except TooLargeError:
-        message = f"{said}: {file} is larger than the {limit} bytes it may have; restore it from a copy"
-        raise RegistryError(message) from None
     except OSError as wrong:
-        message = f"{said}: {file} cannot be read ({_why(wrong)}); is that version published here?"
-        raise RegistryError(message) from wrong
+        raise _unread(wrong, file, limit=limit, said=said) from wrong
+
+
+def _unread(wrong: OSError, file: str, *, limit: int, said: str) -> RegistryError:
+    if isinstance(wrong, TooLargeError):
+        return RegistryError(
+            f"{said}: {file} is larger than the {limit} bytes it may have; restore it from a copy"
+        )
+    return RegistryError(f"{said}: {file} cannot be read ({_why(wrong)}); is that version published here?")
 
 
 def _why(wrong: OSError) -> str:

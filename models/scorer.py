@@ -1,15 +1,18 @@
 """A model in service: vectors in, rounded probabilities and first reasons out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from features.define import Feature
 from models.decision import ModelRef, Reason
-from models.flat import Engine, FlatModel, default_engine
+from models.errors import MalformedModelError
+from models.flat import Engine, FlatModel, Walked, default_engine
+from models.flat_arrays import Matrix
 from models.policy import Policy, rounded
 from models.reasons import reasons_for, with_unknown
+from models.trained import Node, check_tree, scores_of
 
 Vector = Sequence[float | None]
 
@@ -20,16 +23,20 @@ class Scored(NamedTuple):
     """What a model says of one order.
 
     `imputed` names the features that were unknown, in the model's order; `reasons` are at most five, the
-    strongest first.
+    strongest first. `submodels` are the probabilities of the models it asks, in the order of `Scorer.nodes`.
     """
 
     p_fraud: float
     imputed: tuple[str, ...]
     reasons: tuple[Reason, ...]
+    submodels: tuple[float, ...] = ()
 
 
 class Scorer:
-    """One version of a model, in memory and checked, ready to score."""
+    """One version of a model, in memory and checked, ready to score.
+
+    `features` are all that its tree asks, each computed once; `nodes` are its submodels and itself, the last.
+    """
 
     def __init__(
         self,
@@ -38,37 +45,49 @@ class Scorer:
         version: str,
         digest: str,
         features: Sequence[Feature],
-        model: FlatModel,
-        reasons: Sequence[Reason] | None = None,
+        nodes: Sequence[Node],
+        reasons: Mapping[str, Reason] | None = None,
         suggested_policy: Policy | None = None,
         engine: Engine | None = None,
     ) -> None:
-        """A scorer of `model`.
+        """A scorer of `nodes`.
 
         `reasons` has one for each feature, as published; else they are made from the features. `engine`
-        is numba where it can be imported.
+        is numba where it can be imported. Raises MalformedModelError for nodes that are no tree.
         """
         self.name = name
         self.version = version
         self.digest = digest
         self.features = tuple(features)
         self.ref = ModelRef(name=name, version=version, digest=digest)
-        self.model = model
+        self.nodes = tuple(nodes)
         self.suggested_policy = suggested_policy
         self.engine: Engine = engine or default_engine()
         self._names = tuple(feature.name for feature in self.features)
-        if self._names != model.imputer.names:
-            message = f"{name}@{version} was made for features {model.imputer.names}; got {self._names}"
-            raise ValueError(message)
-        self._reasons = with_unknown(reasons_for(self.features) if reasons is None else reasons)
+        check_tree(self._names, self.nodes)
+        unasked = set(self._names).difference(*(node.inputs for node in self.nodes))
+        if unasked:
+            message = f"{name}@{version} never asks for its features {sorted(unasked)}"
+            raise MalformedModelError(message)
+        told = dict(zip(self._names, reasons_for(self.features), strict=True)) if reasons is None else reasons
+        told = {node.name: node.reason for node in self.nodes} | dict(told)
+        self._reasons = with_unknown([told[each] for each in self.nodes[-1].inputs])
+        place = {each: at for at, each in enumerate((*self._names, *(node.name for node in self.nodes)))}
+        self._places = [[place[each] for each in node.inputs] for node in self.nodes]
+        self._is_plain = len(self.nodes) == 1 and self.nodes[0].inputs == self._names
         self._imputed: dict[bytes, tuple[str, ...]] = {}
-        self.model.walk(np.zeros((1, len(self._names))), engine=self.engine)  # compiles the kernel now
+        self._walk(np.zeros((1, len(self._names))))  # compiles the kernels now
 
     def __repr__(self) -> str:
         """The scorer by its name, version and kind."""
         return (
             f"<Scorer {self.name}@{self.version}, {self.model.predictor.kind}, {len(self._names)} features>"
         )
+
+    @property
+    def model(self) -> FlatModel:
+        """The flat model of the last node, whose score is the answer."""
+        return self.nodes[-1].model
 
     def score(self, vectors: Sequence[Vector]) -> list[Scored]:
         """What the model says of each vector, in the order given.
@@ -79,19 +98,45 @@ class Scorer:
         """
         if not vectors:
             return []
+        matrix = self._matrix(vectors)
+        *under, top = self._walk(matrix)
+        reasons = self._reasons
+        of_nodes = zip(*(scores_of(each.p).tolist() for each in under), strict=True) if under else None
+        return [
+            Scored(
+                rounded(p),
+                self._names_in(missing),
+                tuple([reasons[i] for i in first if i >= 0]),
+                () if of_nodes is None else next(of_nodes),
+            )
+            for p, missing, first in zip(top.p.tolist(), np.isnan(matrix), top.first.tolist(), strict=True)
+        ]
+
+    def walk(self, vectors: Sequence[Vector]) -> dict[str, Walked]:
+        """What every node says of each vector and what pushed it, by its name; the model comes last."""
+        walked = self._walk(self._matrix(vectors))
+        return {node.name: each for node, each in zip(self.nodes, walked, strict=True)}
+
+    def _matrix(self, vectors: Sequence[Vector]) -> Matrix:
         try:
             matrix = np.array(vectors, dtype=np.float64)
         except (TypeError, ValueError) as wrong:
             message = f"vectors must each hold {len(self._names)} numbers or None, in the order of `features`"
             raise ValueError(message) from wrong
-        walked = self.model.walk(matrix, engine=self.engine)
-        reasons = self._reasons
-        return [
-            Scored(rounded(p), self._names_in(missing), tuple([reasons[i] for i in first if i >= 0]))
-            for p, missing, first in zip(
-                walked.p.tolist(), np.isnan(matrix), walked.first.tolist(), strict=True
-            )
-        ]
+        if matrix.ndim != 2 or matrix.shape[1] != len(self._names):
+            message = f"expected vectors of {len(self._names)} features; got shape {matrix.shape}"
+            raise ValueError(message)
+        return matrix
+
+    def _walk(self, matrix: Matrix) -> list[Walked]:
+        if self._is_plain:
+            return [self.model.walk(matrix, engine=self.engine)]
+        known = np.column_stack([matrix, np.empty((len(matrix), len(self.nodes)))])
+        walked = []
+        for at, (node, places) in enumerate(zip(self.nodes, self._places, strict=True), len(self._names)):
+            walked.append(node.model.walk(known[:, places], engine=self.engine))
+            known[:, at] = scores_of(walked[-1].p)
+        return walked
 
     def _names_in(self, missing: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[str, ...]:
         pattern = missing.tobytes()

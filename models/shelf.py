@@ -39,7 +39,7 @@ class Shelf(Protocol):
         """The content of each, in the order of their names; what went wrong where one can't be read."""
 
     def files(self) -> Iterable[str]:
-        """Every file there is of a version, published or not, in no order."""
+        """The paths of files, and of what killed publications have left, in no order."""
 
     def has(self, folder: str, *, seal: str) -> bool:
         """Whether a version lies there: whether its last file does."""
@@ -56,6 +56,9 @@ class Shelf(Protocol):
 
     def remove(self, folder: str, *, seal: str) -> None:
         """Take a version away: at once for those who look, then its bytes."""
+
+    def sweep(self, left: str) -> None:
+        """Delete what is no version, a folder or a file."""
 
 
 class Folder:
@@ -85,7 +88,8 @@ class Folder:
                 yield wrong
 
     def files(self) -> Iterable[str]:  # noqa: D102
-        return (str(path.relative_to(self._root)) for path in self._root.glob("*/*/*"))
+        found = (path for pattern in ("*/*", "*/*/*") for path in self._root.glob(pattern))
+        return (str(path.relative_to(self._root)) for path in found)
 
     def has(self, folder: str, *, seal: str) -> bool:  # noqa: D102, ARG002 - a folder is there whole
         return (self._root / folder).exists()
@@ -129,6 +133,13 @@ class Folder:
         place.rename(gone / "version")
         _sync_folder(place.parent)
         shutil.rmtree(gone)
+
+    def sweep(self, left: str) -> None:  # noqa: D102
+        place = self._root / left
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
 
 
 class Store(Protocol):
@@ -218,6 +229,9 @@ class Objects:
     def remove(self, folder: str, *, seal: str) -> None:  # noqa: D102
         self._store.delete([f"{folder}/{seal}"])
         self._store.delete(self._store.sizes(folder))
+
+    def sweep(self, left: str) -> None:  # noqa: D102
+        self._store.delete(self._store.sizes(left))
 
 
 def _at_most(file: IO[bytes], limit: int) -> bytes:

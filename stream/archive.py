@@ -91,23 +91,25 @@ class ArchivableTopics(TopicsRecorded):
     def __init__(self, settings: Settings) -> None:
         """Connect; nothing is joined or committed."""
         super().__init__(settings)
-        try:
-            told = AdminClient(settings.confluent(log_level=0)).list_topics(timeout=_ANSWER_S)
-        except KafkaException as error:
-            raise Unreachable(
-                f"no broker answers at {settings.broker} ({error.args[0].str()}); see that it runs, "
-                "or ask 'fraudstream doctor'"
-            ) from error
-        self._topics = frozenset(told.topics)
-        self._cluster_id = str(told.cluster_id)
+        self._admin = AdminClient(settings.confluent(log_level=0))
+        self._cluster_id = str(self._list().cluster_id)
 
     def topics(self) -> frozenset[str]:
-        """The topics there are."""
-        return self._topics
+        """The topics there are now."""
+        return frozenset(self._list().topics)
 
     def cluster_id(self) -> str:
         """What tells this cluster from another."""
         return self._cluster_id
+
+    def _list(self) -> Any:
+        try:
+            return self._admin.list_topics(timeout=_ANSWER_S)
+        except KafkaException as error:
+            raise Unreachable(
+                f"no broker answers at {self._settings.broker} ({error.args[0].str()}); see that it runs, "
+                "or ask 'fraudstream doctor'"
+            ) from error
 
     def topic_id(self, topic: str) -> str:
         """What tells this topic from one of the same name made later."""
@@ -752,8 +754,20 @@ class ArchiveRecorded:
 
     def bounds(self, tp: TP) -> tuple[int, int]:
         """The first offset there is, and the one after the last that was archived."""
-        entry = self._topic(tp[0]).partitions[tp[1]]
+        if (entry := self._topic(tp[0]).partitions.get(tp[1])) is None:
+            raise TopicError(
+                f"the archive {self._place} has no partition {tp[1]} of '{tp[0]}'; archive what came since: "
+                f"fraudstream archive run --at {self._place}"
+            )
         return entry.first, entry.next
+
+    def topic_id(self, topic: str) -> str:
+        """What tells the topic that was archived from one of the same name made later. Raises TopicError."""
+        return self._topic(topic).id
+
+    def gaps(self, topic: str) -> Sequence[Gap]:
+        """What the topic had lost before it was archived, and that was given up."""
+        return [gap for gap in self._manifest.gaps if gap.topic == topic]
 
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """Records in [start, end), in chunks that are not empty; erased ones are gaps."""
@@ -801,5 +815,10 @@ class ArchiveRecorded:
     def _topic(self, topic: str) -> TopicEntry:
         if (found := self._manifest.topics.get(topic)) is None:
             there = ", ".join(sorted(self._manifest.topics)) or "none"
+            if any(each.topic == topic for each in self._manifest.imports):
+                raise TopicError(
+                    f"the archive {self._place} has of '{topic}' only what was imported, which has no place "
+                    "in a log; to have it replayed, publish its file: fraudstream publish FILE --history"
+                )
             raise TopicError(f"the archive {self._place} has no topic '{topic}'; it has {there}")
         return found

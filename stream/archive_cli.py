@@ -92,12 +92,13 @@ def archive_run(  # noqa: PLR0917 (typer gives them by name)
     stopped = _Stopped()
     source = ArchivableTopics(settings)
     try:
-        topics = _topics(settings, topic, source.topics())
+        _topics(settings, topic, source.topics())  # refused before a folder is made
         with Archive(
             _place(settings, at), Limits(records=commit_records, files_a_day=files_a_day)
         ) as archive:
             while True:
                 try:
+                    topics = _topics(settings, topic, source.topics())  # some may have been made meanwhile
                     done = archive.append(
                         source, topics, accept_gap=accept_gap, stopping=stopped, told=_Progress()
                     )

@@ -22,6 +22,7 @@ from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
 from stream.learn_cli import parity, training_set
+from stream.models_cli import models_app
 from stream.plainly import refuse, said_plainly, write_no_more
 from stream.replay_cli import app as replay_app
 from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
@@ -97,6 +98,7 @@ app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(archive_app, name="archive")
+app.add_typer(models_app, name="models")
 app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None

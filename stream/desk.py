@@ -34,9 +34,11 @@ from stream.control import ControlState
 from stream.decoder import CONTRACT, Decoder
 from stream.keeping import FOR_EVER, ORDER, ROW, Horizons
 from stream.ports import (
+    NO_POSITIONS,
     NO_WATERMARKS,
     Effects,
     Headers,
+    Positions,
     Produce,
     Recall,
     Record,
@@ -324,7 +326,11 @@ class ScoringDesk:
         return self._observes(None if self._in_force is None else self._in_force())
 
     def decide(
-        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks = NO_WATERMARKS
+        self,
+        records: Sequence[Record],
+        recall: Recall,
+        watermarks: Watermarks = NO_WATERMARKS,
+        positions: Positions = NO_POSITIONS,  # noqa: ARG002 (of one input, there are no others)
     ) -> Effects:
         """What these records change and emit; trying it again changes nothing and says the same.
 

@@ -74,6 +74,23 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "archive forget": ("fraudstream archive forget --topic decisions --before 2026-01-01",),
         "archive erase": ('fraudstream archive erase --customers customers.txt --why "request 4711"',),
         "archive status": ("fraudstream archive status", "fraudstream archive status --offline --json"),
+        "models list": ("fraudstream models list", "fraudstream models list starter --json"),
+        "models show": (
+            "fraudstream models show starter",
+            "fraudstream models show starter@2026-02-14.3f9c --json",
+        ),
+        "models verify": ("fraudstream models verify", "fraudstream models verify starter --json"),
+        "models diff": ("fraudstream models diff starter starter@2026-02-14.3f9c",),
+        "models card": ("fraudstream models card starter --to starter.md",),
+        "models export": ("fraudstream models export starter@2026-02-14.3f9c starter.tar",),
+        "models import": (
+            "fraudstream models import starter.tar",
+            "FRAUDSTREAM_REGISTRY=s3://bucket/models fraudstream models import starter.tar --sign",
+        ),
+        "models gc": (
+            "fraudstream models gc",
+            "fraudstream models gc --keep 90 --archive s3://bucket/shop --leftovers --yes",
+        ),
         "replay records": (
             "fraudstream replay records --to orders.parquet --processes 2",
             "fraudstream replay records --topic orders --topic outcomes --since 24h > day.jsonl",

@@ -24,6 +24,7 @@ from features.decode import REJECTION_CODES
 from models.policy import Action
 from stream.desk import KINDS, ScoringDesk, is_history
 from stream.ports import (
+    NO_POSITIONS,
     NO_WATERMARKS,
     TP,
     Cluster,
@@ -31,6 +32,7 @@ from stream.ports import (
     Desk,
     Effects,
     NotStable,
+    Positions,
     Producer,
     Recall,
     Record,
@@ -288,14 +290,18 @@ class MeasuredDesk:
         self._measured = measured
 
     def decide(
-        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks = NO_WATERMARKS
+        self,
+        records: Sequence[Record],
+        recall: Recall,
+        watermarks: Watermarks = NO_WATERMARKS,
+        positions: Positions = NO_POSITIONS,
     ) -> Effects:
         """What the desk decides; measured again when the batch is tried again."""
         stages = self._measured.stages
         if records[0].timestamp >= 0:
             stages["wait"].add(max(0.0, time.time() - records[0].timestamp / 1000))
         began = time.perf_counter()
-        effects = self._desk.decide(records, recall, watermarks)
+        effects = self._desk.decide(records, recall, watermarks, positions)
         stages["decide"].add(time.perf_counter() - began)
         # nobody waited for what nothing was said about
         waited = records if effects.produce else ()
@@ -362,6 +368,12 @@ class MeasuredCluster:
         """The high watermark, kept for the lag."""
         high = self._measured.ends[tp] = self._measured.ask(self._cluster.high, tp)
         return high
+
+    def ends(self, tps: Sequence[TP]) -> Mapping[TP, int]:
+        """The last stable offsets, kept for the lag."""
+        ends = self._measured.ask(self._cluster.ends, tps)
+        self._measured.ends.update(ends)
+        return ends
 
     def log_id(self, topic: str) -> str:
         """What tells this topic from one of the same name made later."""

@@ -57,6 +57,8 @@ class Batch:
     """Where the batch before it ended; None for the first after an assignment or a seek."""
     is_history: bool = False
     """Whether it is about the past, as far as its ends tell: nobody waits for it, so it may wait for more."""
+    until: int | None = None
+    """Where the fetch ended: between its last record and this there are only markers; None when unknown."""
     size: int = field(init=False, repr=False)
     """Bytes of its values."""
 
@@ -211,6 +213,9 @@ class Cluster(Protocol):
         Raises Unreachable.
         """
 
+    def ends(self, tps: Sequence[TP]) -> Mapping[TP, int]:
+        """The last stable offsets, before which everything can be read that ever will. Raises Unreachable."""
+
     def log_id(self, topic: str) -> str:
         """What tells this topic from one of the same name made later. Raises Unreachable."""
 
@@ -279,6 +284,11 @@ Watermarks = Mapping[int, int]
 
 NO_WATERMARKS: Watermarks = MappingProxyType({})
 
+Positions = Mapping[int, Mapping[str, int]]
+"""By partition: the next offset of every input before a batch."""
+
+NO_POSITIONS: Positions = MappingProxyType({})
+
 Recall = Callable[[int, bytes], bytes | None]
 """Reads the bytes kept for a key of a partition, as of the end of the transaction before this one."""
 
@@ -286,10 +296,14 @@ Recall = Callable[[int, bytes], bytes | None]
 class Desk(Protocol):
     """Decides a batch; pure but for the rows it recalls."""
 
-    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
-        """What these records change and emit; records of one partition are in log order.
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks, positions: Positions
+    ) -> Effects:
+        """What these records change and emit; they are in the order in which they are taken.
 
-        What lies too far before a watermark counts as absent, whether or not it can still be recalled.
+        That is the log's order for the records of one input; how others are merged with them is
+        `stream.merge`'s affair. What lies too far before a watermark counts as absent, whether or not it can
+        still be recalled.
 
         An exception is a mistake of ours and stops the worker.
         """

@@ -38,6 +38,7 @@ from features.mapping import Kind, Reading, RowFault, RowMapper, RowMapping, row
 from stream.errors import Refusal
 from stream.kafka import Watchdog, check_group_metadata, group_metadata
 from stream.mapping import bound_to
+from stream.merge import ARRIVED_AT
 from stream.ports import Assignment, Headers, Refused
 from stream.settings import Settings
 from stream.sources import Source, SourceError, Unreadable
@@ -84,7 +85,7 @@ def history_headers(value: bytes) -> Headers:
     moment = told.known_at or told.placed_at
     if moment is None or moment.tzinfo is None or moment.year < _FIRST_YEAR:
         return HISTORY
-    return (*HISTORY, ("arrived_at", str(microseconds(moment) // 1000).encode()))
+    return (*HISTORY, (ARRIVED_AT, str(microseconds(moment) // 1000).encode()))
 
 
 _FIRST_YEAR: Final = 1970

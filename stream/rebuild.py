@@ -27,7 +27,6 @@ from stream.kafka import KafkaCluster, RealClock, once_it_answers
 from stream.keeping import ORDER
 from stream.ports import (
     TP,
-    Fenced,
     LocalPosition,
     NotStable,
     Produce,
@@ -53,6 +52,8 @@ __all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop"]
 
 _KEYS: Final = 10_000
 """So many keys go into a transaction, give or take what one chunk of orders changes."""
+_TOLD_WITHIN_S: Final = 10.0
+"""How long after its producer was ended a rebuild waits to be told by whom."""
 _HISTORY: Final = ((MODE, b"history"),)
 
 Told = Callable[["Progress"], None]
@@ -177,11 +178,13 @@ class Rebuild:
             for partition in self._partitions:
                 done = self._catch_up(partition, told)
                 orders, keys = orders + done.orders, keys + done.keys
-        except Fenced as error:
-            raise TakenOver(
-                f"a worker has opened '{self._target}', or another rebuild of it began: this one is over"
-            ) from error
         except TransactionError as error:
+            # whoever ended our producer writes a position of its own next, which says who it is
+            deadline = time.monotonic() + _TOLD_WITHIN_S
+            while time.monotonic() < deadline:
+                for partition in self._partitions:
+                    self._check_ours(partition)
+                time.sleep(0.2)
             raise RebuildError(
                 f"a transaction did not go through: {error}; run this again, it goes on where it was"
             ) from error
@@ -265,10 +268,19 @@ class Rebuild:
         return Rebuilt(orders, keys)
 
     def _check_ours(self, partition: _Partition) -> None:
-        """Raise TakenOver where somebody else wrote behind us: a worker does when it opens the partition."""
+        """Raise TakenOver where a worker wrote behind us, as it does when it opens the partition.
+
+        Raises RebuildError where another rebuild did.
+        """
         tp = (self._target, partition.number)
         _, high = once_it_answers(self._cluster.bounds, tp, stable=True)
         if any(True for _ in _chunks(self._cluster, tp, partition.after, high)):
+            found = _last_position(self._cluster, tp, partition.after, high)
+            if found is not None and decode_position(found).rebuilding is not None:
+                raise RebuildError(
+                    f"another rebuild of '{self._target}' has begun and goes on in this one's place; one is "
+                    "enough"
+                )
             raise TakenOver(f"a worker has opened '{self._target}': it is the workers' from here on")
 
     def _remember(self, partition: _Partition, goal: Position, told: Told) -> int:
@@ -277,8 +289,8 @@ class Rebuild:
         for topic, end in goal.inputs.items():
             tp = (topic, number)
             first, _ = self._recorded.bounds(tp)
-            begin = partition.inputs.get(topic, min(end, first))
-            if topic not in partition.inputs and first > 0:
+            begin = partition.inputs.get(topic, 0)
+            if begin < first:
                 raise RebuildError(
                     f"{topic}/{number} begins at offset {first:,}: what came before is no longer there, and "
                     "the rows would lack it; give the archive that has it: --archive PLACE"

@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 
 import typer
 
-from stream.rebuild import Progress, Rebuild, TakenOver
-from stream.recorded import EarlierThenLater, Recorded, recorded_of
+from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver
+from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
 from stream.settings import Settings
 from stream.topics import create
 
@@ -28,10 +28,9 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
     target = settings.topics.changelog
     create(settings)
     with ExitStack() as stack:
-        recorded: Recorded = stack.enter_context(closing(recorded_of(settings, None)))
+        recorded: Recorded = stack.enter_context(closing(TopicsRecorded(settings)))
         if archive is not None:
-            earlier = stack.enter_context(closing(recorded_of(settings, archive)))
-            recorded = EarlierThenLater(earlier, recorded)
+            recorded = EarlierThenLater(_of_the_same_topics(settings, archive), recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
         told = False
         try:
@@ -50,7 +49,35 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
             typer.echo(json.dumps({"taken_over": target}) if as_json else words)
             return
         if not told:
+            left = sum(rebuild.behind.values())
+            words = (
+                f"'{target}' is {left:,} orders behind, and no worker can open it; run this again: it goes on"
+            )
+            typer.echo(json.dumps({"behind": left}) if as_json else words)
             raise typer.Exit(1)
+
+
+def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
+    """The archive, which has to be of the very topics that workers read, without a hole.
+
+    Of others the offsets would be the same and the orders not. Raises RebuildError, ArchiveError, TopicError.
+    """
+    from stream.archive import ArchivableTopics, ArchiveRecorded  # noqa: PLC0415 - pyarrow only where it is asked for
+
+    earlier = ArchiveRecorded(archive)
+    with closing(ArchivableTopics(settings)) as there:
+        for topic in settings.inputs:
+            if earlier.topic_id(topic) != there.topic_id(topic):
+                raise RebuildError(
+                    f"the archive {archive} is of another topic '{topic}' than the one that is there, which "
+                    "was made anew or is another cluster's; give the archive of this one"
+                )
+            if gaps := earlier.gaps(topic):
+                raise RebuildError(
+                    f"the archive {archive} lacks the offsets {gaps[0].start:,} to {gaps[0].end - 1:,} of "
+                    f"{topic}/{gaps[0].partition}, and the rows would lack them; give one that has them"
+                )
+    return earlier
 
 
 def _complete(target: str, workers: int, *, once: bool, as_json: bool) -> None:

@@ -6,7 +6,6 @@ commits and changes nothing. Only `send_again` writes to a topic, in transaction
 """
 
 import gc
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from stream.deadletters import Place
 from stream.decoder import Decoder, decoder_of
 from stream.desk import is_history
 from stream.errors import Refusal
+from stream.merge import ARRIVED_AT, by_arrival
 from stream.ports import TP, Record
 from stream.recorded import Recorded
 from stream.settings import Settings
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 __all__ = [
-    "ARRIVED_AT",
     "OF_THE_ORDER",
     "BadRecord",
     "Bounds",
@@ -51,15 +50,11 @@ __all__ = [
     "ReplayError",
     "Span",
     "Tally",
-    "arrived_at",
     "event_in",
     "of_the_order",
     "refuse_unequal",
     "spans_of",
 ]
-
-ARRIVED_AT: Final = "arrived_at"
-"""The header of a record that was recorded elsewhere before: when it arrived there, in ms since 1970."""
 
 ROWS_AT_ONCE: Final = 10_000
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024
@@ -246,17 +241,6 @@ def spans_of(recorded: Recorded, topic: str, partitions: Sequence[int]) -> dict[
     return {(topic, each): recorded.bounds((topic, each)) for each in partitions}
 
 
-def arrived_at(record: Record) -> int:
-    """When the record arrived, in milliseconds since 1970: where it was recorded first, if it says so."""
-    for name, value in record.headers:
-        if name == ARRIVED_AT and value.isdigit() and len(value) < _DIGITS:
-            return int(value)
-    return record.timestamp
-
-
-_DIGITS: Final = 18
-
-
 def in_recorded_order(recorded: Recorded, inputs: Sequence[tuple[TP, tuple[int, int]]]) -> Iterator[Record]:
     """The records of several partitions by arrival, each partition's by its offsets.
 
@@ -267,9 +251,7 @@ def in_recorded_order(recorded: Recorded, inputs: Sequence[tuple[TP, tuple[int, 
         ((tp, (begin, end)),) = some
         return chain.from_iterable(recorded.read(tp, begin, end))
     # a client reads one partition at a time, so each is read piece by piece
-    return heapq.merge(
-        *(chain.from_iterable(_pieces(recorded, tp, begin, end)) for tp, (begin, end) in some), key=arrived_at
-    )
+    return by_arrival([chain.from_iterable(_pieces(recorded, tp, begin, end)) for tp, (begin, end) in some])
 
 
 def _pieces(recorded: Recorded, tp: TP, begin: int, end: int) -> Iterator[Sequence[Record]]:

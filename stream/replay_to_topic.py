@@ -15,9 +15,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.deadletters import DeadLetterError, Place
 from stream.kafka import KafkaCluster, once_it_answers
+from stream.merge import ARRIVED_AT, arrived_at
 from stream.ports import TP, Aborted, Fenced, Headers, NotStable, OutcomeUnknown, Produce, Record
 from stream.recorded import Recorded
-from stream.replay import ARRIVED_AT, Bounds, Opened, Records, ReplayError, Span, Tally, arrived_at
+from stream.replay import Bounds, Opened, Records, ReplayError, Span, Tally
 from stream.replay_files import Reading
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of

@@ -247,6 +247,14 @@ class Settings(BaseSettings):
         return (self.topics.orders,)
 
     @property
+    def roads(self) -> tuple[tuple[str, ...], ...]:
+        """The inputs in groups, in the order in which an order comes through them.
+
+        Within a group records are merged by arrival; those of one arrival go in the group's order of topics.
+        """
+        return (self.inputs,)
+
+    @property
     def registry_address(self) -> str:
         """Where models are published."""
         return str(self.home / "models") if self.registry is None else self.registry

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import faust
@@ -44,7 +45,7 @@ from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
 from stream.version import program_version
-from stream.writer import Limits, Mailbox, Writer
+from stream.writer import Limits, Load, Mailbox, Writer
 
 __all__ = ["run"]
 
@@ -63,6 +64,8 @@ lie in memory meanwhile, and of old customers they are large.
 _WAITING_RECORDS: Final = 16
 """Times the records of one transaction that may wait for the writer before fetching pauses."""
 _WAITING_BYTES: Final = 64 * 1024 * 1024
+_FULL_S: Final = 0.02
+"""How long a fetch waits that leaves out inputs with enough waiting: they may soon have room again."""
 _CATCH_UP_S: Final = 5.0
 """How long a new assignment waits for what was said in the control topic before it."""
 
@@ -114,6 +117,17 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
+    fetched_to: Mapping[FaustTP, int] = MappingProxyType({})
+    """Where the last fetch ended in each partition it brought something of, markers included."""
+
+    async def _fetch_records(self, consumer: Any, *arguments: Any, **options: Any) -> Any:
+        fetched = await super()._fetch_records(consumer, *arguments, **options)
+        # at once, before anybody seeks; the consumer has no other word for it
+        assigned = getattr(consumer._subscription.subscription, "assignment", None)  # noqa: SLF001
+        states = {tp: assigned and assigned.state_value(tp) for tp in fetched}
+        self.fetched_to = {tp: state.position for tp, state in states.items() if state is not None}
+        return fetched
+
     async def seek_assigned(self, offsets: Mapping[FaustTP, int]) -> None:
         """Seek, on the thread that fetches: aiokafka's consumer is not made for two."""
         await self.call_thread(self._seek_assigned, offsets)
@@ -146,6 +160,10 @@ class BatchConsumer(driver.Consumer):
             await self._thread.getmany({_NO_PARTITION}, 0.0)
             await self.sleep(0.1)
             return {}
+        # back-pressure, input by input: one that is waited for must not wait behind the others
+        if full := self.app.mailbox.full(self.app.most):
+            active_partitions = ((active_partitions or self.assignment()) - full) or {_NO_PARTITION}
+            timeout = _FULL_S
         try:
             fetched = await super()._getmany(active_partitions, timeout)
         except UnicodeDecodeError as error:
@@ -161,7 +179,8 @@ class BatchConsumer(driver.Consumer):
                 continue
             after = self.app.handed_over.get(tp)
             about_the_past = is_history(records[0]) and is_history(records[-1])
-            batches[tp] = [Batch(tp.topic, tp.partition, records, snapshot, after, about_the_past)]
+            until = self._thread.fetched_to.get(tp)
+            batches[tp] = [Batch(tp.topic, tp.partition, records, snapshot, after, about_the_past, until)]
             self.app.handed_over[tp] = records[-1].offset + 1
         return batches
 
@@ -225,6 +244,8 @@ class ScorerApp(faust.App):
     """The Faust app, with the mailbox that its consumer and its agent fill."""
 
     mailbox: Mailbox
+    most: Load
+    """What may wait for the writer before fetching pauses, shared among the inputs that have something."""
     handed_over: dict[Any, int]
     """Where the last batch of each partition ended, since the last assignment or seek."""
     positions: Callable[[], Mapping[int, Mapping[str, int]]]
@@ -264,6 +285,7 @@ def make_app(settings: Settings, writer: Writer, control: Control | None = None)
     )
     mailbox = app.mailbox = writer.mailbox
     app.handed_over = {}
+    app.most = (_WAITING_RECORDS * settings.batch_records, _WAITING_BYTES)
     app.positions = lambda: writer.opened
     inputs = app.topic(
         *settings.inputs,
@@ -272,17 +294,10 @@ def make_app(settings: Settings, writer: Writer, control: Control | None = None)
         acks=False,  # Faust never commits
         internal=False,
     )
-    most = _WAITING_RECORDS * settings.batch_records
 
     async def hand_over(batches: Any) -> None:
         async for batch in batches:
             mailbox.offer(batch)
-            # back-pressure: seldom reached, so nobody need be woken for it; while batches are held nothing
-            # more is fetched, and what was must not stop the consumer from being seen alive
-            while not mailbox.held and (  # noqa: ASYNC110
-                mailbox.waiting > most or mailbox.waiting_bytes > _WAITING_BYTES
-            ):
-                await asyncio.sleep(0.005)
 
     app.agent(inputs, name="hand_over")(hand_over)
 
@@ -519,7 +534,7 @@ def run(settings: Settings) -> int:
     )
     writer = Writer(
         name=settings.worker,
-        inputs=settings.inputs,
+        roads=settings.roads,
         changelog=settings.topics.changelog,
         group=settings.group,
         cluster=cluster,

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from stream.keeping import FOR_EVER, ROW, Horizons
+from stream.merge import Merge, Room
 from stream.ports import (
     TP,
     Aborted,
@@ -76,11 +78,15 @@ class Limits:
     """Bounds of the core; durations in seconds."""
 
     records: int = 1_000
-    """Records in one transaction, give or take one fetch."""
+    """Records in one transaction."""
     history_records: int = 12_000
     """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
-    """Bytes of records in one transaction, give or take one fetch."""
+    """Bytes of records in one transaction, give or take one record."""
+    behind_s: float = 0.25
+    """How long others wait for an empty input that has more before the writer reads it itself."""
+    trusted_s: float = 1.0
+    """How long an input that was at its end is believed to be still there."""
     revoke_s: float = 3.0
     """How long a revocation waits for the transaction in hand."""
     patience_s: float = 30.0
@@ -98,9 +104,10 @@ class Limits:
     evicted: int = 16
     """Keys evicted of one partition in one transaction, or as many as its batch itself changes if more."""
 
-    def most(self, batches: Sequence[Batch]) -> int:
-        """How many of these batches' records may share a transaction: few where one is to be decided."""
-        return self.history_records if all(batch.is_history for batch in batches) else self.records
+    @property
+    def room(self) -> Room:
+        """What one transaction takes."""
+        return Room(self.records, self.history_records, self.size)
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -241,6 +248,10 @@ def rebuilds(changelog: str) -> str:
     return f"rebuild-{changelog}"
 
 
+Load = tuple[int, int]
+"""Records, and the bytes of their values."""
+
+
 class Mailbox:
     """What the Faust side hands to the writer thread: the assignment, and batches fetched under it."""
 
@@ -253,9 +264,10 @@ class Mailbox:
         self._stopping = False
         self._held = False
         self.assignment: Assignment | None = None
-        self.waiting = 0
-        """How many records wait for the writer."""
-        self.waiting_bytes = 0
+        self._offered: dict[TP, Load] = {}
+        """By input: what lies here."""
+        self._kept: Mapping[TP, Load] = {}
+        """By input: what the writer has taken and not yet committed."""
         self.searching = False
         """Whether the inputs are to be searched at once, not only those long silent."""
         self.resumed_at = -1e9
@@ -274,7 +286,29 @@ class Mailbox:
     @property
     def has_work(self) -> bool:
         """Whether batches wait, or are in hand."""
-        return bool(self.waiting) or self._busy
+        return bool(self._offered or self._kept) or self._busy
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait for the writer, or for others that are to go before them."""
+        return sum(records for records, _ in self._loads().values())
+
+    def full(self, most: Load) -> frozenset[TP]:
+        """The inputs of which nothing more should be fetched until the writer has taken some.
+
+        Each input that has something waiting may have its share of `most`; one that has nothing never is
+        full, so that others can't keep from it what they wait for.
+        """
+        loads = self._loads()
+        records, size = most[0] / max(1, len(loads)), most[1] / max(1, len(loads))
+        return frozenset(tp for tp, load in loads.items() if load[0] > records or load[1] > size)
+
+    def _loads(self) -> dict[TP, Load]:
+        with self._changed:
+            loads = dict(self._kept)
+            for tp, load in self._offered.items():
+                loads[tp] = _sum(loads.get(tp, (0, 0)), load)
+            return loads
 
     def assign(self, assignment: Assignment) -> None:
         """Publish what the group gave this worker; batches of any earlier assignment are dropped."""
@@ -303,7 +337,8 @@ class Mailbox:
             if batch.assignment is not self.assignment or batch.partition not in batch.assignment.partitions:
                 return False
             self._batches.append(batch)
-            self._count(batch, 1)
+            tp = (batch.topic, batch.partition)
+            self._offered[tp] = _sum(self._offered.get(tp, (0, 0)), (len(batch.records), batch.size))
             self._changed.notify_all()
             return True
 
@@ -327,52 +362,44 @@ class Mailbox:
             self._stopping = True
             self._changed.notify_all()
 
-    def take(self, opened: Assignment | None) -> tuple[Assignment, list[Batch]] | None:
+    def take(self, opened: Assignment | None, patience: float) -> tuple[Assignment, Sequence[Batch]] | None:
         """Wait for work: an assignment not yet opened, or batches of the opened one; None to end.
 
-        No batches of the opened assignment come after `idle_s` without any, and nothing of it while held.
+        No batches of the opened assignment come after `patience` seconds without any, and nothing of it while
+        held.
         """
-        idle = False
         with self._changed:
+            waited = patience <= 0.0
             while not self._stopping:
                 assignment = self.assignment
-                work = (self._batches or idle or self.searching) and not self._held
+                work = (self._batches or waited or self.searching) and not self._held
                 if assignment is not None and (assignment is not opened or work):
                     self._busy = True
-                    return assignment, self._some() if assignment is opened else []
-                idle = not self._changed.wait(self._limits.idle_s)
+                    return assignment, self._all() if assignment is opened else ()
+                nothing_to_do = assignment is None or self._held
+                waited = not self._changed.wait(self._limits.idle_s if nothing_to_do else patience)
             return None
 
-    def done(self, again: Sequence[Batch] = ()) -> None:
-        """End the turn that `take` began; batches to be taken again go back to the front."""
+    def done(self, assignment: Assignment, kept: Mapping[TP, Load]) -> None:
+        """End the turn that `take` began; `kept` is what the writer has not yet committed, by input."""
         with self._changed:
             self._busy = False
-            current = [batch for batch in again if batch.assignment is self.assignment]
-            self._batches[:0] = current
-            for batch in current:
-                self._count(batch, 1)
+            self._kept = kept if assignment is self.assignment else {}
             self._changed.notify_all()
 
-    def _some(self) -> list[Batch]:
-        taken: list[Batch] = []
-        records, size = self.waiting, self.waiting_bytes
-        while (
-            self._batches
-            and records - self.waiting < self._limits.most([*taken, self._batches[0]])
-            and size - self.waiting_bytes < self._limits.size
-        ):
-            batch = self._batches.pop(0)
-            self._count(batch, -1)
-            taken.append(batch)
+    def _all(self) -> Sequence[Batch]:
+        taken, self._batches = self._batches, []
+        self._offered = {}
         return taken
 
-    def _count(self, batch: Batch, sign: int) -> None:
-        self.waiting += sign * len(batch.records)
-        self.waiting_bytes += sign * batch.size
-
     def _empty(self) -> None:
-        self._batches.clear()
-        self.waiting = self.waiting_bytes = 0
+        self._batches = []
+        self._offered = {}
+        self._kept = {}
+
+
+def _sum(one: Load, other: Load) -> Load:
+    return one[0] + other[0], one[1] + other[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,18 +425,6 @@ class _Partition:
     """The greatest `placed_at` of the orders accepted, in microseconds since 1970."""
 
 
-@dataclass(slots=True)
-class _Turn:
-    """The records admitted to the next transaction, by partition and input."""
-
-    records: dict[TP, list[Record]] = field(default_factory=dict)
-    count: int = 0
-
-    def add(self, tp: TP, records: Sequence[Record]) -> None:
-        self.records.setdefault(tp, []).extend(records)
-        self.count += len(records)
-
-
 class _Outdated(Exception):
     """The assignment changed while something was done under it."""
 
@@ -425,7 +440,7 @@ class Writer:
         self,
         *,
         name: str,
-        inputs: Sequence[str],
+        roads: Sequence[Sequence[str]],
         changelog: str,
         group: str = "",
         cluster: Cluster,
@@ -435,11 +450,16 @@ class Writer:
         limits: Limits,
         horizons: Horizons = FOR_EVER,
     ) -> None:
+        """Take the inputs in `roads`, groups of topics in the order in which what comes in goes through them.
+
+        Within a group records are taken by arrival, and later groups go first (`stream.merge`).
+        """
         self.mailbox = Mailbox(clock, limits)
         self.counts: Counter[str] = Counter()
         """What committed batches did since the worker started."""
         self._name = name
-        self._inputs = tuple(inputs)
+        self._roads = tuple(map(tuple, roads))
+        self._inputs = tuple(topic for road in self._roads for topic in road)
         self._changelog = changelog
         self._group = group
         self._cluster = cluster
@@ -460,8 +480,10 @@ class Writer:
         """Dead owners whose transactions were ended for the present assignment."""
         self._heard: dict[TP, float] = {}
         """When an input last handed something over, or was searched."""
-        self._looked: dict[TP, int] = {}
-        """How far an idle partition was searched for records that were never handed over."""
+        self._merge = self._new_merge()
+        self._merging: Assignment | None = None
+        """Under which assignment that was handed over what the merge holds."""
+        self._patience = limits.idle_s
         self._announced: dict[TP, int] = {}
         """The record that this very process last announced to try alone."""
         self._made_anew: dict[int, Position] = {}
@@ -490,121 +512,134 @@ class Writer:
         mistake of ours, and the program ends with nothing of its batch committed.
         """
         try:
-            while (turn := self.mailbox.take(self._opened)) is not None:
-                again: Sequence[Batch] = ()
+            while (turn := self.mailbox.take(self._opened, self._patience)) is not None:
                 try:
-                    again = self._take_turn(*turn)
+                    self._take_turn(*turn)
                 finally:
-                    self.mailbox.done(again)
+                    self.mailbox.done(turn[0], self._merge.waiting())
         finally:
             self._drop_producer()
 
-    def _take_turn(self, assignment: Assignment, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Open the assignment, or commit its batches; return those to be taken again."""
+    def _take_turn(self, assignment: Assignment, batches: Sequence[Batch]) -> None:
+        """Open the assignment, or commit what comes next; what can't be done now waits for another turn."""
+        self._patience = 0.0
         try:
             if assignment is not self._opened:
                 self._open(assignment)
             else:
-                self._commit(batches)
-                self._look_for_lost_records(busy=bool(batches))
-        except _Outdated:
+                for batch in batches:
+                    self._hand_over(batch)
+                went_on = self._go_on()
+                if not (self._look_for_lost_records() or went_on):
+                    patience = self._merge.patience(self._clock.monotonic())
+                    self._patience = self._limits.idle_s if patience is None else patience
+        except (_Outdated, _Held):
             self._stuck_since = None
-            return ()
-        except _Held:
-            self._stuck_since = None
-            return batches
         except Aborted as error:
             log.warning("transaction aborted: %s", error)
             self.counts["transactions_aborted"] += 1
             self._bear(error)
-            return self._after_abort(batches)
+            self._end_aborted()
         except (OutcomeUnknown, Fenced) as error:
             log.warning("transaction outcome unknown: %s", error)
             self.counts["transactions_unknown"] += 1
             self._start_over()
             self._bear(error)
-            return batches
         except (Unreachable, NotStable) as error:
             self._warn("the cluster can't answer yet: %s", error)
             self._stuck_since = None
             self._clock.sleep(self._limits.pause_s)
-            return batches
-        self._stuck_since = None
-        return ()
+        else:
+            self._stuck_since = None
+
+    # --- what comes next -------------------------------------------------------------------------
+
+    def _new_merge(self) -> Merge:
+        return Merge(self._roads, wait_s=self._limits.behind_s, trusted_s=self._limits.trusted_s)
+
+    def _hand_over(self, batch: Batch) -> None:
+        if batch.assignment is self._merging:
+            self._heard[batch.topic, batch.partition] = self._clock.monotonic()
+            self._merge.hand_over(batch)
+
+    def _go_on(self) -> bool:
+        """Commit what comes next, or find out what does; False when nothing can be done but wait."""
+        merge = self._merge
+        now = self._clock.monotonic()
+        if questions := merge.questions(now):
+            merge.learn(self._cluster.ends(questions), now)
+        if overdue := merge.overdue(now):
+            # not as asked before: what is open since then can't be read, and must not be waited for
+            merge.search(self._cluster.ends(overdue), now)
+        gap = merge.gap()
+        if gap is not None:
+            self._read(*gap)
+        records = merge.take(now, self._limits.room)
+        try:
+            if records:
+                self._transact(records)
+        finally:
+            merge.put_back(self.opened)
+        return bool(records or gap or overdue)
+
+    def _read(self, tp: TP, begin: int, end: int) -> None:
+        """Read a piece of what was not handed over: of a gap it is not known how much it has."""
+        self._check_not_held()
+        read = 0
+        for chunk in self._cluster.read(tp, begin, end):
+            self._merge.fill(tp, chunk, chunk[-1].offset + 1)
+            read += len(chunk)
+            if read >= self._limits.records:
+                return
+        # only markers and aborted records are left, if any
+        self._merge.fill(tp, (), end)
+
+    def _look_for_lost_records(self) -> bool:
+        """Look for what lies beyond what was handed over though nothing came: the tail of a lost fetch."""
+        now = self._clock.monotonic()
+        at_once, self.mailbox.searching = self.mailbox.searching, False
+        silent = []
+        for number, partition in self._partitions.items():
+            for topic in partition.inputs:
+                # each for itself: a quiet partition must not wait for its busy neighbour to pause
+                # while batches were held back, nothing could be heard
+                heard = max(self._heard.setdefault((topic, number), now), self.mailbox.resumed_at)
+                if now - heard >= self._limits.idle_s or at_once:
+                    silent.append((topic, number))
+        if not silent:
+            return False
+        ends = self._cluster.ends(silent)
+        for tp, end in ends.items():
+            self._heard[tp] = now
+            if end < self._partitions[tp[1]].inputs[tp[0]]:
+                raise OutcomeUnknown(f"{tp[0]}/{tp[1]} ends at {end}, before our position")
+        self._merge.search(ends, now)
+        return self._merge.gap() is not None
 
     # --- committing ------------------------------------------------------------------------------
 
-    def _commit(self, batches: Sequence[Batch]) -> None:
-        """Commit what is new in these batches, in as few transactions as their size allows."""
-        turn = _Turn()
-        most = self._limits.most(batches)
-        reached = {
-            (topic, number): offset
-            for number, partition in self._partitions.items()
-            for topic, offset in partition.inputs.items()
-        }
-        for batch in batches:
-            if batch.assignment is not self._opened:
-                continue
-            tp = (batch.topic, batch.partition)
-            self._heard[tp] = self._clock.monotonic()
-            records = batch.records
-            if records and records[0].offset < reached[tp]:
-                records = [record for record in records if record.offset >= reached[tp]]
-            if not records:
-                continue
-            if records[0].offset > reached[tp] and (batch.after is None or batch.after > reached[tp]):
-                # Faust may lose what it fetched around a rebalance or a seek: a hole is read, never
-                # taken for transaction markers, unless this batch follows on from one we have seen
-                self._transact(turn)
-                turn = _Turn()
-                self._read_and_commit(tp, reached[tp], records[0].offset)
-            turn.add(tp, records)
-            reached[tp] = records[-1].offset + 1
-            if turn.count >= most:
-                self._transact(turn)
-                turn = _Turn()
-        self._transact(turn)
-
-    def _look_for_lost_records(self, *, busy: bool) -> None:
-        """Commit what lies beyond the positions though nothing came: the tail of a fetch that was lost."""
-        now = self._clock.monotonic()
-        at_once, self.mailbox.searching = self.mailbox.searching, False
-        for number, partition in self._partitions.items():
-            for topic, position in partition.inputs.items():
-                tp = (topic, number)
-                # each for itself: a quiet partition must not wait for its busy neighbour to pause
-                # while batches were held back, nothing could be heard
-                heard = max(self._heard.setdefault(tp, now), self.mailbox.resumed_at)
-                if now - heard < self._limits.idle_s and not at_once:
-                    continue
-                self._heard[tp] = now
-                high = self._cluster.high(tp)
-                if high < position:
-                    raise OutcomeUnknown(f"{topic}/{number} ends at {high}, before our position {position}")
-                if high > max(position, self._looked.get(tp, 0)):
-                    self._read_and_commit(tp, position, high)
-                    # only markers and aborted records are left, if any
-                    self._looked[tp] = high
-                if busy and not at_once:
-                    # one question a turn: those who are being decided must not wait for all of them
-                    return
-
-    def _read_and_commit(self, tp: TP, start: int, end: int) -> None:
-        for chunk in self._cluster.read(tp, start, end):
-            turn = _Turn()
-            turn.add(tp, chunk)
-            self._transact(turn)
-
-    def _transact(self, turn: _Turn) -> None:
-        """Decide the admitted records and make the effects true."""
+    def _transact(self, records: Sequence[Record]) -> None:
+        """Decide the records and make the effects true."""
         self._check_not_held()
-        careful = [tp for tp in turn.records if self._partitions[tp[1]].care.attempt]
-        plain = [record for tp, records in turn.records.items() if tp not in careful for record in records]
+        careful = {n for n, partition in self._partitions.items() if partition.care.attempt}
+        plain = [record for record in records if record.partition not in careful] if careful else records
         if plain:
-            self._make_true(self._desk.decide(plain, self._store.recall, self._watermarks()), _ends(plain))
-        for tp in careful:
-            self._carefully(self._partitions[tp[1]], tp[0], turn.records[tp])
+            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), self.opened)
+            self._make_true(effects, self._ends(plain))
+        for number in sorted(careful):
+            here = [record for record in records if record.partition == number]
+            for topic, some in groupby(here, lambda record: record.topic):
+                self._carefully(self._partitions[number], topic, list(some))
+
+    def _ends(self, records: Sequence[Record]) -> dict[int, dict[str, int]]:
+        """The next offset after these records, by partition and topic: behind the markers after the last."""
+        ends: dict[int, dict[str, int]] = {}
+        for record in records:
+            ends.setdefault(record.partition, {})[record.topic] = record.offset + 1
+        for number, end in ends.items():
+            for topic, offset in end.items():
+                end[topic] = self._merge.position_after((topic, number), offset - 1)
+        return ends
 
     def _carefully(self, partition: _Partition, topic: str, records: Sequence[Record]) -> None:
         """Commit record by record, then by twos, fours, …: something here stopped the worker before."""
@@ -630,7 +665,7 @@ class Writer:
                     self._announce(partition, topic, tries + 1)
                     self._announced[topic, partition.number] = some[0].offset
                 try:
-                    effects = self._desk.decide(some, self._store.recall, self._watermarks())
+                    effects = self._desk.decide(some, self._store.recall, self._watermarks(), self.opened)
                 except Refused:
                     if attempt == 1:
                         # the record is not to blame
@@ -640,7 +675,8 @@ class Writer:
             went_well = _Care(
                 attempt if attempt <= self._limits.records else 0, {**partition.care.tries, topic: 0}
             )
-            self._make_true(effects, _ends(some), {partition.number: went_well})
+            ends = {partition.number: {topic: some[-1].offset + 1}}
+            self._make_true(effects, ends, {partition.number: went_well})
             begin += len(some)
 
     def _announce(self, partition: _Partition, topic: str, tries: int) -> None:
@@ -698,6 +734,7 @@ class Writer:
         producer.send_offsets(offsets, assignment)
         delivered = producer.flush()
         producer.commit()
+        self._merge.produced(delivered)
         for number, position in inputs.items():
             partition = self._partitions[number]
             self._store.write(
@@ -730,15 +767,14 @@ class Writer:
 
     # --- after a fault ---------------------------------------------------------------------------
 
-    def _after_abort(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """End the failed transaction; the batches may then be decided anew from the rows as they were."""
+    def _end_aborted(self) -> None:
+        """End the failed transaction; its records may then be decided anew from the rows as they were."""
         try:
             if self._producer is not None:
                 self._producer.abort()
         except TransactionError as error:
             log.warning("the abort failed: %s", error)
             self._start_over()
-        return batches
 
     def _start_over(self) -> None:
         """Forget everything in memory; a new producer ends the old transaction, the offsets say how."""
@@ -771,7 +807,6 @@ class Writer:
         self._opened = None
         self._partitions = {}
         self._ended = set()
-        self._looked = {}
         self._heard = {}
         self._wait_to_be_alone(assignment)
         if self._producer is None:
@@ -781,6 +816,9 @@ class Writer:
         committed = dict(self._stable_offsets(self._tps(numbers), assignment))
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
         self._partitions = self._claim(restored, committed, assignment)
+        if self._merging is not assignment:
+            self._merge, self._merging = self._new_merge(), assignment
+        self._merge.open(self.opened)
         self._opened = assignment
         self._waiting_since = None
         log.info("opened %d partitions in generation %d", len(numbers), assignment.generation)
@@ -1047,11 +1085,3 @@ class Writer:
     def _check_not_held(self) -> None:
         if self.mailbox.held:
             raise _Held
-
-
-def _ends(records: Sequence[Record]) -> dict[int, dict[str, int]]:
-    """The next offset after these records, by partition and topic."""
-    ends: dict[int, dict[str, int]] = {}
-    for record in records:
-        ends.setdefault(record.partition, {})[record.topic] = record.offset + 1
-    return ends

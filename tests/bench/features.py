@@ -312,7 +312,7 @@ def restore(settings: Settings, cluster: KafkaCluster, store: RocksStore) -> tup
     measured = Measurements()
     writer = Writer(
         name=settings.worker,
-        inputs=settings.inputs,
+        roads=settings.roads,
         changelog=settings.topics.changelog,
         group=settings.group,
         cluster=MeasuredCluster(cluster, measured, changelog=settings.topics.changelog),

@@ -14,6 +14,9 @@ import pytest
 from features.events import Order
 from features.history import Row
 from stream import topics
+from stream.archive import ArchivableTopics, Archive
+from stream.archive_manifest import Gap
+from stream.archive_place import Place
 from stream.desk import customer_key
 from stream.ports import TP
 from stream.rebuild import Progress, Rebuild, RebuildError, Rebuilt, drop
@@ -169,6 +172,50 @@ def test_the_old_changelog_is_kept_while_nothing_shows_that_workers_use_the_new_
         with pytest.raises(RebuildError, match="nothing shows yet"):
             drop(after, before.topics.changelog)
         assert worker.stop() == 0, worker.said()
+
+
+def test_of_two_rebuilds_the_first_says_that_another_goes_on_and_not_that_a_worker_does(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    elsewhere = after.model_copy(update={"home": tmp_path / "elsewhere"})
+    source = before.topics.changelog
+    with Worker(before, tmp_path / "before") as worker, closing(TopicsRecorded(after)) as recorded:
+        send(before, orders(20))
+        decisions(before, 20)
+        with closing(Rebuild(after, source, recorded)) as first:
+            first.round()
+            with closing(Rebuild(elsewhere, source, recorded)) as second:
+                send(before, orders(40)[20:])
+                decisions(before, 40)
+                assert second.round().orders > 0
+                with pytest.raises(RebuildError, match=r"another rebuild of .* has begun"):
+                    first.round()
+        assert worker.stop() == 0, worker.said()
+
+
+def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    place = Place(str(tmp_path / "archive"))
+    with closing(ArchivableTopics(before)) as source, Archive(place) as archive:
+        archive.append(source, [before.topics.orders])
+        words = ("start", "--once", "--from", before.topics.changelog, "--archive", str(place))
+        for harm, said in (
+            ({"id": "made-before"}, "is of another topic"),
+            ({"gap": True}, "lacks the offsets 3 to 4"),
+        ):
+            entry = archive.manifest.topics[before.topics.orders]
+            identity, entry.id = entry.id, str(harm.get("id", entry.id))
+            archive.manifest.gaps = [Gap(before.topics.orders, 0, 3, 5, "now")] if "gap" in harm else []
+            archive.save()
+            entry.id = identity
+            told, _ = (making := rebuild(after, *words)).communicate(timeout=60)
+            assert (making.returncode, said in told) == (1, True), told
 
 
 class Truncated(TopicsRecorded):

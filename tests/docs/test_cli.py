@@ -72,7 +72,7 @@ def test_every_option_that_takes_a_value_names_its_unit_or_kind(parameter: Any) 
 
 def test_what_prints_results_prints_them_for_machines_too() -> None:
     no_results = {"worker", "demo", "publish", "simulate past", "simulate live"}
-    written = {"contracts export", "docs export"}
+    written = {"contracts export", "docs export", "models card"}
 
     without = {
         name for name, command in COMMANDS.items() if "as_json" not in {p.name for p in command.params}

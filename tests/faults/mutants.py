@@ -1,16 +1,17 @@
-"""The mistakes the simulation must find: each one changes a few words of `stream/writer.py`.
+"""The mistakes the simulation must find: each changes a few words of `stream/writer.py` or `stream/merge.py`.
 
-A mutant is named by the mistake it makes. Its patches must each match the source exactly once, so a
-change of the writer that hides one is noticed at once.
+A mutant is named by the mistake it makes. Its patches must each match the two sources exactly once, so a
+change that hides one is noticed at once.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import stream.merge
 import stream.writer
 
-SOURCE = Path(stream.writer.__file__)
+SOURCES = [Path(module.__file__) for module in (stream.merge, stream.writer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +22,26 @@ class Mutant:
     patches: tuple[tuple[str, str], ...]
 
     def module(self) -> ModuleType:
-        """The writer with this mistake in it."""
-        source = SOURCE.read_text(encoding="utf-8")
+        """The writer with this mistake in it, be it in its merge."""
+        texts = [source.read_text(encoding="utf-8") for source in SOURCES]
         for old, new in self.patches:
-            if (found := source.count(old)) != 1:
+            if (found := sum(text.count(old) for text in texts)) != 1:
                 raise ValueError(
-                    f"mutant '{self.name}' expects its words exactly once in {SOURCE.name} and found them "
-                    f"{found} times: {old.strip().splitlines()[0]!r}; bring it up to date with the writer"
+                    f"mutant '{self.name}' expects its words exactly once and found them {found} times: "
+                    f"{old.strip().splitlines()[0]!r}; bring it up to date with the writer and the merge"
                 )
-            source = source.replace(old, new)
-        module = ModuleType("stream.writer")
-        exec(compile(source, f"<{self.name}>", "exec"), module.__dict__)  # noqa: S102 (our own source)
-        return module
+            texts = [text.replace(old, new) for text in texts]
+        merge, writer = (ModuleType(f"stream.{source.stem}") for source in SOURCES)
+        for module, text in zip((merge, writer), texts, strict=True):
+            exec(compile(text, f"<{self.name}>", "exec"), module.__dict__)  # noqa: S102 (our own source)
+        writer.__dict__["Merge"] = merge.Merge
+        return writer
 
 
 _FLUSH_COMMIT_STORE = """\
         delivered = producer.flush()
         producer.commit()
+        self._merge.produced(delivered)
         for number, position in inputs.items():
             partition = self._partitions[number]
 """
@@ -152,23 +156,18 @@ MUTANTS = (
     ),
     Mutant(
         "gap accepted",
-        (
-            (
-                "if records[0].offset > reached[tp] and (batch.after is None or batch.after > reached[tp]):",
-                "if False:",
-            ),
-        ),
+        (("if new and new[0].offset > self.reached and", "if False and"),),
     ),
     Mutant(
         "gap of the first batch accepted",
-        (("(batch.after is None or batch.after > reached[tp])", "(batch.after or 0) > reached[tp]"),),
+        (("(batch.after is None or batch.after > self.reached)", "(batch.after or 0) > self.reached"),),
     ),
     Mutant(
         "own position not checked",
         (
             (
-                "records = [record for record in records if record.offset >= reached[tp]]",
-                "records = list(records)",
+                "                new = [record for record in records if record.offset >= self.reached]\n",
+                "                new = list(records)\n",
             ),
         ),
     ),
@@ -202,7 +201,8 @@ words = Owner(
         (
             (
                 """\
-            self._make_true(self._desk.decide(plain, self._store.recall, self._watermarks()), _ends(plain))
+            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), self.opened)
+            self._make_true(effects, self._ends(plain))
 """,
                 """\
             kept = self.__dict__.setdefault("_kept", {})
@@ -210,9 +210,10 @@ words = Owner(
                 plain,
                 lambda n, k: kept[n, k] if (n, k) in kept else self._store.recall(n, k),
                 self._watermarks(),
+                self.opened,
             )
             kept.update({(n, k): v for n, rows in effects.rows.items() for k, v in rows.items()})
-            self._make_true(effects, _ends(plain))
+            self._make_true(effects, self._ends(plain))
             kept.clear()
 """,
             ),
@@ -238,7 +239,7 @@ words = Owner(
                 """\
             self._start_over()
             self._bear(error)
-            return batches
+        except (Unreachable, NotStable) as error:
 """,
                 """\
             if self._opened is None:
@@ -250,7 +251,7 @@ words = Owner(
                 except Unreachable:
                     self._start_over()
             self._bear(error)
-            return batches
+        except (Unreachable, NotStable) as error:
 """,
             ),
         ),
@@ -373,23 +374,130 @@ words = Owner(
     ),
     Mutant(
         "lost tail never looked for",
-        (("                self._look_for_lost_records(busy=bool(batches))\n", "                pass\n"),),
+        (
+            (
+                "                if not (self._look_for_lost_records() or went_on):\n",
+                "                if not went_on:\n",
+            ),
+        ),
     ),
     Mutant(
-        "lost tail noted before it is committed",
+        "lost tail noted before it is read",
         (
             (
                 """\
-                    self._read_and_commit(tp, position, high)
-                    # only markers and aborted records are left, if any
-                    self._looked[tp] = high
+        read = 0
+        for chunk in self._cluster.read(tp, begin, end):
 """,
                 """\
-                    self._looked[tp] = high
-                    self._read_and_commit(tp, position, high)
+        read = 0
+        found = self._cluster.read(tp, begin, end)
+        self._merge.fill(tp, (), end)
+        for chunk in found:
 """,
             ),
         ),
+    ),
+    Mutant(
+        "of those that arrived together the wrong one goes first",
+        (("self._inputs[tp] = _Input(tp, rank,", "self._inputs[tp] = _Input(tp, -rank,"),),
+    ),
+    Mutant(
+        "an empty input that is behind not waited for",
+        (
+            (
+                "        return each.is_behind(now) or each.is_uncertain(now, self._trusted_s)\n",
+                "        return False\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "an end believed for ever",
+        (("        return now - self.asked_at >= trusted_s\n", "        return self.asked_at < 0\n"),),
+    ),
+    Mutant(
+        "an input waited for without a bound",
+        (
+            ("            and now - each.missed_since >= self._wait_s\n", "            and False\n"),
+            ("        return min(waits, default=None)\n", "        return None\n"),
+        ),
+    ),
+    Mutant(
+        "a gap read twice",
+        (
+            (
+                """\
+        self._hold(new, is_history=False)
+        self.reached = max(self.reached, until)
+""",
+                """\
+        self._hold(new, is_history=False)
+        self.reached = max(self.reached, until if new else 0)
+        self.reached -= len(new) == 1
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "what was taken is lost with an aborted transaction",
+        (("            merge.put_back(self.opened)\n", "            pass\n"),),
+    ),
+    Mutant(
+        "what was committed after all taken again",
+        (
+            (
+                "            if held.record.offset >= positions.get(number, {}).get(topic, 0):\n",
+                "            if True:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "taken again after an unknown outcome",
+        (("                    self._inputs[tp].take_over(offsets[topic])\n", ""),),
+    ),
+    Mutant(
+        "the position of another input not in the transaction",
+        (
+            (
+                "ends.setdefault(record.partition, {})[record.topic] = record.offset + 1",
+                "ends.setdefault(record.partition, {}).setdefault(records[-1].topic, record.offset + 1)",
+            ),
+        ),
+    ),
+    Mutant(
+        "a stage's position not restored",
+        (
+            (
+                "self._inputs[tp].take_over(offsets[topic])\n",
+                "self._inputs[tp].take_over(offsets[topic] * (group is self._groups[0]))\n",
+            ),
+            (
+                "self._inputs[tp] = _Input(tp, rank, offsets[topic])",
+                "self._inputs[tp] = _Input(tp, rank, offsets[topic] * (group is self._groups[0]))",
+            ),
+        ),
+    ),
+    Mutant(
+        "the desk told where the others come to, not where they were",
+        (
+            (
+                """\
+            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), self.opened)
+            self._make_true(effects, self._ends(plain))
+""",
+                """\
+            after = {n: dict(offsets) for n, offsets in self.opened.items()}
+            for record in plain:
+                after[record.partition][record.topic] = record.offset + 1
+            effects = self._desk.decide(plain, self._store.recall, self._watermarks(), after)
+            self._make_true(effects, self._ends(plain))
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "what waited under an old assignment taken under the new one",
+        (("        if self._merging is not assignment:\n", "        if self._merging is None:\n"),),
     ),
     Mutant(
         "position of a new input not in the claim",

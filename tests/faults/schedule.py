@@ -13,20 +13,24 @@ from typing import NoReturn
 
 from stream import writer as core
 from stream.keeping import Horizons
+from stream.merge import ARRIVED_AT, arrived_at
 from stream.ports import (
     TP,
     Assignment,
     Batch,
     Committed,
     Effects,
-    Produce,
+    Headers,
+    Positions,
     Recall,
     Record,
     Refused,
     Watermarks,
 )
+from tests.faults.plain_desk import DECISIONS, KEPT_FOR, ORDERS, Message, Road, Told, as_recorded, order_of
 from tests.faults.simulated import (
     COMMITTED,
+    EPOCH_MS,
     NETWORK,
     SESSION_S,
     SWEEP_S,
@@ -43,15 +47,12 @@ from tests.faults.simulated import (
 )
 
 CHANGELOG = "customers-changelog"
-DECISIONS = "decisions"
 FAULTS_END_S = 60.0
 """Faults that have not found their step by then never strike."""
 RECOVERY_S = 200.0
 """How long after the last fault everything must be decided, in virtual seconds."""
 MOST_CRASHES = 16
 """How often a poison order may stop workers before it is set aside, whatever else strikes them."""
-KEPT_FOR = 100
-"""For how long after its last event a row is kept, in the event time of `Schedule.placed_at`."""
 NEIGHBOUR_S = 60.0
 """How long a busy partition gets an order every second beside a quiet one."""
 
@@ -61,69 +62,64 @@ class Poisoned(Exception):
 
 
 class FakeDesk:
-    """Counts the orders of a customer and decides by the count; the fourth order forgets them all.
+    """Takes records down the road, as `tests.faults.plain_desk` says; it may take its time, or be the end."""
 
-    So does time, `KEPT_FOR` after the last of them.
-    """
-
-    def __init__(self, schedule: "Schedule", life: Life) -> None:
+    def __init__(self, schedule: "Schedule", life: Life, road: Road) -> None:
         self._schedule = schedule
         self._world = schedule.world
         self._life = life
+        self._road = road
 
-    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
-        """One decision and one new count for every order; it may take its time, or be the end."""
-        self._schedule.check_not_held(self._life)
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks, positions: Positions
+    ) -> Effects:
+        """What every record changes and produces."""
+        schedule = self._schedule
+        schedule.check_not_held(self._life)
+        schedule.check_merged(self._life, self._road, records, positions)
         struck = self._world.begin(self._life, "decide")
         effects = Effects()
         if len(records) == 1:
-            self._schedule.alone.add(records[0].value)
+            schedule.alone.add((records[0].topic, order_of(records[0])[0]))
+        at = {number: dict(offsets) for number, offsets in positions.items()}
         for record in records:
-            if record.value == self._schedule.poison:
-                self._schedule.crash(self._life)
+            if order_of(record)[0] == schedule.poison and record.topic == schedule.poisoned_at:
+                schedule.crash(self._life)
             number = record.partition
-            rows = effects.rows.setdefault(number, {})
-            key = row_key(record)
-            before = rows[key] if key in rows else recall(number, key)
+            rows = _Overlay(number, recall, effects.rows.setdefault(number, {}))
             watermark = effects.watermarks.get(number, watermarks.get(number))
-            rows[key], count, watermark = counted(key, before, watermark, self._schedule.placed_at(record))
+            others = {topic: offset for topic, offset in at[number].items() if topic != record.topic}
+            produce, watermark = self._road.take(record, rows, watermark, others)
+            at[number][record.topic] = record.offset + 1
             if watermark is not None:
                 effects.watermarks[number] = watermark
-            effects.produce.append(Produce(DECISIONS, number, key, b"%s %s %d" % (record.value, key, count)))
+            effects.produce.append(produce)
         self._world.effect(self._life, struck)
         self._world.end(self._life, struck)
         return effects
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:
-        """A decision that says the order was set aside; its customer's row stays as it is."""
+        """A decision that says the order was set aside; its rows stay as they are."""
         self._schedule.check_set_aside(record)
         effects = Effects()
-        key = row_key(record)
-        effects.produce.append(Produce(DECISIONS, record.partition, key, b"%s aside" % record.value))
+        effects.produce.append(self._road.set_aside(record))
         return effects
 
 
-def row_key(record: Record) -> bytes:
-    """The customer of an order; every input counts for itself, so that their interleaving is free."""
-    # for the same reason only the rows of orders are forgotten, and only orders make time advance
-    kind = b"" if record.topic == "orders" else b"other "
-    return b"%s%s@%s" % (kind, record.key, record.topic.encode())
+class _Overlay(dict[bytes, bytes | None]):
+    """The rows of a partition as a batch has changed them so far."""
 
+    def __init__(self, number: int, recall: Recall, changed: dict[bytes, bytes | None]) -> None:
+        super().__init__(changed)
+        self._number = number
+        self._recall = recall
+        self._changed = changed
 
-def counted(
-    key: bytes, before: bytes | None, watermark: int | None, at: int
-) -> tuple[bytes | None, int, int | None]:
-    """The row after an order placed at that time, the count it was decided by, and the watermark after it."""
-    count, last_at = 0, at
-    if before is not None:
-        count, last_at = map(int, before.split())
-    if key[:1] == b"c":
-        if watermark is not None and before is not None and last_at < watermark - KEPT_FOR:
-            count, last_at = 0, at
-        watermark = at if watermark is None else max(watermark, at)
-    count += 1
-    # the fourth is forgotten, so that restores meet tombstones
-    return None if count == 4 else b"%d %d" % (count, max(last_at, at)), count, watermark
+    def get(self, key: bytes, default: bytes | None = None) -> bytes | None:
+        return self._changed[key] if key in self._changed else self._recall(self._number, key) or default
+
+    def __setitem__(self, key: bytes, row: bytes | None) -> None:
+        self._changed[key] = row
 
 
 class Schedule:
@@ -134,8 +130,10 @@ class Schedule:
         self.core = writer
         self.world = world = World(seed, trace=trace)
         rng = world.rng
-        self.inputs: tuple[str, ...] = ("orders", "outcomes") if rng.random() < 0.25 else ("orders",)
+        self._roads = self._some_roads(Random(f"roads {seed}"))
         self.limits = writer.Limits(
+            behind_s=0.25,
+            trusted_s=1.0,
             evicted=Random(f"evicted {seed}").choice((1, 16)),
             records=(records := rng.choice((1, 2, 4, 1000))),
             history_records=3 * records,
@@ -150,15 +148,18 @@ class Schedule:
         self.quiet_at = 0.0
         self.ended = ""
         self.poison: bytes | None = None
+        self.poisoned_at = ORDERS
+        """The topic at which the poison order stops workers."""
         self.crashes = 0
         """How often the poison order stopped a worker."""
-        self.alone: set[bytes | None] = set()
-        """The orders that were decided, or tried, without others."""
-        self.set_aside: set[bytes] = set()
+        self.alone: set[tuple[str, bytes]] = set()
+        """The orders that were taken, or tried, without others, and where."""
+        self.set_aside: dict[bytes, str] = {}
+        """The orders that were set aside, and where."""
         self._deadly = False
         self._namesake: Worker | None = None
         self._refused_namesakes = 0
-        self._second_input_at = 0.0
+        self._second_input_at = self._second_input_read_at = 0.0
         self.held = False
         """Whether somebody paused all workers."""
         self._hearing: set[Life] = set()
@@ -173,8 +174,10 @@ class Schedule:
         self._today = 0
         sweeps, lazy = Random(f"sweeps {seed}"), self._times.choice((0.0, 0.5))
         world.finds_nothing = lambda: sweeps.random() < lazy
-        self._quiet: int | None = None
-        """The partition of which Faust loses everything it fetches."""
+        self._quiet: frozenset[TP] = frozenset()
+        """The inputs of which Faust loses everything it fetches."""
+        self.decided_within_s: float | None = None
+        """How long after its arrival an order is taken at the latest."""
         if rng.random() < 0.4:
             world.slow = rng.choice((0.005, 0.02, 0.05))
         world.lazy = rng.choice((0.0, 0.02, 0.1, 0.3))
@@ -189,38 +192,71 @@ class Schedule:
         if about < 0.02:
             self._plan_a_busy_neighbour()
             return
+        if about < 0.03:
+            self._plan_a_silent_input()
+            return
+        if 0.19 <= about < 0.24 and len(self._roads[0]) > 1:
+            self._plan_a_second_input(rng)
         self._plan_orders(rng)
+        self._start_workers(2)
         if about < 0.14:
             self._plan_poison(rng)
         self._plan_faults(rng)
         if 0.14 <= about < 0.19:
             self._plan_a_namesake(rng)
-        elif 0.19 <= about < 0.24 and len(self.inputs) > 1:
-            self._plan_a_second_input(rng)
         # of a chance of its own, so that seeds without it tell the same story as ever
         holds = Random(f"hold {seed}")
         if holds.random() < 0.15:
             self._plan_a_hold(holds)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All topics that workers take."""
+        return tuple(topic for road in self._roads for topic in road)
+
+    @property
+    def road(self) -> Road:
+        """What becomes of the records of all inputs."""
+        return Road(self._roads, self.world.partitions, self._placed.__getitem__)
+
     # --- the plan --------------------------------------------------------------------------------
+
+    def _some_roads(self, rng: Random) -> tuple[tuple[str, ...], ...]:
+        home = rng.choice(((ORDERS,), ("outcomes", ORDERS), ("outcomes", "order-events", ORDERS)))
+        stages = (("orders-by-device",), ("orders-by-merchant",))[: rng.choice((0, 0, 1, 2, 2))]
+        self.world.fed = frozenset(topic for stage in stages for topic in stage)
+        return (home, *stages)
 
     def _plan_orders(self, rng: Random) -> None:
         world = self.world
         for topic in self.inputs:
             for number in range(world.partitions):
                 world.log((topic, number))
+        home = self._roads[0]
+        published = Random(f"published {self.seed}")
+        strides = published.choice(((), (), (0, 10), (-30, 0, 0, 20)))
+        arrived = 500_000
         count = rng.randint(10, 20)
         span = rng.choice((0.0, 10.0, 25.0, 40.0))
         transactional = rng.random() < 0.25
         at = last = 0.0
         for index in range(count):
             at = index * span / count
-            topic = rng.choice(self.inputs)
+            topic = rng.choice(home)
             tp = (topic, rng.randrange(world.partitions))
+            if topic != ORDERS and self._second_input_at:
+                tp = (topic, 0)  # at the other, nothing may come after the claim of the new input
             key = b"c%d" % rng.randrange(3)
             value = b"o%d" % index
+            headers: Headers = ()
+            if strides and published.random() < 0.9:
+                arrived += published.choice(strides)
+                headers = ((ARRIVED_AT, b"%d" % arrived),)
             if not transactional or rng.random() < 0.5:
-                world.later(at, lambda tp=tp, k=key, v=value: self._arrive(tp, k, v))  # type: ignore[misc]
+                world.later(
+                    at,
+                    lambda tp=tp, k=key, v=value, h=headers: self._arrive(tp, k, v, h),  # type: ignore[misc]
+                )
             else:
                 commit = rng.random() < 0.7
                 held = rng.random() * 2.0
@@ -230,37 +266,34 @@ class Schedule:
                 last = max(last, at + held)
                 world.later(
                     at,
-                    lambda tp=tp, k=key, v=value, c=commit, h=held, p=index: self._arrive_in_transaction(  # type: ignore[misc]
-                        tp, k, v, commit=c, held=h, pid=p
+                    lambda tp=tp, k=key, v=value, c=commit, h=held, p=index, s=headers: (  # type: ignore[misc]
+                        self._arrive_in_transaction(tp, k, v, s, commit=c, held=h, pid=p)
                     ),
                 )
-        self.quiet_at = max(at, last) + 2.0
-
-    def placed_at(self, record: Record) -> int:
-        """When an order was placed, in event time: it may jump, and come late."""
-        return self._placed[record.value or b""]
+        self.quiet_at = max(at, last, self._second_input_read_at) + 2.0
 
     def _place(self, value: bytes) -> None:
+        """Say when an order was placed, in event time: it may jump, and come late."""
         stride = self._times.choice(self._strides)
         self._placed[value] = self._today + stride
         self._today = max(self._today, self._placed[value])
 
-    def _arrive(self, tp: tuple[str, int], key: bytes, value: bytes) -> None:
+    def _arrive(self, tp: TP, key: bytes, value: bytes, headers: Headers = ()) -> None:
         self._place(value)
-        self.world.log(tp).append(key, value, self.world.now)
+        self.world.log(tp).append(key, value, self.world.now, headers=headers)
         self.world.nudge_all()
 
     def _arrive_in_transaction(
-        self, tp: tuple[str, int], key: bytes, value: bytes, *, commit: bool, held: float, pid: int
+        self, tp: TP, key: bytes, value: bytes, headers: Headers, *, commit: bool, held: float, pid: int
     ) -> None:
         log = self.world.log(tp)
         self._place(value)
-        log.append(key, value, self.world.now, pid)
+        log.append(key, value, self.world.now, pid, headers=headers)
 
         def end() -> None:
             if not commit:
                 self.world.struck["publisher's abort" if held < TRANSACTION_S else "publisher's death"] += 1
-            log.mark(pid, 0, commit=commit)
+            log.mark(pid, 0, commit=commit, now=self.world.now)
             self.world.nudge_all()
 
         self.world.later(held, end)
@@ -270,9 +303,9 @@ class Schedule:
         world = self.world
         world.slow = world.lazy = 0.0
         world.noise = world.rng.choice((0.0, 0.05))
-        self.inputs = ("orders",)
+        self._roads = ((ORDERS,),)
         self._clumsy = False
-        self._quiet = 1
+        self._quiet = frozenset({(ORDERS, 1)})
         self.limits = replace(self.limits, idle_s=3.0)
         self._start_workers(1)
         self._tell("a quiet partition beside a busy one")
@@ -298,11 +331,34 @@ class Schedule:
             # with a bad network the end of the schedule must do: everything is decided then
             world.later(NEIGHBOUR_S - 5.0, look)
 
+    def _plan_a_silent_input(self) -> None:
+        """Orders must not wait for ever for outcomes that Faust loses, nor go before them."""
+        world = self.world
+        world.slow = world.lazy = world.noise = 0.0
+        self._roads = (("outcomes", ORDERS),)
+        self._clumsy = False
+        self._quiet = frozenset(("outcomes", number) for number in range(world.partitions))
+        # so that nobody comes upon what is lost by looking for it
+        self.limits = replace(self.limits, idle_s=10 * NEIGHBOUR_S)
+        self.decided_within_s = 40.0  # the worker may need half of it to start
+        self._start_workers(1)
+        self._tell("all outcomes lost by Faust")
+        for second in range(int(NEIGHBOUR_S)):
+            tp, value = (self.inputs[second % 3 % 2], second % 2), b"o%d" % second
+            world.later(float(second), lambda tp=tp, v=value: self._arrive(tp, b"c0", v))  # type: ignore[misc]
+        # outcomes after the last order are waited for by nobody
+        world.later(NEIGHBOUR_S, lambda: self._arrive((ORDERS, 0), b"c0", b"last"))
+        world.later(NEIGHBOUR_S, lambda: setattr(self, "_quiet", frozenset()))
+        world.later(NEIGHBOUR_S, world.group.rebalance_if_any)
+        self.quiet_at = NEIGHBOUR_S
+
     def _plan_poison(self, rng: Random) -> None:
         self.poison = b"o%d" % rng.randrange(10)
         self._deadly = rng.random() < 0.5
         self.limits = replace(self.limits, crashes=3)
-        self._tell(f"order {self.poison.decode()} {'kills the worker' if self._deadly else 'raises'}")
+        self.poisoned_at = Random(f"poisoned {self.seed}").choice(self.inputs)
+        what = "kills the worker" if self._deadly else "raises"
+        self._tell(f"order {self.poison.decode()} {what} at '{self.poisoned_at}'")
 
     def _plan_a_namesake(self, rng: Random) -> None:
         world = self.world
@@ -314,8 +370,9 @@ class Schedule:
         self._quiet_after(at)
 
     def _plan_a_second_input(self, rng: Random) -> None:
-        self._second_input_at = at = 5.0 + rng.random() * 30.0
-        self._tell(f"'{self.inputs[1]}' is read only from {at:.1f} s on")
+        # not too early: at a partition where all orders came before, nothing hides what the claim says
+        self._second_input_at = at = 5.0 + rng.random() * 45.0
+        self._tell(f"of the home inputs only '{ORDERS}' is read until {at:.1f} s")
 
         def restart(worker: Worker) -> None:
             self.world.struck["second input"] += 1
@@ -323,10 +380,10 @@ class Schedule:
                 worker.life.stopping = True
                 self.world.nudge(worker.life)
 
-        for worker in self.world.workers:
+        for index in range(2):
             when = at + rng.random() * 10.0
-            self.world.later(when, lambda w=worker: restart(w))  # type: ignore[misc]
-            self._quiet_after(when)
+            self.world.later(when, lambda i=index: restart(self.world.workers[i]))  # type: ignore[misc]
+            self._second_input_read_at = max(self._second_input_read_at, when)
 
     def _plan_a_hold(self, rng: Random) -> None:
         """Somebody pauses all workers and, later, lets them go on; each hears of it in its own time."""
@@ -369,7 +426,6 @@ class Schedule:
 
     def _plan_faults(self, rng: Random) -> None:
         world = self.world
-        self._start_workers(2)
         # some schedules are about one kind of fault, so that rare ones meet each other
         theme = rng.choice(_THEMES) if rng.random() < 0.4 else ""
         for _ in range(4 if theme else rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 4, 4))):
@@ -489,7 +545,7 @@ class Schedule:
             for index in range(10):
                 # what is forgotten now must not come back with the worker's old rows
                 tp, key = (
-                    (self.inputs[0], world.rng.randrange(world.partitions)),
+                    (ORDERS, world.rng.randrange(world.partitions)),
                     b"c%d" % world.rng.randrange(3),
                 )
                 order = b"away-%s-%d" % (str(life).encode(), index)
@@ -530,14 +586,17 @@ class Schedule:
         if world.trace is not None:
             world.note(life, "started" if worker.disk else "started with an empty disk")
         clock = SimClock(world, life)
-        inputs = self.inputs if world.now >= self._second_input_at else self.inputs[:1]
+        road = self.road
+        if world.now < self._second_input_at:
+            road = replace(road, roads=((ORDERS,), *self._roads[1:]))
+        inputs = [topic for topics in road.roads for topic in topics]
         writer = self.core.Writer(
             name=worker.name,
-            inputs=inputs,
+            roads=road.roads,
             changelog=CHANGELOG,
             cluster=SimCluster(world, life),
             store=SimStore(world, life),
-            desk=FakeDesk(self, life),
+            desk=FakeDesk(self, life, road),
             clock=clock,
             limits=self.limits,
             horizons=Horizons(rows=KEPT_FOR),
@@ -584,8 +643,9 @@ class Schedule:
             after: dict[tuple[str, int], int | None] = dict.fromkeys(position)
             while not (life.rejoin or life.stopping):
                 fetched = False
+                full = mailbox.full((6, 1 << 30))
                 for tp in position:
-                    if mailbox.waiting > 6:
+                    if tp in full:
                         continue
                     log = world.log(tp)
                     records, position[tp] = log.read(position[tp], log.stable(), 1 + int(rnd() * 5))
@@ -594,10 +654,11 @@ class Schedule:
                     fetched = True
                     # decided alike here; what differs is how many go into one transaction
                     about_the_past = records[0].offset % 3 == 0
-                    batch = Batch(tp[0], tp[1], records, assignment, after[tp], about_the_past)
+                    until = position[tp] if rnd() < 0.7 else None
+                    batch = Batch(tp[0], tp[1], records, assignment, after[tp], about_the_past, until)
                     after[tp] = records[-1].offset + 1
                     r = rnd()
-                    if tp[1] == self._quiet:
+                    if tp in self._quiet:
                         world.struck["batch lost by Faust"] += 1
                         world.note(life, "Faust lost a batch")
                     elif self._clumsy and r < 0.06:
@@ -610,7 +671,7 @@ class Schedule:
                         mailbox.offer(batch)
                 if late and rnd() < 0.3:
                     mailbox.offer(late.pop(0))
-                if fetched or mailbox.waiting > 6:
+                if fetched or full:
                     world.pause(0.002 + world.travel() * (1 if rnd() < 0.7 else 20))
                 else:
                     life.idle = True
@@ -704,7 +765,7 @@ class Schedule:
                     return (
                         f"the rows of partition {number} stand at {shelf.position}, the group at {committed}"
                     )
-            if world.log((CHANGELOG, number)).open or world.log((DECISIONS, number)).open:
+            if any(world.log((topic, number)).open for topic in (CHANGELOG, DECISIONS, *self.inputs)):
                 return f"a transaction is open in partition {number}"
         return ""
 
@@ -719,19 +780,57 @@ class Schedule:
             raise Killed
         raise Poisoned
 
+    def check_merged(self, life: Life, road: Road, records: Sequence[Record], positions: Positions) -> None:
+        """No record is taken before one that surely arrived earlier and that its worker must know of.
+
+        Surely: by the latest arrival that the other could be given, and the earliest of this one. It must
+        know what could be read for longer than an end is trusted, when it looked at the clock.
+        """
+        world, at = self.world, {number: dict(offsets) for number, offsets in positions.items()}
+        careful = any(each.care.attempt for each in self._writers[life]._partitions.values())
+        known_at = life.looked_at - self.limits.trusted_s
+        for record in records:
+            topics = next(topics for topics in road.roads if record.topic in topics)
+            key = (arrived_at(record), topics.index(record.topic), record.partition)
+            if (
+                self.decided_within_s is not None
+                and (late := world.now - (record.timestamp - EPOCH_MS) / 1000) > self.decided_within_s
+            ):
+                world.violation(f"{record.value!r} waited for {late:.0f} s")
+            for number in [record.partition] if careful else at:
+                for rank, topic in enumerate(topics):
+                    tp = (topic, number)
+                    if tp == record[:2]:
+                        continue
+                    readable = world.log(tp).readable_at(known_at)
+                    if other := self._first_beyond(tp, at[number][topic], readable):
+                        latest = max(
+                            arrived_at(each) for each in world.log(tp).read(0, other.offset + 1, 10_000)[0]
+                        )
+                        if (latest, rank, number) < key:
+                            world.violation(
+                                f"{life} takes {record.value!r} before {other.value!r}, which arrived earlier"
+                            )
+            at[record.partition][record.topic] = record.offset + 1
+
+    def _first_beyond(self, tp: TP, position: int, end: int) -> Record | None:
+        found, _ = self.world.log(tp).read(position, end, 1)
+        return found[0] if found else None
+
     def check_set_aside(self, record: Record) -> None:
         """Only an order that was announced and tried alone, often enough, may be set aside."""
         world = self.world
-        order = record.value or b"?"
-        self.set_aside.add(order)
-        if order != self.poison:
+        order = order_of(record)[0]
+        self.set_aside[order] = record.topic
+        if (order, record.topic) != (self.poison, self.poisoned_at):
             world.struck["sound order set aside"] += 1
         tries = max(
             (self.core.Owner.of(c).tries for c in world.group.left_behind((record.topic, record.partition))),
             default=0,
         )
-        if tries < self.limits.crashes or order not in self.alone:
-            tried = "was tried alone" if order in self.alone else "was never tried alone"
+        alone = (record.topic, order) in self.alone
+        if tries < self.limits.crashes or not alone:
+            tried = "was tried alone" if alone else "was never tried alone"
             world.violation(f"order {order!r} is set aside; it {tried} and was announced {tries} times")
 
     def _check_tries(self, tp: TP, before: Committed | None, after: Committed) -> None:
@@ -742,25 +841,72 @@ class Schedule:
             self.world.violation(f"the tries of {tp} at {after.offset} rose from {said} to {tries} at once")
 
     def _check(self) -> None:
-        world = self.world
-        for number in range(world.partitions):
-            seen: dict[bytes, list[bytes]] = {}
-            for record in world.log((DECISIONS, number)).visible():
-                value = record.value or b"?"
-                seen.setdefault(value.split()[0], []).append(value)
-            aside = {order for order, found in seen.items() if found[0].endswith(b" aside")} & self.set_aside
-            if self.poison is not None:
-                aside.add(self.poison)
-            rows, decisions, watermark = self._single_worker(number, aside)
-            for order, decision in decisions.items():
-                found = seen.pop(order, [])
-                if len(found) != 1:
-                    world.violation(f"order {order!r} has {len(found)} visible decisions: {found}")
-                elif found[0] != decision:
-                    world.violation(f"order {order!r} was decided {found[0]!r} instead of {decision!r}")
-            if seen:
-                world.violation(f"decisions for orders never placed: {seen}")
-            self._check_rows(number, rows, watermark)
+        """Hold what came of it against a worker to whom nothing ever happened."""
+        world, road, told = self.world, self.road, Told()
+        numbers = range(world.partitions)
+        stages = [topic for topics in self._roads[1:] for topic in topics]
+        seen = {
+            (topic, number): [record.value or b"?" for record in world.log((topic, number)).visible()]
+            for topic in (*stages, DECISIONS)
+            for number in numbers
+        }
+        asides = {m.order for tp, found in seen.items() for m in map(Message.of, found) if m.is_aside}
+        aside = {order: topic for order, topic in self.set_aside.items() if order in asides}
+        if self.poison is not None:
+            aside[self.poison] = self.poisoned_at
+        # an order says where the others stood when it left its home
+        first = [
+            Message.of(value)
+            for tp, values in seen.items()
+            if tp[0] == (*stages, DECISIONS)[0]
+            for value in values
+        ]
+        others_of = {each.order: each.others for each in first if not each.is_aside and b"," in each.passed}
+        for number in numbers:
+            visible = {topic: world.log((topic, number)).visible() for topic in road.home}
+            try:
+                told.take(road, as_recorded(visible, road.home, others_of), aside)
+            except ValueError as error:
+                world.violation(f"the order of partition {number} can't have been: {error}")
+                return
+        for topic in stages:
+            # what came to a stage counts as it came, once it is known to be what had to come
+            for number in numbers:
+                self._check_road(topic, number, seen[topic, number], told.produced.get((topic, number), []))
+            for number in numbers:
+                told.take(road, ((record, {}) for record in world.log((topic, number)).visible()), aside)
+        for number in numbers:
+            self._check_each_once(
+                (DECISIONS, number), seen[DECISIONS, number], told.produced.get((DECISIONS, number), [])
+            )
+        for number in numbers:
+            rows = {key: row for key, row in told.rows.get(number, {}).items() if row is not None}
+            self._check_rows(number, rows, told.watermarks.get(number))
+
+    def _check_road(self, topic: str, number: int, seen: Sequence[bytes], told: Sequence[bytes]) -> None:
+        """What came to a stage came once, and in the order of each partition that it came from."""
+        self._check_each_once((topic, number), seen, told)
+        for source in range(self.world.partitions):
+            here, there = (
+                [value for value in some if self.road.source_of(Message.of(value), topic) == source]
+                for some in (seen, told)
+            )
+            if here != there:
+                self.world.violation(f"{topic}/{number} has of partition {source} {here} instead of {there}")
+
+    def _check_each_once(self, tp: TP, seen: Sequence[bytes], told: Sequence[bytes]) -> None:
+        found: dict[bytes, list[bytes]] = {}
+        for value in seen:
+            found.setdefault(value.split()[0], []).append(value)
+        for value in told:
+            order = value.split()[0]
+            here = found.pop(order, [])
+            if len(here) != 1:
+                self.world.violation(f"order {order!r} is {len(here)} times in {tp}: {here}")
+            elif here[0] != value:
+                self.world.violation(f"order {order!r} is {here[0]!r} in {tp} instead of {value!r}")
+        if found:
+            self.world.violation(f"in {tp} are orders that never came there: {found}")
 
     def _check_rows(self, number: int, rows: Mapping[bytes, bytes], watermark: int | None) -> None:
         world = self.world
@@ -802,30 +948,6 @@ class Schedule:
                 f"the changelog of partition {number} stands at {position}, the group at {committed}"
             )
 
-    def _single_worker(
-        self, number: int, aside: set[bytes]
-    ) -> tuple[dict[bytes, bytes], dict[bytes, bytes], int | None]:
-        """Rows, decisions and watermark of a worker to whom nothing ever happens: one list, one loop.
-
-        It evicts nothing, and yet decides as if it did.
-        """
-        watermark: int | None = None
-        rows: dict[bytes, bytes] = {}
-        decisions: dict[bytes, bytes] = {}
-        for topic in self.inputs:
-            for record in self.world.log((topic, number)).visible():
-                key = row_key(record)
-                if record.value in aside:
-                    decisions[record.value] = b"%s aside" % record.value
-                    continue
-                row, count, watermark = counted(key, rows.get(key), watermark, self.placed_at(record))
-                decisions[record.value] = b"%s %s %d" % (record.value, key, count)  # type: ignore[index]
-                if row is None:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = row
-        return rows, decisions, watermark
-
 
 _TRANSACTIONAL = (
     "producer",
@@ -847,6 +969,7 @@ _ANY = (
     "store.clear",
     "committed",
     "members",
+    "ends",
     "high",
     "read",
     "log_id",

@@ -28,6 +28,7 @@ from stream.ports import (
     Assignment,
     Committed,
     Fenced,
+    Headers,
     LocalPosition,
     NotStable,
     OutcomeUnknown,
@@ -45,6 +46,8 @@ EMPTY, ONGOING, PREPARE, COMPLETE_COMMIT, COMPLETE_ABORT = range(5)
 NO_FAULT, KILL_AFTER, PAUSE_AFTER, LOST_REQUEST, LOST_REPLY, DELAYED, REFUSED = range(7)
 """What strikes a step, beyond what already struck before it."""
 
+EPOCH_MS = 1_000_000
+"""The broker's time when a schedule begins, in milliseconds: of earlier times published records may tell."""
 SESSION_S = 10.0
 HEARTBEAT_S = 3.0
 REBALANCE_S = 20.0
@@ -56,7 +59,7 @@ WATCHDOG_S = 20.0
 TOMBSTONES_S = 60.0
 
 WRITES = frozenset({"producer", "flush", "send_offsets", "commit", "abort"})
-READS = frozenset({"committed", "members", "low", "high", "log_id", "read"})
+READS = frozenset({"committed", "members", "low", "high", "ends", "log_id", "read"})
 DISK = frozenset({"store.write", "store.clear"})
 TALK = WRITES | READS
 
@@ -124,6 +127,7 @@ class Life:
         "faust",
         "idle",
         "known",
+        "looked_at",
         "member",
         "number",
         "paused_until",
@@ -152,6 +156,8 @@ class Life:
         """The members as it was last told: member id -> worker."""
         self.stopping = False
         self.writing = True
+        self.looked_at = 0.0
+        """When its writer last looked at the clock."""
 
     def __str__(self) -> str:
         return f"{self.worker.name}.{self.number}"
@@ -172,7 +178,7 @@ class Entry:
 class Log:
     """One partition of a topic."""
 
-    __slots__ = ("end", "entries", "epochs", "offsets", "open", "partition", "topic")
+    __slots__ = ("_stables", "end", "entries", "epochs", "offsets", "open", "partition", "topic")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
@@ -182,6 +188,8 @@ class Log:
         self.end = 0
         self.open: dict[int, list[Entry]] = {}
         self.epochs: dict[int, int] = {}
+        self._stables: list[tuple[int, float]] = []
+        """Every last stable offset there was, and since when."""
 
     def stable(self) -> int:
         """The last stable offset: where the first open transaction begins, or the end."""
@@ -190,11 +198,18 @@ class Log:
         return min(entries[0].offset for entries in self.open.values())
 
     def append(
-        self, key: bytes | None, value: bytes | None, now: float, pid: int | None = None, epoch: int = 0
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        now: float,
+        pid: int | None = None,
+        *,
+        epoch: int = 0,
+        headers: Headers = (),
     ) -> int:
         """Append a record, inside a transaction when a producer id is given; return its offset."""
         offset = self.end
-        record = Record(self.topic, self.partition, offset, int(now * 1000), key, value)
+        record = Record(self.topic, self.partition, offset, EPOCH_MS + int(now * 1000), key, value, headers)
         entry = Entry(offset, record, COMMITTED if pid is None else OPEN)
         self.entries.append(entry)
         self.offsets.append(offset)
@@ -206,9 +221,19 @@ class Log:
                 self.open[pid] = [entry]
             else:
                 mine.append(entry)
+        self._note(now)
         return offset
 
-    def mark(self, pid: int, epoch: int, *, commit: bool) -> None:
+    def _note(self, now: float) -> None:
+        stable = self.stable()
+        if not self._stables or stable > self._stables[-1][0]:
+            self._stables.append((stable, now))
+
+    def readable_at(self, at: float) -> int:
+        """The last stable offset that there was at a time."""
+        return next((stable for stable, since in reversed(self._stables) if since <= at), 0)
+
+    def mark(self, pid: int, epoch: int, *, commit: bool, now: float = 0.0) -> None:
         """Write the control marker that ends a transaction here."""
         if epoch > self.epochs.get(pid, -1):
             self.epochs[pid] = epoch
@@ -217,6 +242,7 @@ class Log:
         self.entries.append(Entry(self.end, None, MARKER))
         self.offsets.append(self.end)
         self.end += 1
+        self._note(now)
 
     def read(self, start: int, end: int, most: int) -> tuple[list[Record], int]:
         """At most so many committed records of [start, end), and where to read on."""
@@ -320,6 +346,8 @@ class World:
         self.violations: list[str] = []
         self.over = False
         self.budget = 60_000
+        self.fed: frozenset[str] = frozenset()
+        """Topics that workers both produce to and take."""
         self.slow = 0.0
         self.noise = 0.0
         self.lazy = 0.01
@@ -668,7 +696,9 @@ class World:
         if part is None:
             self.group.settle(pid, epoch, commit=commit)
         else:
-            self.log(part).mark(pid, epoch, commit=commit)
+            self.log(part).mark(pid, epoch, commit=commit, now=self.now)
+            if part[0] in self.fed:
+                self.nudge_all()
         if self.trace is not None:
             where = "offsets" if part is None else f"{part[0]}/{part[1]}"
             self.note(None, f"{transaction.name} {'commit' if commit else 'abort'} marker in {where}")
@@ -996,7 +1026,14 @@ class SimProducer:
         if transaction.state != ONGOING or tp not in transaction.partitions:
             raise Aborted("the partition is not in the transaction")
         for record in records:
-            self._sent[tp] = log.append(record.key, record.value, world.now, transaction.pid, self._epoch)
+            self._sent[tp] = log.append(
+                record.key,
+                record.value,
+                world.now,
+                transaction.pid,
+                epoch=self._epoch,
+                headers=record.headers,
+            )
 
     def _arrive_late(self, tp: TP, records: Sequence[Produce], serial: int) -> None:
         # a sequence number of an earlier transaction would be refused
@@ -1183,6 +1220,13 @@ class SimCluster:
         """The high watermark."""
         struck = self._ask("high", "logs")
         answer = self._world.log(tp).end
+        self._world.end(self._life, struck)
+        return answer
+
+    def ends(self, tps: Sequence[TP]) -> Mapping[TP, int]:
+        """The last stable offsets."""
+        struck = self._ask("ends", "logs")
+        answer = {tp: self._world.log(tp).stable() for tp in tps}
         self._world.end(self._life, struck)
         return answer
 
@@ -1376,6 +1420,9 @@ class SimClock:
         """Virtual seconds."""
         if self._life.dead:
             raise Killed
+        task = self._world.current
+        if task is not None and task.name == "writer":
+            self._life.looked_at = self._world.now
         return self._world.now
 
     def wall(self) -> float:

@@ -20,6 +20,7 @@ from stream.ports import (
     LocalPosition,
     NotStable,
     OutcomeUnknown,
+    Positions,
     Produce,
     Recall,
     Record,
@@ -418,7 +419,9 @@ def test_a_kill_after_a_store_write_finds_the_rows_on_the_disk() -> None:
 class PlainDesk:
     """Emits and keeps nothing."""
 
-    def decide(self, records: Sequence[Record], recall: Recall, watermarks: Watermarks) -> Effects:
+    def decide(
+        self, records: Sequence[Record], recall: Recall, watermarks: Watermarks, positions: Positions
+    ) -> Effects:
         return Effects()
 
     def set_aside(self, record: Record, recall: Recall) -> Effects:
@@ -434,7 +437,7 @@ def test_what_was_not_handed_over_while_held_is_not_taken_for_lost() -> None:
     def story() -> None:
         writer = Writer(
             name=life.worker.name,
-            inputs=("orders",),
+            roads=(("orders",),),
             changelog="changelog",
             cluster=stage.clusters[0],
             store=SimStore(world, life),
@@ -478,7 +481,7 @@ def test_what_was_evicted_does_not_come_back_with_an_old_copy_of_the_rows(
         store = RocksStore(tmp_path / rows)
         writer = Writer(
             name=life.worker.name,
-            inputs=("orders",),
+            roads=(("orders",),),
             changelog="changelog",
             cluster=stage.clusters[0],
             store=store,

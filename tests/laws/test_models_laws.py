@@ -19,7 +19,7 @@ from models.decision import (
     encode,
     scored_decision,
 )
-from models.flat import Engine, FlatForest, FlatLinear, FlatModel, Walked
+from models.flat import Engine, FlatColumns, FlatLinear, FlatModel, FlatTrees, Walked
 from models.impute import Imputer
 from models.policy import Action, Policy, rounded, score_of, suggest_policy
 from models.scorer import Scorer
@@ -165,16 +165,24 @@ def forests(draw: st.DrawFn) -> FlatModel:
 
     roots = [grow(0) for _ in range(draw(st.integers(1, 4)))]
     imputer = Imputer(("a", "b", "c"), tuple(draw(few) for _ in range(3)), flagged=("c", "a"))
+    nodes = len(value)
     return FlatModel(
-        imputer,
-        FlatForest(
+        FlatColumns.of(imputer),
+        FlatTrees(
             roots=np.array(roots, dtype=np.int32),
             feature=np.array(feature, dtype=np.int32),
             threshold=np.array(threshold),
             left=np.array(left, dtype=np.int32),
             right=np.array(right, dtype=np.int32),
             value=np.array(value, dtype=np.float64),
+            missing_left=np.array([draw(st.integers(0, 1)) for _ in range(nodes)], dtype=np.int32),
+            category=np.full(nodes, -1, dtype=np.int32),
+            bits=np.zeros(0, dtype=np.uint32),
+            base=np.zeros(1),
+            combine="mean",
+            single=True,
         ),
+        "share",
     )
 
 
@@ -183,13 +191,14 @@ def linears(draw: st.DrawFn) -> FlatModel:
     some = st.floats(-1e6, 1e6)
     imputer = Imputer(("a", "b", "c"), tuple(draw(some) for _ in range(3)), flagged=("c", "a"))
     return FlatModel(
-        imputer,
+        FlatColumns.of(imputer),
         FlatLinear(
-            mean=np.array([draw(some) for _ in range(5)]),
-            scale=np.array([draw(st.floats(1e-3, 1e6)) for _ in range(5)]),
+            column=np.arange(5, dtype=np.int32),
             coefficient=np.array([draw(some) for _ in range(5)]),
+            typical=np.array([draw(some) for _ in range(5)]),
             intercept=np.array([draw(some)]),
         ),
+        "log_odds",
     )
 
 
@@ -203,7 +212,7 @@ matrices = st.lists(st.tuples(values, values, values), min_size=1, max_size=8).m
 def by_recursion(model: FlatModel, row: Any) -> float:
     """The forest as one would explain it: the oracle of both engines."""
     forest = model.predictor
-    assert isinstance(forest, FlatForest)
+    assert isinstance(forest, FlatTrees)
     with np.errstate(over="ignore"):
         seen = model.imputer.fill(row.reshape(1, 3))[0].astype(np.float32).astype(np.float64)
 
@@ -244,7 +253,7 @@ def test_attributions_add_up_to_what_separates_a_score_from_the_average(
     model: FlatModel, matrix: Any
 ) -> None:
     forest = model.predictor
-    assert isinstance(forest, FlatForest)
+    assert isinstance(forest, FlatTrees)
     start = forest.value[forest.roots].mean()
     walked = model.walk(matrix)
     assert walked.attributions.sum(axis=1) + start == pytest.approx(walked.p, abs=1e-12)
@@ -263,7 +272,7 @@ def test_a_score_depends_on_its_own_vector_alone(
 ) -> None:
     for kind in KINDS:
         trained = a_trained(kind)
-        scorer = Scorer(name="a", version="b", digest="c", features=trained.features, model=trained.model)
+        scorer = Scorer(name="a", version="b", digest="c", features=trained.features, nodes=trained.nodes)
         order = data.draw(st.permutations(range(len(vectors))))
         whole = scorer.score(vectors)
         assert scorer.score([vectors[i] for i in order]) == [whole[i] for i in order]

@@ -4,12 +4,14 @@ tests/fixtures has bytes of each version as that version wrote them. They are ne
 changes gets a new version, and another file.
 """
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from features.events import OrderEvent, Outcome
@@ -20,8 +22,10 @@ from features.remembered import NUMBERS, VALUES, fingerprint
 from features.revisions import _VERSION as REVISIONS_VERSION
 from features.revisions import Held, Revisions, ids_of
 from models.decision import Decision, ModelRef, Reason, Source, decode_decision, encode
+from models.flat import Engine
+from models.manifest import Manifest, nodes_of
 from models.policy import Action
-from models.registry import Manifest
+from models.registry import ARRAYS, GOLDEN, MANIFEST
 from stream.control import SCHEMA_VERSION, ControlRecord, ControlState
 from stream.ports import Record, Refused
 from stream.writer import Position, decode_position, encode_position
@@ -219,6 +223,22 @@ def test_a_manifest_of_version_1_is_read() -> None:
     manifest = Manifest.model_validate_json((FIXTURES / "manifest.v1.json").read_bytes())
 
     assert (manifest.format, manifest.name) == (1, "order_risk")
+
+
+@pytest.mark.parametrize("kind", ["logistic_regression", "random_forest"])
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_a_model_of_format_1_scores_as_it_did_to_the_last_bit(kind: str, engine: Engine) -> None:
+    (folder,) = (FIXTURES / "models.v1" / kind).iterdir()
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    then = json.loads((FIXTURES / "models.v1" / f"{kind}.json").read_bytes())
+
+    (node,) = nodes_of(manifest, (folder / ARRAYS).read_bytes(), (folder / GOLDEN).read_bytes())
+    node.golden.check(node.model, engine=engine)
+    walked = node.model.walk(np.array(then["rows"], dtype=np.float64), engine=engine)
+
+    assert [float(p).hex() for p in walked.p] == then["p"]
+    assert [[float(a).hex() for a in row] for row in walked.attributions] == then["attributions"]
+    assert walked.first.tolist() == then["first"]
 
 
 def test_a_position_of_a_newer_version_is_refused() -> None:

@@ -12,7 +12,7 @@ MATRIX = np.array([[1.0, nan, nan], [3.0, 5.0, nan], [8.0, 6.0, nan], [9.0, nan,
 
 def test_what_is_unknown_becomes_the_training_median_and_says_so() -> None:
     imputer = fit_imputer(MATRIX, NAMES)
-    assert imputer.medians == (5.5, 5.5, 0.0)
+    assert imputer.fills == (5.5, 5.5, 0.0)
     assert imputer.flagged == ("days_since_last_order",)
     assert imputer.fill(np.array([[nan, nan, nan], [0.0, 1.0, 2.0]])).tolist() == [
         [5.5, 5.5, 0.0, 1.0],
@@ -26,7 +26,7 @@ def test_a_feature_that_was_always_missing_is_named() -> None:
 
 def test_zero_is_a_number_and_not_a_missing_value() -> None:
     imputer = fit_imputer(np.array([[0.0], [0.0], [7.0]]), ["amount"])
-    assert (imputer.medians, imputer.flagged) == ((0.0,), ())
+    assert (imputer.fills, imputer.flagged) == ((0.0,), ())
 
 
 def test_medians_are_those_of_scikit_learn() -> None:
@@ -54,7 +54,7 @@ def test_an_infinite_value_stops_training_by_the_features_name() -> None:
         ((), (), ()),
         (("a", "a"), (0.0, 0.0), ()),
         (("a", "b"), (0.0,), ()),
-        (("a",), (nan,), ()),
+        (("a",), (float("inf"),), ()),
         (("a",), (0.0,), ("b",)),
         (("a",), (0.0,), ("a", "a")),
     ],

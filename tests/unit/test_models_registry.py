@@ -44,7 +44,8 @@ def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: 
 
 def change_arrays(folder: Path, **arrays: Any) -> None:
     there = safetensors.numpy.load((folder / ARRAYS).read_bytes())
-    (folder / ARRAYS).write_bytes(safetensors.numpy.save(there | arrays))
+    named = {f"{NAME}.predictor.{name}": array for name, array in arrays.items()}
+    (folder / ARRAYS).write_bytes(safetensors.numpy.save(there | named))
     reseal(folder)
 
 
@@ -79,8 +80,11 @@ def test_the_manifest_says_where_the_model_came_from(registry: Registry, publish
     assert manifest.trained_at == "2026-02-14"
     assert manifest.trained_on["first_placed_at"] == "2026-01-01T09:00:00+00:00"
     assert set(manifest.libraries) == {"python", "numpy", "scikit-learn"}
-    assert manifest.imputer.medians["amount"] == FOREST.model.imputer.medians[0]
-    assert "items_count" in manifest.imputer.all_missing
+    assert manifest.predictor == "RandomForest"
+    (node,) = manifest.nodes
+    assert node.fills["amount"] == FOREST.model.imputer.fills[0]
+    assert node.described["predictor"]["n_estimators"] == 100  # type: ignore[index, call-overload]
+    assert "items_count" in manifest.all_missing
     assert manifest.parents == ()
     assert manifest.features[0].code == "AMOUNT"
     assert set(manifest.files) == {ARRAYS, GOLDEN}
@@ -121,8 +125,9 @@ def test_a_publication_that_fails_leaves_nothing_behind(
 
 def test_a_model_that_would_not_load_is_not_published(registry: Registry) -> None:
     wrong = dataclasses.replace(FOREST.golden, p=1.0 - FOREST.golden.p)
+    node = dataclasses.replace(FOREST.nodes[-1], golden=wrong)
     with pytest.raises(MalformedModelError, match="probabilities they had in training"):
-        registry.publish(dataclasses.replace(FOREST, golden=wrong))
+        registry.publish(dataclasses.replace(FOREST, nodes=(node,)))
     assert registry.list() == ()
 
 
@@ -175,10 +180,10 @@ def test_a_damaged_folder_is_refused(registry: Registry, published: Path, file: 
         ({"left": np.array([0], dtype=np.int32)}, "one number a node"),
         ({"left": np.where(FOREST.model.predictor.left > 0, 0, -1).astype(np.int32)}, "cycle"),  # type: ignore[union-attr]
         ({"right": np.full_like(FOREST.model.predictor.right, 10**9)}, "neither a left nor a right"),  # type: ignore[union-attr]
-        ({"threshold": np.full_like(FOREST.model.predictor.threshold, np.nan)}, "threshold must be finite"),  # type: ignore[union-attr]
-        ({"feature": np.full_like(FOREST.model.predictor.feature, 999)}, "outside the imputer's"),  # type: ignore[union-attr]
+        ({"threshold": np.full_like(FOREST.model.predictor.threshold, np.nan)}, "threshold must be a number"),  # type: ignore[union-attr]
+        ({"feature": np.full_like(FOREST.model.predictor.feature, 999)}, "outside the [0-9]+ there are"),  # type: ignore[union-attr]
         ({"value": np.zeros_like(FOREST.model.predictor.value)}, "golden rows"),  # type: ignore[union-attr]
-        ({"surprise": np.zeros(3)}, "expected the arrays"),
+        ({"surprise": np.zeros(3)}, r"\['order_risk.predictor.surprise'\] belong to no node"),
     ],
     ids=["short", "cycle", "child", "nan", "column", "other", "surprise"],
 )
@@ -244,7 +249,7 @@ def test_files_that_lie_about_their_shape_are_refused_without_a_crash(
 def test_a_model_that_fails_its_golden_rows_is_refused(
     registry: Registry, published: Path, golden: dict[str, Any]
 ) -> None:
-    saved = {name: np.ascontiguousarray(array) for name, array in golden.items()}
+    saved = {f"{NAME}.{name}": np.ascontiguousarray(array) for name, array in golden.items()}
     (published / GOLDEN).write_bytes(safetensors.numpy.save(saved))
     reseal(published)
     with pytest.raises(MalformedModelError, match="golden rows"):
@@ -254,9 +259,16 @@ def test_a_model_that_fails_its_golden_rows_is_refused(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda m: m.update(predictor="pickle"), "predictor"),
+        (lambda m: m["nodes"][0].update(predictor="pickle"), "predictor"),
+        (lambda m: m["nodes"][0].update(predictor="linear"), "expected the arrays"),
+        (lambda m: m["nodes"][0].update(combine="sum", link="log_odds"), "golden rows"),
+        (lambda m: m["nodes"][0].update(combine=None), "how the trees of 'order_risk' are combined"),
+        (lambda m: m["nodes"][0].update(name="another"), "not what a manifest of format 2 is"),
+        (lambda m: m.update(format=1), "not what a manifest of format 1 is"),
+        (lambda m: m.update(nodes=[]), "not what a manifest of format 2 is"),
+        (lambda m: m["nodes"].insert(0, m["nodes"][0]), "has a name that is a feature's or another node's"),
         (lambda m: m.update(version="2026-02-14.ffff"), "holds the manifest of"),
-        (lambda m: m.update(format=2), "at format: .*; run the version that published it, or a newer one"),
+        (lambda m: m.update(format=3), "at format: .*; run the version that published it, or a newer one"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("metrics"), "metrics"),
         (lambda m: m.update(features_digest="0" * 64), "digest differs"),
@@ -266,9 +278,9 @@ def test_a_model_that_fails_its_golden_rows_is_refused(
             "declared as 'amount: return 0'",
         ),
         (lambda m: m["features"].reverse(), "digest differs"),
-        (lambda m: m["imputer"]["medians"].pop("amount"), "do not follow the features"),
-        (lambda m: m["imputer"].update(flagged=["nobody"]), "name the imputer's own features"),
-        (lambda m: m["imputer"].update(flagged=[]), "outside the imputer's|golden rows"),
+        (lambda m: m["nodes"][0]["fills"].pop("amount"), "the first columns must be the imputer's"),
+        (lambda m: m["nodes"][0].update(flagged=["nobody"]), "name the imputer's own features"),
+        (lambda m: m["nodes"][0].update(flagged=[]), "the first columns must be|golden rows"),
         (
             lambda m: m["files"].update({"../../etc/passwd": {"sha256": "0" * 64, "size": 1}}),
             "should seal the files",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy import nan
 
-from features.catalogue import STARTER
+from features.catalogue import STARTER, by_name
+from models.errors import MalformedModelError
 from models.flat import Engine
 from models.policy import rounded
 from models.registry import Registry
@@ -32,7 +33,7 @@ def a_scorer(kind: PredictorKind, engine: Engine | None = None) -> Scorer:
         version=trained.version,
         digest="0" * 64,
         features=trained.features,
-        model=trained.model,
+        nodes=trained.nodes,
         engine=engine,
     )
 
@@ -137,10 +138,17 @@ def test_remembered_patterns_of_missing_values_stay_bounded(monkeypatch: pytest.
     assert len(scorer._imputed) <= 2
 
 
-def test_features_in_another_order_are_refused() -> None:
+def test_features_may_come_in_another_order_and_none_too_many_or_too_few(vectors: Vectors) -> None:
     trained = a_trained("random_forest")
-    with pytest.raises(ValueError, match="was made for features"):
-        Scorer(name="a", version="b", digest="c", features=trained.features[::-1], model=trained.model)
+    named = {"name": "a", "version": "b", "digest": "c", "nodes": trained.nodes}
+    turned = Scorer(features=trained.features[::-1], **named)
+    assert [s.p_fraud for s in turned.score([v[::-1] for v in vectors])] == [
+        s.p_fraud for s in a_scorer("random_forest").score(vectors)
+    ]
+    with pytest.raises(MalformedModelError, match="asks for 'amount', which is neither a feature nor a node"):
+        Scorer(features=trained.features[1:], **named)
+    with pytest.raises(MalformedModelError, match=r"never asks for its features \['is_guest'\]"):
+        Scorer(features=(*trained.features, by_name("is_guest")), **named)
 
 
 def test_a_scored_order_reads_by_name(vectors: Vectors) -> None:

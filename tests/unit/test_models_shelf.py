@@ -36,7 +36,8 @@ def test_a_version_is_there_once_it_was_published(shelf: Shelf) -> None:
     assert list(shelf.files()) == []
     publish(shelf)
     assert shelf.has("risk/1", seal=MANIFEST)
-    assert sorted(shelf.files()) == ["risk/1/arrays", "risk/1/manifest.json"]
+    files = sorted(file for file in shelf.files() if file != "risk/1")
+    assert files == ["risk/1/arrays", "risk/1/manifest.json"]
     assert shelf.read("risk/1/arrays", limit=4) == b"1234"
 
 

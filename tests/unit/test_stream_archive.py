@@ -268,6 +268,18 @@ def test_what_only_an_end_of_transactions_follows_is_up_to_date(tmp_path: Path) 
         assert archive.append(topics, ["orders"]).records == 0
 
 
+def test_a_partition_that_was_added_is_behind_and_not_read_as_if_it_were_empty(tmp_path: Path) -> None:
+    topics = some_topics()
+    run(tmp_path, topics)
+    topics.kept["orders", 2] = [an_order(n, partition=2) for n in range(5)]
+
+    found = verify(Place(str(tmp_path)), topics)
+    assert (found.behind, found.differences) == (5, [])
+    assert any("orders/2 was added since" in each for each in found.notes)
+    with pytest.raises(TopicError, match="has no partition 2 of 'orders'"):
+        ArchiveRecorded(str(tmp_path)).bounds(("orders", 2))
+
+
 def test_an_empty_topic_is_archived_as_one(tmp_path: Path) -> None:
     topics = Topics({("control", 0): []})
     run(tmp_path, topics)
@@ -1003,6 +1015,8 @@ def test_the_small_files_of_an_import_become_one_with_the_same_records(tmp_path:
     for number, chunks in enumerate(before):
         now = [record for chunk in recorded.imports(("orders", number)) for record in chunk]
         assert now == [record for chunk in chunks for record in chunk]
+    with pytest.raises(TopicError, match="only what was imported"):
+        recorded.bounds(("orders", 0))
     # of imports alone: no cluster is another than theirs
     assert verify(place, some_topics()).differences == []
 

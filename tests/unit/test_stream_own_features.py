@@ -430,7 +430,7 @@ def test_a_model_is_trained_on_exactly_what_was_asked_for_in_that_order(tmp_path
 def test_no_file_of_a_model_names_code(tmp_path: Path, file: Path) -> None:
     place = learnt(at_home(tmp_path, file), "own").place
 
-    written = b"".join(each.read_bytes() for each in place.iterdir())
+    written = b"".join(each.read_bytes() for each in Path(place).iterdir())
 
     assert b"weight" in written
     assert b"shop.py" not in written

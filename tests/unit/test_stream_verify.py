@@ -628,7 +628,7 @@ def publish_named(settings: Settings) -> str:
         key=lambda file: json.loads(file.read_text())["predictor"],
     )
     content = json.loads(found[-1].read_text())
-    assert content["predictor"] == "random_forest"
+    assert content["predictor"] == "RandomForest"
     return f"{content['name']}@{content['version']}"
 
 
