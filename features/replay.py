@@ -78,7 +78,9 @@ class Replay(Generic[Answer]):
                 message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
                 raise FeatureDefinitionError(message)
         self._row_limit = row_limit
-        self._rows = {name: defaultdict(partial(Row, row_limit)) for name in self._named}
+        self._rows: dict[str, defaultdict[str, Row]] = {
+            name: defaultdict(partial(Row, row_limit)) for name in self._named
+        }
         self._rows_kept = None if rows_kept is None else rows_kept // _MICROSECOND
         self._orders_kept = None if orders_kept is None else orders_kept // _MICROSECOND
         self._watermark = NEVER
