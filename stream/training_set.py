@@ -279,10 +279,12 @@ class TrainingRows:
         topics = self._of.topics()
         follows = {tp: span for tp, span in spans.items() if tp[0] in topics}
         features = self.features() if self.from_decisions else ()
-        for record, order, vector in self._of.followed(recorded, follows, part, tally, told, wanted=wanted):
+        for record, order, computed in self._of.followed(recorded, follows, part, tally, told, wanted=wanted):
             since = caught.get(order.customer_id) if order.customer_id is not None else None
             decided = logged.get((order.order_id, order.revision))
-            written = [_written(decided, each.name) for each in features] if decided is not None else ()
+            vector = computed
+            if self.from_decisions and decided is not None:
+                vector = np.array([_written(decided, each.name) for each in features], np.float64)
             yield (
                 *of_the_order(order, record),
                 *(order.country, order.amount, order.currency),
@@ -290,8 +292,7 @@ class TrainingRows:
                 since if since is not None and since <= order.placed_at else None,
                 1.0 if label is None or label.is_fraud else 1.0 / share,
                 None if decided is None else decided.action,
-                *vector,
-                *written,
+                vector.tobytes(),
             )
         tally.left_out += out
 
