@@ -417,13 +417,13 @@ MUTANTS = (
     Mutant(
         "what is said later is learned where the order stood first",
         "revisions.py",
-        (("Held(ids, order.placed_at,", "Held(forgotten.ids if forgotten else ids, order.placed_at,"),),
+        (("Held(ids, placed_at,", "Held(forgotten.ids if forgotten else ids, placed_at,"),),
         MOVES,
     ),
     Mutant(
         "a fact belongs to when its order was first placed",
         "revisions.py",
-        (("Held(ids, order.placed_at,", "Held(ids, forgotten.placed_at if forgotten else order.placed_at,"),),
+        (("Held(ids, placed_at,", "Held(ids, forgotten.placed_at if forgotten else placed_at,"),),
         NEWEST,
     ),
     Mutant(
