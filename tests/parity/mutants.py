@@ -381,7 +381,7 @@ MUTANTS = (
     Mutant(
         "an older revision takes a newer one's place",
         "revisions.py",
-        (("if newest > order.revision:", "if False:"),),
+        (("if before and max(", "if False and max("),),
         DESK,
     ),
     Mutant(
