@@ -83,6 +83,10 @@ rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what
 archive-kills: $(READY) ## Kill an archiver 50 times while it writes, and hold its archive against the topics each time (15 min).
 	$(PY) tests/faults/archive_kills.py --record $(ARGS)
 
+.PHONY: registry-kills
+registry-kills: $(READY) ## Kill a publisher of models 50 times, and offer its registry 10,000 broken files (10 min).
+	$(PY) tests/faults/registry_kills.py --record $(ARGS)
+
 .PHONY: faults
 faults: simulate-faults chaos broker-kills ## All three: every promise held against faults.
 

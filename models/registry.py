@@ -339,7 +339,7 @@ class Registry:
         return lambda file, limit: self._shelf.read(f"{folder}/{file}", limit=limit)
 
     def _files(self, trained: Trained) -> dict[str, bytes]:
-        content = {ARRAYS: arrays_of(trained), GOLDEN: golden_of(trained)}
+        content = {ARRAYS: arrays_of(trained.nodes), GOLDEN: golden_of(trained.nodes)}
         manifest = manifest_of(
             trained,
             {n: FileSeal(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in content.items()},
