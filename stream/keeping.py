@@ -25,7 +25,6 @@ __all__ = [
     "ROW",
     "ROWS",
     "Horizons",
-    "check_entities",
     "check_horizons",
     "customer_key",
     "order_key",
@@ -127,20 +126,6 @@ def reach(feature: object) -> timedelta:
         else:
             within = max(within, value)
     return own + within
-
-
-def check_entities(features: "Sequence[Feature]", *, model: str, entities: Sequence[str]) -> None:
-    """Refuse a model that asks for the history of an entity that has none here: it would never be known."""
-    asked = {each.entity: each for each in features if each.entity not in {None, "customer", *entities}}
-    if not asked:
-        return
-    missing = [each for each in ROWS if each in asked]
-    raise Refused(
-        f"{model} asks for the history of each {' and '.join(missing)} ({asked[missing[0]].name}), and this "
-        f"worker keeps {' and '.join(['customer', *entities])}; set FRAUDSTREAM_ENTITIES="
-        f"{','.join([*entities, *missing])} for all workers, make their topics ('fraudstream topics create') "
-        "and, so that the past is known, their rows ('fraudstream rebuild')"
-    )
 
 
 def check_horizons(features: "Sequence[Feature]", *, model: str, forget_after_days: int) -> None:

@@ -35,7 +35,7 @@ from stream.decoder import decoder_of
 from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.kafka import KafkaCluster, RealClock
-from stream.keeping import check_entities, check_horizons
+from stream.keeping import check_horizons
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
@@ -385,7 +385,6 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
         raise Refused(str(error)) from error
-    check_entities(scorer.features, model=f"{scorer.name}@{scorer.version}", entities=settings.entities)
     remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]
     if remembered != settings.row_limit:
         raise Refused(
