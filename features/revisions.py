@@ -157,6 +157,18 @@ class Revisions(msgspec.Struct, array_like=True, gc=False):
         """Whether whoever asks was told a decision: what was decided while observing, only observers were."""
         return bool(seen.decision_id) and (observing or seen.revision not in self.observed)
 
+    def decided_as(self, other: "Revisions") -> None:
+        """Note what another memory of the same order says was decided, and nothing else of it."""
+        if not self.seen:
+            self.seen, self.observed = other.seen, other.observed
+            return
+        for theirs in other.seen:
+            seen = self.of(theirs.revision)
+            if seen is not None and seen.content == theirs.content:
+                seen.decision_id, seen.decision = theirs.decision_id, theirs.decision
+                seen.is_brief = theirs.is_brief
+        self.observed = other.observed
+
     def superseded_by(self, seen: Revision, *, observing: bool) -> Revision | None:
         """The revision whose decision this one's takes the place of: the last that whoever asks was told of.
 

@@ -30,9 +30,10 @@ from stream.control import ControlState
 from stream.deciding import Deciding, said_in
 from stream.decoder import CONTRACT, Decoder, decoder_of
 from stream.desk import ScoringDesk, order_key, shorten
+from stream.last import last_with
 from stream.own_features import catalogue_of
 from stream.ports import TP, Effects, Record
-from stream.recorded import Recorded, last_with
+from stream.recorded import Recorded
 from stream.registry import registry_of
 from stream.settings import Settings
 from stream.topics import TopicError

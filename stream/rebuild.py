@@ -6,6 +6,10 @@ anew, as a past that is not decided; and what was decided about each order is co
 the same. Every transaction ends with a position, as a worker's do. While the new changelog lags behind, its
 position is marked as being rebuilt, and no worker opens it.
 
+Where the new settings turn entities on, the orders go through their stages in memory (`stream.anew`), all
+partitions by arrival, because a device's orders come from many. So a transaction is about several partitions,
+and they are served together or not at all.
+
 Why it is safe to switch while this runs is in docs/decisions/0015-state-is-rebuilt-beside-the-workers.md.
 """
 
@@ -15,16 +19,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple, cast
 
 from features.define import Feature
+from features.revisions import Revisions
 from models.policy import Policy
 from models.scorer import Scored, Scorer
+from stream.anew import Anew
 from stream.decoder import decoder_of
-from stream.desk import MODE, ScoringDesk
+from stream.desk import ScoringDesk
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, RealClock, once_it_answers
 from stream.keeping import ORDER
+from stream.last import last_with
 from stream.ports import (
     TP,
     LocalPosition,
@@ -34,7 +42,8 @@ from stream.ports import (
     Record,
     TransactionError,
 )
-from stream.recorded import Recorded, last_with
+from stream.recorded import Recorded
+from stream.replay import in_recorded_order
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import delete, partitions_of
@@ -48,13 +57,14 @@ from stream.writer import (
     rebuilds,
 )
 
-__all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop"]
+__all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop", "recorded_inputs"]
 
 _KEYS: Final = 10_000
-"""So many keys go into a transaction, give or take what one chunk of orders changes."""
+"""So many copied keys go into a transaction, give or take those of one chunk of the old changelog."""
+_RECORDS: Final = 2_000
+"""So many records are remembered in a transaction."""
 _TOLD_WITHIN_S: Final = 10.0
 """How long after its producer was ended a rebuild waits to be told by whom."""
-_HISTORY: Final = ((MODE, b"history"),)
 
 Told = Callable[["Progress"], None]
 
@@ -70,9 +80,10 @@ class TakenOver(Refusal):
 class Progress(NamedTuple):
     """How far a partition has come."""
 
-    partition: int
+    partition: int | None
+    """None where it is said of all of them."""
     orders: int
-    """Remembered anew by this run."""
+    """Remembered anew by this run, with outcomes and whatever else is read."""
     of: int
     copied: int
     """Offsets of the old changelog gone through by this run, and of how many."""
@@ -133,11 +144,6 @@ class Rebuild:
                 f"'{source}' is the changelog that these settings name: name the new one by "
                 "FRAUDSTREAM_TOPICS__CHANGELOG, and the one that workers use now by --from"
             )
-        if settings.entities:
-            raise RebuildError(
-                f"entities = {','.join(settings.entities)}: this version can't rebuild rows of stages; "
-                "begin with another group and changelog, and publish the past as history"
-            )
         partitions = partitions_of(settings, source, self._target, *settings.inputs)
         if partitions[source] != (new := partitions[self._target]):
             raise RebuildError(
@@ -161,10 +167,14 @@ class Rebuild:
             headers=(),
             decoder=decoder_of(settings),
             horizons=settings.horizons,
+            stages=settings.stages,
         )
+        recorded_inputs(settings, source)
+        self._anew = Anew(self._desk, settings.stages.values())
         # what an earlier run left open ends here, and so does that run if it still goes on
         self._producer: Producer = once_it_answers(self._cluster.producer, rebuilds(self._target))
         self._partitions = [self._opened(number) for number in range(partitions[source])]
+        self._check_stages()
 
     def close(self) -> None:
         """Let go of the store and the connections."""
@@ -178,11 +188,8 @@ class Rebuild:
         Raises TakenOver once a worker has opened it; RebuildError, Unreachable. After any error begin anew:
         what was committed is found again.
         """
-        orders = keys = 0
         try:
-            for partition in self._partitions:
-                done = self._catch_up(partition, told)
-                orders, keys = orders + done.orders, keys + done.keys
+            return self._catch_up(told)
         except TransactionError as error:
             # whoever ended our producer writes a position of its own next, which says who it is
             deadline = time.monotonic() + _TOLD_WITHIN_S
@@ -193,7 +200,6 @@ class Rebuild:
             raise RebuildError(
                 f"a transaction did not go through: {error}; run this again, it goes on where it was"
             ) from error
-        return Rebuilt(orders, keys)
 
     @property
     def behind(self) -> dict[int, int]:
@@ -251,25 +257,40 @@ class Rebuild:
             self._store.write(number, {}, local)
         return partition
 
+    def _check_stages(self) -> None:
+        """Refuse stages whose topics have something from before: workers would take it once more."""
+        for topic in self._settings.stages.values():
+            for partition in self._partitions:
+                low, high = once_it_answers(self._cluster.bounds, (topic, partition.number), stable=True)
+                if low < high:
+                    raise RebuildError(
+                        f"'{topic}' has messages from when its entity was on before, and workers "
+                        "would take them once more: archive and delete that topic, then run this again"
+                    )
+
     # Catching up --------------------------------------------------------------------------------
 
-    def _catch_up(self, partition: _Partition, told: Told) -> Rebuilt:
-        number = partition.number
-        self._check_ours(partition)
-        tp = (self._source, number)
-        low, high = once_it_answers(self._cluster.bounds, tp, stable=True)
-        if partition.is_ready and partition.copied >= high:
-            return Rebuilt(0, 0)
-        found = _last_position(self._cluster, tp, low, high)
-        if found is None:
-            if any(True for _ in _chunks(self._cluster, tp, low, high)):
+    def _catch_up(self, told: Told) -> Rebuilt:
+        """Bring every partition to where the old changelog is now."""
+        goals: dict[int, Position] = {}
+        spans: dict[int, tuple[int, int]] = {}
+        for partition in self._partitions:
+            number = partition.number
+            self._check_ours(partition)
+            tp = (self._source, number)
+            low, high = once_it_answers(self._cluster.bounds, tp, stable=True)
+            if partition.is_ready and partition.copied >= high:
+                continue
+            found = _last_position(self._cluster, tp, low, high)
+            if found is not None:
+                goals[number] = decode_position(found, self._settings.group, self._logs)
+                spans[number] = max(low, partition.copied), high
+            elif any(True for _ in _chunks(self._cluster, tp, low, high)):
                 raise RebuildError(
                     f"{self._source}/{number} has rows and no position; name the changelog that workers use"
                 )
-            return Rebuilt(0, 0)
-        goal = decode_position(found, self._settings.group, self._logs)
-        orders = self._remember(partition, goal, told)
-        keys = self._copy(partition, max(low, partition.copied), high, told)
+        orders = self._remember(goals, told) if goals else 0
+        keys = sum(self._copy(self._partitions[number], *span, told) for number, span in spans.items())
         return Rebuilt(orders, keys)
 
     def _check_ours(self, partition: _Partition) -> None:
@@ -288,75 +309,120 @@ class Rebuild:
                 )
             raise TakenOver(f"a worker has opened '{self._target}': it is the workers' from here on")
 
-    def _remember(self, partition: _Partition, goal: Position, told: Told) -> int:
-        """Remember anew the orders up to where the old changelog stands."""
-        number, orders = partition.number, 0
-        for topic, end in goal.inputs.items():
-            tp = (topic, number)
-            first, _ = self._recorded.bounds(tp)
-            begin = partition.inputs.get(topic, 0)
-            if begin < first:
-                raise RebuildError(
-                    f"{topic}/{number} begins at offset {first:,}: what came before is no longer there, and "
-                    "the rows would lack it; give the archive that has it: --archive PLACE"
-                )
-            for chunk in self._recorded.read(tp, begin, end):
-                past = [record._replace(headers=_HISTORY) for record in chunk]
-                watermark = partition.watermark
-                effects = self._desk.decide(
-                    past, self._store.recall, {} if watermark is None else {number: watermark}
-                )
-                partition.watermark = effects.watermarks.get(number, watermark)
-                partition.inputs[topic] = chunk[-1].offset + 1
-                self._commit(partition, effects.rows.get(number, {}), copied=partition.copied)
-                orders += len(chunk)
-                told(Progress(number, chunk[-1].offset + 1 - begin, end - begin, 0, 0))
-            partition.inputs[topic] = end
-        partition.watermark = goal.watermark if goal.watermark is not None else partition.watermark
+    def _remember(self, goals: Mapping[int, Position], told: Told) -> int:
+        """Remember anew what these partitions had taken up to where the old changelog stands, by arrival."""
+        spans = self._spans(goals)
+        orders, of = 0, sum(end - begin for _, (begin, end) in spans)
+        records = in_recorded_order(self._recorded, spans)
+        while some := list(islice(records, _RECORDS)):
+            watermarks = {
+                each.number: each.watermark for each in self._partitions if each.watermark is not None
+            }
+            changed = self._anew.remember(some, self._store.recall, watermarks)
+            for number, watermark in changed.watermarks.items():
+                self._partitions[number].watermark = watermark
+            for record in some:
+                partition = self._partitions[record.partition]
+                partition.inputs[record.topic] = record.offset + 1
+                partition.is_ready = False
+            touched = changed.rows.keys() | {record.partition for record in some}
+            self._commit({number: changed.rows.get(number, {}) for number in sorted(touched)})
+            orders += len(some)
+            told(Progress(None, orders, of, 0, 0))
+        for number, goal in goals.items():
+            partition = self._partitions[number]
+            # behind the markers after the last record
+            partition.inputs.update(goal.inputs)
+            partition.watermark = goal.watermark if goal.watermark is not None else partition.watermark
         return orders
+
+    def _spans(self, goals: Mapping[int, Position]) -> list[tuple[TP, tuple[int, int]]]:
+        """What is to be read, in the order that counts where records arrived at the same time."""
+        spans: list[tuple[TP, tuple[int, int]]] = []
+        for topic in (topic for road in self._settings.roads for topic in road):
+            for number, goal in goals.items():
+                if (end := goal.inputs.get(topic)) is None:
+                    continue
+                tp, begin = (topic, number), self._partitions[number].inputs.get(topic, 0)
+                first, _ = self._recorded.bounds(tp)
+                if begin < first and begin < end:
+                    raise RebuildError(
+                        f"{topic}/{number} begins at offset {first:,}: what came before is no longer there, "
+                        "and the rows would lack it; give the archive that has it: --archive PLACE"
+                    )
+                spans.append((tp, (begin, end)))
+        return spans
 
     def _copy(self, partition: _Partition, begin: int, end: int, told: Told) -> int:
         """Copy what was decided about each order; after they are remembered, or none would be new."""
         keys: dict[bytes, bytes | None] = {}
-        copied = 0
+        copied, partition.is_ready = 0, False
         for chunk in _chunks(self._cluster, (self._source, partition.number), begin, end):
             for record in chunk:
                 if record.key is not None and record.key.startswith(ORDER):
-                    keys[record.key] = record.value
+                    keys[record.key] = self._decided(partition.number, record.key, record.value)
             told(Progress(partition.number, 0, 0, chunk[-1].offset + 1 - begin, end - begin))
             if len(keys) >= _KEYS:
                 copied += len(keys)
-                self._commit(partition, keys, copied=chunk[-1].offset + 1)
+                partition.copied = chunk[-1].offset + 1
+                self._commit({partition.number: keys})
                 keys = {}
-        self._commit(partition, keys, copied=end, is_ready=True)
+        partition.copied, partition.is_ready = end, True
+        self._commit({partition.number: keys})
         return copied + len(keys)
 
-    def _commit(
-        self,
-        partition: _Partition,
-        rows: dict[bytes, bytes | None],
-        *,
-        copied: int,
-        is_ready: bool = False,
-    ) -> None:
-        """One transaction: rows and how far they go; then the local rows."""
-        number, group = partition.number, self._settings.group
-        value = encode_position(
-            partition.inputs,
-            group if is_ready else group + BEING_REBUILT,
-            self._logs,
-            partition.watermark,
-            Rebuilding(self._source_log, copied),
-        )
+    def _decided(self, number: int, key: bytes, old: bytes | None) -> bytes | None:
+        """Our memory of an order, with what the old one says was decided; the old one where we have none."""
+        ours = self._store.recall(number, key)
+        if ours is None or old is None:
+            return old
+        known = Revisions.decode(ours)
+        known.decided_as(Revisions.decode(old))
+        return known.encode()
+
+    def _commit(self, rows: Mapping[int, Mapping[bytes, bytes | None]]) -> None:
+        """One transaction: rows by partition and how far each goes; then the local rows."""
+        group, together = self._settings.group, len(self._partitions)
         self._producer.begin()
-        self._producer.produce_rows(self._target, number, rows)
-        self._producer.produce(Produce(self._target, number, POSITION_KEY, value))
+        for number, keys in rows.items():
+            partition = self._partitions[number]
+            value = encode_position(
+                partition.inputs,
+                group if partition.is_ready else group + BEING_REBUILT,
+                self._logs,
+                partition.watermark,
+                Rebuilding(self._source_log, partition.copied, together),
+            )
+            self._producer.produce_rows(self._target, number, keys)
+            self._producer.produce(Produce(self._target, number, POSITION_KEY, value))
         delivered = self._producer.flush()
         self._producer.commit()
-        partition.copied, partition.is_ready = copied, is_ready
-        partition.after = delivered[self._target, number] + 1
-        position = LocalPosition({}, partition.after, partition.log, self._clock.wall(), partition.watermark)
-        self._store.write(number, rows, position)
+        for number, keys in rows.items():
+            partition = self._partitions[number]
+            partition.after = delivered[self._target, number] + 1
+            position = LocalPosition(
+                {}, partition.after, partition.log, self._clock.wall(), partition.watermark
+            )
+            self._store.write(number, keys, position)
+
+
+def recorded_inputs(settings: Settings, source: str) -> tuple[str, ...]:
+    """The topics that the workers read whose changelog this is, as its positions say.
+
+    Raises RebuildError where they have stages already; TopicError, Unreachable.
+    """
+    with closing(KafkaCluster(settings, quiet=True)) as cluster:
+        count = partitions_of(settings, source)[source]
+        positions = [_position(cluster, (source, number), settings.group, {}) for number in range(count)]
+    topics = tuple(dict.fromkeys(topic for each in positions if each is not None for topic in each.inputs))
+    at_home = settings.roads[0]
+    if stages := [topic for topic in topics if topic not in at_home]:
+        raise RebuildError(
+            f"workers with '{source}' have orders go through {', '.join(stages)}: this version turns entities "
+            "on where there were none, and can't make rows anew that stages made; begin with another group "
+            "and changelog, and publish the past as history"
+        )
+    return topics
 
 
 def _position(cluster: KafkaCluster, tp: TP, group: str, logs: Mapping[str, str]) -> Position | None:
@@ -407,7 +473,9 @@ def drop(settings: Settings, source: str) -> None:
                     f"'{source}' has come further than '{settings.topics.changelog}' in partition {number}: "
                     "workers still use it, and nothing is deleted"
                 )
-            further += new.rebuilding is None and new.inputs != old.inputs
+            # a stage that is new has a position from the start
+            came = any(new.inputs.get(topic) != at for topic, at in old.inputs.items())
+            further += new.rebuilding is None and came
     if not further:
         raise RebuildError(
             f"nothing shows yet that workers use '{settings.topics.changelog}': confirm once orders were "

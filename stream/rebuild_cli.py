@@ -4,11 +4,12 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 import typer
 
-from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver
+from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver, recorded_inputs
 from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
 from stream.settings import Settings
 from stream.topics import create
@@ -30,7 +31,8 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
     with ExitStack() as stack:
         recorded: Recorded = stack.enter_context(closing(TopicsRecorded(settings)))
         if archive is not None:
-            recorded = EarlierThenLater(_of_the_same_topics(settings, archive), recorded)
+            topics = recorded_inputs(settings, source)
+            recorded = EarlierThenLater(_of_the_same_topics(settings, topics, archive), recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
         told = False
         try:
@@ -57,7 +59,7 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
             raise typer.Exit(1)
 
 
-def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
+def _of_the_same_topics(settings: Settings, topics: Sequence[str], archive: str) -> Recorded:
     """The archive, which has to be of the very topics that workers read, without a hole.
 
     Of others the offsets would be the same and the orders not. Raises RebuildError, ArchiveError, TopicError.
@@ -66,7 +68,7 @@ def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
 
     earlier = ArchiveRecorded(archive)
     with closing(ArchivableTopics(settings)) as there:
-        for topic in settings.inputs:
+        for topic in topics:
             if earlier.topic_id(topic) != there.topic_id(topic):
                 raise RebuildError(
                     f"the archive {archive} is of another topic '{topic}' than the one that is there, which "
@@ -108,7 +110,8 @@ class _Shown:
         if progress.of:
             rate = progress.orders / (now - self._began)
             left = (progress.of - progress.orders) / rate if rate else 0.0
-            words = f"{progress.orders:,} of {progress.of:,} orders, {rate:,.0f}/s, {left:,.0f} s left"
+            words = f"{progress.orders:,} of {progress.of:,} records, {rate:,.0f}/s, {left:,.0f} s left"
         else:
             words = f"{progress.copied:,} of {progress.of_copied:,} offsets of the old changelog copied"
-        typer.echo(f"partition {progress.partition}: {words}", err=True)
+        where = "" if progress.partition is None else f"partition {progress.partition}: "
+        typer.echo(where + words, err=True)

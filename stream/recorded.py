@@ -4,18 +4,15 @@ Whatever reads the past (replay, verify, rebuild, training) reads it through `Re
 where it comes from.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
 
-__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "last_with", "recorded_of"]
-
-_BACK: Final = (64, 4_096, None)
-"""How many offsets before its end a log is searched for a key's last record; None is all of it."""
+__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "recorded_of"]
 
 
 class Recorded(Protocol):
@@ -44,21 +41,6 @@ def recorded_of(settings: Settings, archive: str | None) -> Recorded:
     from stream.archive import ArchiveRecorded  # noqa: PLC0415 - pyarrow only where it is asked for
 
     return ArchiveRecorded(archive)
-
-
-def last_with(
-    key: bytes, read: Callable[[int, int], Iterable[Sequence[Record]]], low: int, end: int
-) -> Record | None:
-    """The last record with this key in [low, end) that is no tombstone; None without one."""
-    for back in _BACK:
-        start = low if back is None else max(low, end - back)
-        found: Record | None = None
-        for chunk in read(start, end) if start < end else ():
-            ours = (each for each in reversed(chunk) if each.key == key and each.value is not None)
-            found = next(ours, found)
-        if found is not None or start == low:
-            return found
-    return None
 
 
 class TopicsRecorded:

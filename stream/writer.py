@@ -12,8 +12,9 @@ are in docs/decisions/0002-one-transaction-per-batch.md.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from msgspec import UNSET, UnsetType
 
 from features.revisions import glimpse
 from stream.keeping import FOR_EVER, ORDER, ROWS, Horizons
+from stream.last import last_with
 from stream.merge import Merge, Room
 from stream.ports import (
     TP,
@@ -158,6 +160,7 @@ class _Position(msgspec.Struct, frozen=True):
     watermark: int | UnsetType = UNSET
     source: str | UnsetType = UNSET
     copied: int | UnsetType = UNSET
+    together: int = 0
 
 
 class Rebuilding(NamedTuple):
@@ -167,6 +170,8 @@ class Rebuilding(NamedTuple):
     """What tells the other one from one of the same name made later."""
     copied: int
     """Its next offset to be copied."""
+    together: int = 0
+    """How many partitions are made together and served together; 0 where a version said nothing of it."""
 
 
 class Position(NamedTuple):
@@ -241,7 +246,7 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
         rebuilding=(
             None
             if position.source is UNSET or position.copied is UNSET
-            else Rebuilding(position.source, position.copied)
+            else Rebuilding(position.source, position.copied, position.together)
         ),
         is_partial=theirs != position.group,
     )
@@ -834,7 +839,7 @@ class Writer:
         self._waiting_since = None
         log.info("opened %d partitions in generation %d", len(numbers), assignment.generation)
 
-    def _tps(self, numbers: Sequence[int]) -> list[TP]:
+    def _tps(self, numbers: Iterable[int]) -> list[TP]:
         return [(topic, number) for number in numbers for topic in self._inputs]
 
     def _wait_to_be_alone(self, assignment: Assignment) -> None:
@@ -913,31 +918,81 @@ class Writer:
         """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
         deadline = self._clock.monotonic() + self._limits.patience_s
         tps = self._tps([number])
+        before = self._store.position(number)
         while True:
             local = self._replay_changelog(number, assignment)
-            if number in self._made_anew:
+            if before is not None and local.changelog == before.changelog:
+                self._remind(number)
+            is_whole = True
+            if number in self._made_anew and (is_whole := self._is_whole(number)):
                 local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
-            found = {topic: offset for topic, offset in local.inputs.items() if topic in self._inputs}
-            if found == expected:
+            if is_whole and self._taken(local.inputs) == expected:
                 return local
             if self._clock.monotonic() > deadline:
-                raise Refused(self._disagreement(number, expected, found))
-            # a coordinator that has just moved may answer from before: ask again, and claim nothing yet
+                raise Refused(
+                    self._half_made()
+                    if number in self._made_anew
+                    else self._disagreement(number, expected, self._taken(local.inputs))
+                )
+            # a coordinator that has just moved may answer from before, and a rebuild catch up: ask again, and
+            # claim nothing yet
             self._clock.sleep(self._limits.pause_s)
             committed.update(self._stable_offsets(tps, assignment))
+
+    def _remind(self, number: int) -> None:
+        """Look again whether a rebuild made the rows, where whoever read that did not live to open them."""
+        position = self._last_position(number)
+        if position is not None and position.rebuilding is not None:
+            self._made_anew[number] = position
+
+    def _taken(self, inputs: Mapping[str, int]) -> dict[str, int]:
+        """Of positions those of our inputs."""
+        return {topic: offset for topic, offset in inputs.items() if topic in self._inputs}
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether the rebuild that made the rows has come as far as the group, in all that it makes together.
+
+        A device's rows are made of orders of other partitions, so one alone says nothing. What another worker
+        has taken over was whole.
+        """
+        made = self._made_anew[number].rebuilding
+        numbers = range(made.together) if made is not None and made.together else [number]
+        try:
+            committed = self._cluster.committed(self._tps(numbers), stable=True)
+            for each in numbers:
+                position = self._last_position(each)
+                if position is not None and position.rebuilding is None:
+                    continue
+                expected = {tp[0]: c.offset for tp, c in committed.items() if c is not None and tp[1] == each}
+                found = {} if position is None else self._taken(position.inputs)
+                if found != expected or (position is not None and position.is_partial):
+                    return False
+        except NotStable:
+            return False
+        return True
+
+    def _last_position(self, number: int) -> Position | None:
+        tp = (self._changelog, number)
+        found = last_with(
+            POSITION_KEY, partial(self._cluster.read, tp), self._cluster.low(tp), self._cluster.high(tp)
+        )
+        try:
+            return None if found is None else decode_position(found.value or b"", self._group, self._logs)
+        except msgspec.DecodeError:
+            return None  # no worker wrote it
 
     def _take_over(self, number: int, assignment: Assignment) -> LocalPosition:
         """End the rebuild that made the rows, which might still go on, and read what it did until then."""
         self._cluster.producer(rebuilds(self._changelog)).close()
-        local = self._replay_changelog(number, assignment)
-        if self._made_anew[number].is_partial:
-            raise Refused(
-                f"changelog '{self._changelog}' is being rebuilt and not complete: run 'fraudstream rebuild' "
-                "until it says so, or start the worker with the changelog that was used before "
-                "(FRAUDSTREAM_TOPICS__CHANGELOG)"
-            )
-        return local
+        return self._replay_changelog(number, assignment)
+
+    def _half_made(self) -> str:
+        return (
+            f"changelog '{self._changelog}' is being rebuilt and not complete: run 'fraudstream rebuild' "
+            "until it says so, with all workers stopped that have the settings of before, or start the worker with "
+            "the changelog that was used before (FRAUDSTREAM_TOPICS__CHANGELOG)"
+        )
 
     def _claim(
         self,

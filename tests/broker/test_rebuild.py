@@ -1,5 +1,6 @@
 """New state made beside running workers: exact, never served half made, and taken over without a loss."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,20 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from features.events import Order
+from features.events import Order, Outcome
 from features.history import Row
+from features.replay import Replay
 from stream import topics
+from stream.answers import STAGES
 from stream.archive import ArchivableTopics, Archive
 from stream.archive_manifest import Gap
 from stream.archive_place import Place
 from stream.desk import customer_key
+from stream.kafka import KafkaCluster
+from stream.keeping import row_key
 from stream.ports import TP
 from stream.rebuild import Progress, Rebuild, RebuildError, Rebuilt, drop
 from stream.recorded import TopicsRecorded
 from stream.settings import Settings
 from stream.store import RocksStore
 from tests.faults.stage import publish_starter
-from tests.running import Worker, decisions, environment, orders, send
+from tests.running import Worker, decisions, environment, orders, read, send
 
 NARROW, WIDE = 8, 64
 
@@ -243,3 +248,184 @@ def test_orders_that_are_no_longer_there_are_missed_before_anything_is_made(
         pytest.raises(RebuildError, match="give the archive that has it"),
     ):
         making.round()
+
+
+ENTITIES = ("device", "merchant")
+
+
+def turned_on(settings: Settings) -> tuple[Settings, Settings]:
+    """Settings before and after: devices and merchants are to have histories too."""
+    before = settings.model_copy(update={"session_s": 6.0, "transaction_s": 5.0, "patience_s": 20.0})
+    other = before.topics.model_copy(update={"changelog": before.topics.changelog + "-2"})
+    after = before.model_copy(update={"topics": other, "entities": ENTITIES, "home": settings.home / "after"})
+    for each in (before, after):
+        publish_starter(each, "logistic_regression")
+    return before, after
+
+
+def with_devices(made: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The same orders, from devices and of merchants that customers of all partitions share."""
+    named = []
+    for number, (key, value) in enumerate(made):
+        further = {"device_id": f"d{number % 7}", "merchant_id": f"m{number % 3}"}
+        named.append((key, json.dumps(json.loads(value) | further).encode()))
+    return named
+
+
+def frauds(numbers: range, *, customers: int) -> list[tuple[bytes, bytes]]:
+    """What became of some of these orders."""
+    return [
+        (
+            f"c{number % customers}".encode(),
+            json.dumps(
+                {
+                    "order_id": f"o{number}",
+                    "customer_id": f"c{number % customers}",
+                    "kind": "chargeback",
+                    "is_fraud": True,
+                    "occurred_at": "2026-01-02T00:00:00Z",
+                    "known_at": f"2026-01-03T00:{number // 60:02}:{number % 60:02}Z",
+                }
+            ).encode(),
+        )
+        for number in numbers
+    ]
+
+
+def all_rows_of(settings: Settings) -> dict[bytes, bytes]:
+    """What stopped workers have of customers, devices and merchants on their disks."""
+    store = RocksStore(settings.home / "rows" / settings.worker)
+    rows = {k: v for number in range(settings.partitions) for k, v in store.rows(number) if k[:1] in b"cdm"}
+    store.close()
+    return rows
+
+
+def replayed_rows(
+    settings: Settings, sent: Sequence[tuple[bytes, bytes]], told: Sequence[tuple[bytes, bytes]]
+) -> dict[bytes, bytes]:
+    """The rows of a replay of the same."""
+    past = Replay(lambda *_: None, row_limit=settings.row_limit, entities=("customer", *ENTITIES))
+    named: dict[bytes, tuple[str, str]] = {}
+    for _, value in sent:
+        order = Order.model_validate_json(value)
+        past.follow(order)
+        ids = (("customer", order.customer_id), ("device", order.device_id), ("merchant", order.merchant_id))
+        named |= {row_key(entity, each): (entity, each) for entity, each in ids if each is not None}
+    for _, value in told:
+        past.follow(Outcome.model_validate_json(value))
+    return {key: past.row(*each).encode() for key, each in named.items()}
+
+
+def test_entities_are_turned_on_beside_a_worker_that_goes_on_and_no_order_is_lost_or_doubled(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = turned_on(settings)
+    topics.create(before)
+    sent = with_devices(orders(600, customers=10))
+    early, late = frauds(range(0, 200, 3), customers=10), frauds(range(200, 590, 5), customers=10)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent[:300])
+        send(before, early, topic=before.topics.outcomes)
+        first = decisions(before, 300)
+        making = rebuild(after, "start", "--from", before.topics.changelog)
+        try:
+            send(before, sent[300:450])
+            decisions(before, 450)
+            time.sleep(3)
+            assert worker.stop() == 0, worker.said()
+            # nobody waits for the rebuild: the workers do
+            with Worker(after, tmp_path / "after") as wider:
+                send(after, [*sent[450:], *sent[:20]])
+                send(after, late, topic=after.topics.outcomes)
+                decided = read(after, after.topics.decisions, 620, within_s=90)
+                said, _ = making.communicate(timeout=60)
+                assert making.returncode == 0, said
+                settled(after)
+                assert wider.stop() == 0, wider.said()
+        finally:
+            making.kill()
+
+    found = [json.loads(each.value() or b"") for each in decided]
+    assert Counter(d["order_id"] for d in found if d["repeat_of"] is None) == Counter(
+        f"o{n}" for n in range(600)
+    )
+    repeated = {d["order_id"]: d["repeat_of"] for d in found if d["repeat_of"] is not None}
+    assert repeated == {d["order_id"]: d["decision_id"] for d in first if int(d["order_id"][1:]) < 20}
+    on_the_road = [each for each in decided if STAGES in dict(each.headers() or ())]
+    assert len(on_the_road) == 150  # what came after the switch, and no resend of what was decided before
+    assert all_rows_of(after) == replayed_rows(after, sent, [*early, *late])
+
+
+def settled(settings: Settings) -> None:
+    """Wait until the group has taken all that there is."""
+    with closing(KafkaCluster(settings, quiet=True)) as cluster:
+        tps = [(topic, number) for topic in settings.inputs for number in range(settings.partitions)]
+        deadline = time.monotonic() + 60
+        while True:
+            committed, ends = cluster.committed(tps, stable=False), cluster.ends(tps)
+            left = [
+                tp
+                for tp in tps
+                if ((at := committed[tp]) is None and ends[tp]) or (at and at.offset < ends[tp])
+            ]
+            if not left:
+                return
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+
+
+def test_half_made_rows_of_an_entity_are_not_served_and_a_killed_rebuild_makes_them_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = turned_on(settings)
+    after = after.model_copy(update={"patience_s": 5.0})
+    topics.create(before)
+    topics.create(after)
+    sent, told = with_devices(orders(3_000, customers=10)), frauds(range(0, 3_000, 7), customers=10)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent)
+        send(before, told, topic=before.topics.outcomes)
+        decisions(before, 3_000)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+
+    def killed(_: Progress) -> None:
+        raise Killed
+
+    source = before.topics.changelog
+    with closing(TopicsRecorded(after)) as recorded:
+        with closing(Rebuild(after, source, recorded)) as making, pytest.raises(Killed):
+            making.round(killed)
+        # twice: what the first one restored to its disk is not taken for whole by the second
+        for attempt in range(2):
+            with Worker(after, tmp_path / f"early-{attempt}") as early:
+                assert early.ends(60) != 0
+                assert "is being rebuilt and not complete" in early.said()
+        with closing(Rebuild(after, source, recorded)) as making:
+            assert making.round().orders < 3_000 + len(told)
+            assert making.round() == Rebuilt(0, 0)
+    with Worker(after, tmp_path / "after") as worker:
+        send(after, sent[:5])
+        decided = decisions(after, 3_005)
+        settled(after)
+        assert worker.stop() == 0, worker.said()
+
+    assert [d["repeat_of"] is not None for d in decided].count(True) == 5
+    assert all_rows_of(after) == replayed_rows(after, sent, told)
+
+
+def test_rows_that_stages_made_are_not_made_anew_without_what_their_topics_lack(
+    settings: Settings, tmp_path: Path
+) -> None:
+    _, after = turned_on(settings)
+    other = after.topics.model_copy(update={"changelog": settings.topics.changelog})
+    before = after.model_copy(update={"topics": other, "entities": ("device",), "home": settings.home})
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, with_devices(orders(20)))
+        decisions(before, 20)
+        assert worker.stop() == 0, worker.said()
+    with closing(TopicsRecorded(after)) as recorded:
+        with pytest.raises(RebuildError, match="turns entities on where there were none"):
+            Rebuild(after, before.topics.changelog, recorded)
