@@ -239,6 +239,11 @@ class Rebuild:
                     f"'{self._target}' was not rebuilt from '{self._source}', or workers use it already; "
                     "'fraudstream lag' shows whether they do, else name another topic"
                 )
+            if set(position.logs) != set(self._logs):
+                raise RebuildError(
+                    f"'{self._target}' was begun with other entities than "
+                    f"'{','.join(self._settings.entities)}': go on with those, or name another topic"
+                )
             partition.inputs, partition.watermark = dict(position.inputs), position.watermark
             partition.is_ready = not position.is_partial
             partition.copied = position.rebuilding.copied
@@ -418,9 +423,9 @@ def recorded_inputs(settings: Settings, source: str) -> tuple[str, ...]:
     at_home = settings.roads[0]
     if stages := [topic for topic in topics if topic not in at_home]:
         raise RebuildError(
-            f"workers with '{source}' have orders go through {', '.join(stages)}: this version turns entities "
-            "on where there were none, and can't make rows anew that stages made; begin with another group "
-            "and changelog, and publish the past as history"
+            f"workers with '{source}' have orders go through {', '.join(stages)}: this version turns "
+            "entities on where there were none, and can't make rows anew that stages made; begin with "
+            "another group and changelog, and publish the past as history"
         )
     return topics
 

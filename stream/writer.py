@@ -185,6 +185,8 @@ class Position(NamedTuple):
     """What the rebuild says that wrote it; None where a worker did."""
     is_partial: bool = False
     """Whether that rebuild was not yet complete: no worker may go on from here."""
+    logs: Mapping[str, str] = _NO_LOGS
+    """In which log the offset of each input counts; of all that are read, be there an offset or not."""
 
 
 def encode_position(
@@ -249,6 +251,7 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
             else Rebuilding(position.source, position.copied, position.together)
         ),
         is_partial=theirs != position.group,
+        logs=position.logs,
     )
 
 
@@ -990,8 +993,8 @@ class Writer:
     def _half_made(self) -> str:
         return (
             f"changelog '{self._changelog}' is being rebuilt and not complete: run 'fraudstream rebuild' "
-            "until it says so, with all workers stopped that have the settings of before, or start the worker with "
-            "the changelog that was used before (FRAUDSTREAM_TOPICS__CHANGELOG)"
+            "until it says so, with all workers stopped that have the settings of before, or start the "
+            "worker with the changelog that was used before (FRAUDSTREAM_TOPICS__CHANGELOG)"
         )
 
     def _claim(

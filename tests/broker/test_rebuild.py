@@ -426,6 +426,8 @@ def test_rows_that_stages_made_are_not_made_anew_without_what_their_topics_lack(
         send(before, with_devices(orders(20)))
         decisions(before, 20)
         assert worker.stop() == 0, worker.said()
-    with closing(TopicsRecorded(after)) as recorded:
-        with pytest.raises(RebuildError, match="turns entities on where there were none"):
-            Rebuild(after, before.topics.changelog, recorded)
+    with (
+        closing(TopicsRecorded(after)) as recorded,
+        pytest.raises(RebuildError, match="turns entities on where there were none"),
+    ):
+        Rebuild(after, before.topics.changelog, recorded)
