@@ -58,12 +58,12 @@ SPEED_SAID = (
     "Processor time of one thread, the quickest of many rounds. Targets: 25 µs, 12 µs a row of 64, 500 ms."
 )
 DAMAGE_SAID = (
-    "Bits, bytes, cuts and insertions. As they stand the sha256 refuses them. Who may write to the registry can "
-    "make the sums right again: what then loads is held by the signature, where there is a key."
+    "Bits, bytes, cuts and insertions. As they stand the sha256 refuses them. Who may write to the registry "
+    "can make the sums right again: what then loads is held by the signature, where there is a key."
 )
 CONDENSER_SAID = (
-    "skrub's baskets, the first 80 % learned from; item, make, model and goods code of three lines hashed to "
-    "2,048 dimensions each."
+    "skrub's baskets, the first 80 % learned from; item, make, model and goods code of three lines hashed "
+    "to 2,048 dimensions each."
 )
 
 
