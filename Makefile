@@ -83,6 +83,10 @@ rebuild-kills: $(READY) ## Kill a rebuild of the rows fifty times, and hold what
 archive-kills: $(READY) ## Kill an archiver 50 times while it writes, and hold its archive against the topics each time (15 min).
 	$(PY) tests/faults/archive_kills.py --record $(ARGS)
 
+.PHONY: registry-kills
+registry-kills: $(READY) ## Kill a publisher of models 50 times, and offer its registry 10,000 broken files (10 min).
+	$(PY) tests/faults/registry_kills.py --record $(ARGS)
+
 .PHONY: faults
 faults: simulate-faults chaos broker-kills ## All three: every promise held against faults.
 
@@ -110,6 +114,10 @@ bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 .PHONY: bench-features
 bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past orders, and restore 1,000,000 rows (5 min).
 	$(PY) tests/bench/features.py $(ARGS)
+
+.PHONY: bench-registry
+bench-registry: $(READY) ## Measure a list of 300 published models, and how long one is published.
+	$(PY) tests/bench/registry.py $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).

@@ -12,7 +12,7 @@ from typing import Final
 
 from models.errors import RegistryError
 
-__all__ = ["LARGEST", "pack", "unpack"]
+__all__ = ["LARGEST", "is_bundle", "pack", "unpack"]
 
 LARGEST: Final = 1024 * 1024 * 1024
 """Bytes of a bundle, at most."""
@@ -21,6 +21,7 @@ _BLOCK: Final = tarfile.BLOCKSIZE
 _END: Final = b"\0" * (2 * _BLOCK)
 _NAME_AT: Final = slice(0, 100)
 _PREFIX_AT: Final = slice(345, 500)
+_MAGIC_AT: Final = slice(257, 263)
 _SIZE_AT: Final = slice(124, 135)
 _NAME: Final = re.compile(
     rb"[a-z][a-z0-9_]{0,63}/[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9a-f]{4,8}/[a-z][a-z0-9_-]{0,30}(\.[a-z0-9_]{1,16}){0,2}"
@@ -34,6 +35,11 @@ def pack(files: Mapping[str, bytes]) -> bytes:
         content = files[name]
         parts += [_header(name.encode(), len(content)), content, b"\0" * (-len(content) % _BLOCK)]
     return b"".join((*parts, _END))
+
+
+def is_bundle(content: bytes) -> bool:
+    """Whether it says that it is a tar archive; whether it is a sound bundle, `unpack` says."""
+    return content[_MAGIC_AT] == b"ustar\0"
 
 
 def unpack(bundle: bytes) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ Format 2 holds a tree: all its nodes in one version, so that what was proven tog
 promoted and rolled back together. Format 1 held one logistic regression or random forest, and is still read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -41,6 +41,8 @@ __all__ = [
     "arrays_of",
     "golden_of",
     "manifest_of",
+    "node_entry",
+    "node_of",
     "nodes_of",
 ]
 
@@ -160,7 +162,7 @@ def manifest_of(trained: Trained, files: Mapping[str, FileSeal]) -> Manifest:
         predictor=str(trained.settings["predictor"]),
         features=tuple(map(_entry, trained.features, reasons_for(trained.features))),
         features_digest=features_digest(trained.features),
-        nodes=tuple(map(_node_entry, trained.nodes)),
+        nodes=tuple(map(node_entry, trained.nodes)),
         settings=dict(trained.settings),
         libraries=dict(trained.libraries),
         trained_at=trained.trained_at,
@@ -173,16 +175,19 @@ def manifest_of(trained: Trained, files: Mapping[str, FileSeal]) -> Manifest:
     )
 
 
-def arrays_of(trained: Trained) -> bytes:
+def arrays_of(nodes: Sequence[Node]) -> bytes:
     """All numbers of all nodes, without pickle."""
-    return _saved(dict(each for node in trained.nodes for each in _arrays(node)))
+    return _saved(dict(each for node in nodes for each in _arrays(node)))
 
 
-def golden_of(trained: Trained) -> bytes:
+def golden_of(nodes: Sequence[Node]) -> bytes:
     """The golden rows of all nodes."""
-    return _saved(
-        {f"{node.name}.{name}": getattr(node.golden, name) for node in trained.nodes for name in _GOLDEN}
-    )
+    return _saved({f"{node.name}.{name}": getattr(node.golden, name) for node in nodes for name in _GOLDEN})
+
+
+def node_of(entry: NodeEntry, arrays: bytes, golden: bytes) -> Node:
+    """A node, from what `node_entry`, `arrays_of` and `golden_of` made of it; or MalformedModelError."""
+    return _node(entry, _loaded(arrays), _loaded(golden))
 
 
 def nodes_of(manifest: Manifest, arrays: bytes, golden: bytes) -> tuple[Node, ...]:
@@ -221,7 +226,8 @@ def _array_names(kind: Any) -> tuple[str, ...]:
     )
 
 
-def _node_entry(node: Node) -> NodeEntry:
+def node_entry(node: Node) -> NodeEntry:
+    """What a manifest says of a node."""
     model, imputer = node.model, node.model.imputer
     trees = model.predictor if isinstance(model.predictor, FlatTrees) else None
     return NodeEntry(

@@ -4,6 +4,7 @@ Refusal
 ├── SettingsError   a setting is missing or wrong
 ├── TopicError      a topic is missing, or kept in a way the scorer can't live with
 ├── BrokerError     the embedded broker could not do what was asked
+├── ImportRefused   a pipeline can't become a model here
 ├── ArchiveError    the archive can't be written or read, or is not whole
 ├── PublishError    the orders could not all be sent
 ├── SourceError     a file of rows can't be read

@@ -10,8 +10,9 @@ import typer
 from stream.plainly import plain, said_plainly, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from models.policy import Policy
     from models.registry import Entry, Registry
     from models.shelf import Content
     from stream.settings import Settings
@@ -256,33 +257,114 @@ def _version(model: str) -> tuple[str, str]:
 
 @models_app.command("import")
 @said_plainly
-def models_import(
+def models_import(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle of 'fraudstream models export'.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A bundle of 'models export', or a fitted pipeline of scikit-learn.",
+        ),
+    ],
     sign: Annotated[
         bool,
         typer.Option("--sign", help="Sign a bundle with this registry's key, whatever signature it has."),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What a pipeline's model is called; needed for one.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="The features a pipeline takes, in their order where it names none."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="THEIRS=OURS", help="A pipeline's column and the feature it is; repeatable."),
+    ] = None,
+    trained_on: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What a pipeline learned from; kept in the manifest.")
+    ] = None,
+    review_at: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="The probability to review from [default: 0.5].")
+    ] = None,
+    decline_at: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="The probability to decline from [default: 0.9].")
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust-this-file", help="Open a file of joblib or pickle: it runs whatever code is in it."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Publish what is in a file, once every byte, the signature, the features and the golden rows are right.
 
-    Nothing becomes a champion.
+    A pipeline is a file of skops. It is opened in a process of its own without settings, keys or network,
+    and becomes arrays that answer as it does, or is refused with the reason. Nothing becomes a champion.
     """
-    from models.bundle import LARGEST
-    from models.errors import RegistryError
-    from stream.model_import import publish_bundle
+    from models.bundle import LARGEST, is_bundle
+    from stream.model_import import ImportRefused, Pipeline, publish_bundle, publish_pipeline
+    from stream.own_features import catalogue_of
+    from stream.registry import registry_of
 
-    registry = _registry(settings_of(asked))
+    settings = settings_of(asked)
     with file.open("rb") as opened:
         content = opened.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise RegistryError(f"{file} has more than {LARGEST:,} bytes, and a bundle has no more")
-    for model, is_new in publish_bundle(registry, content, sign=sign):
+        raise ImportRefused(f"{file} has more than {LARGEST:,} bytes, and a model has no more")
+    catalogue = catalogue_of(settings)
+    registry = registry_of(settings, catalogue.by_name)
+    if is_bundle(content):
+        published = publish_bundle(registry, content, sign=sign)
+    else:
+        if name is None:
+            raise typer.BadParameter("a pipeline needs a name for its model", param_hint="--name")
+        pipeline = Pipeline(
+            said=file.name,
+            content=content,
+            name=name,
+            trained_at=datetime.now(UTC).date(),
+            row_limit=settings.row_limit,
+            features=None if features is None else tuple(each.name for each in catalogue.chosen(features)),
+            renamed=_renamed(rename or ()),
+            trained_on=trained_on,
+            policy=_policy(review_at, decline_at),
+            is_trusted=trust,
+        )
+        published = iter([publish_pipeline(registry, catalogue, pipeline)])
+    for model, is_new in published:
         if as_json:
             typer.echo(json.dumps({"model": model, "published": is_new}))
         else:
             typer.echo(f"published {model}" if is_new else f"{model} was published before, with these bytes")
+
+
+def _renamed(pairs: "Iterable[str]") -> dict[str, str]:
+    renamed = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise typer.BadParameter(f"'{pair}' is not THEIRS=OURS", param_hint="--rename")
+        renamed[theirs] = ours
+    return renamed
+
+
+def _policy(review_at: float | None, decline_at: float | None) -> "Policy | None":
+    from models.policy import Policy
+
+    if (review_at is None) != (decline_at is None):
+        raise typer.BadParameter("goes with --decline-at; give both or neither", param_hint="--review-at")
+    if review_at is None or decline_at is None:
+        return None
+    try:
+        return Policy(review_at=review_at, decline_at=decline_at)
+    except ValueError:
+        raise typer.BadParameter(
+            f"0 < {review_at} <= {decline_at} <= 1 must hold", param_hint="--review-at"
+        ) from None
 
 
 # ---------------------------------------------------------------------- what nobody needs any more

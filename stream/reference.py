@@ -184,8 +184,8 @@ def _features() -> str:
     return _page(
         "Features",
         f"The {len(CATALOGUE)} features of the catalogue, as `fraudstream features` lists them.",
-        f"{len(SERVED)} are served; the others ask another entity's history, or what became of orders, which",
-        "no worker keeps yet: they are declared and tested, and a model that asks for one is refused.",
+        f"{len(SERVED)} are always served; the others ask another entity's history, *with device* the",
+        "device's: a model that asks for one is refused where the setting `entities` does not name it.",
         "How late orders, revisions and corrections count, and what is exact: [history.md](history.md).",
         "",
         "*In the 30 days before this one* is from exactly 30 days before the order on, up to and without its",

@@ -83,7 +83,7 @@ class Limits:
     """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one record."""
-    behind_s: float = 0.25
+    behind_s: float = 1.0
     """How long others wait for an empty input that has more before the writer reads it itself."""
     trusted_s: float = 1.0
     """How long an input that was at its end is believed to be still there."""

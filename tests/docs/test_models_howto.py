@@ -1,4 +1,4 @@
-"""What docs/models.md shows is what the constructors say."""
+"""What docs/models-howto.md shows is what the constructors say."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, get_args
 from models.predictors import Calibration, Predictor
 from models.preprocess import Preprocessor
 
-PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/models-howto.md").read_text()
 
 
 def test_the_tree_on_the_page_is_what_its_code_prints() -> None:
