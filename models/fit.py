@@ -184,7 +184,7 @@ def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
     except ValueError as wrong:
         message = f"training '{model.name}': {type(estimator).__name__} refuses: {wrong}"
         raise TrainingError(message) from wrong
-    if "n_jobs" in estimator.get_params():
+    if estimator.get_params().get("n_jobs") is not None:
         # grown by threads, each tree is the same: its seed is drawn before. Asked by threads, the trees
         # would be added up in any order, and the last bit of a score with it.
         estimator.set_params(n_jobs=1)
