@@ -58,8 +58,9 @@ SPEED_SAID = (
     "Processor time of one thread, the quickest of many rounds. Targets: 25 µs, 12 µs a row of 64, 500 ms."
 )
 DAMAGE_SAID = (
-    "Bits, bytes, cuts and insertions. As they stand the sha256 refuses them. Who may write to the registry "
-    "can make the sums right again: what then loads is held by the signature, where there is a key."
+    "Bits, bytes, cuts and insertions, in every file. Unsigned, a manifest may be changed where it only "
+    "tells, such as in its metrics. Who may write to the registry can make the sums right again: then golden "
+    "rows and checks refuse what they see, and only a signature refuses the rest."
 )
 CONDENSER_SAID = (
     "skrub's baskets, the first 80 % learned from; item, make, model and goods code of three lines hashed "
@@ -165,17 +166,19 @@ def damage() -> dict[str, list[Cell]]:
     rng = np.random.default_rng(11)
     rows = some_rows(1500)
     node = learn(a_risk(predictor=RandomForest(n_estimators=8, max_depth=5)), rows, threads=1)
-    with tempfile.TemporaryDirectory() as folder:
-        registry = Registry(Path(folder))
-        trained = _published(registry, node)
-        place = Path(folder) / trained.name / trained.version
-        names = sorted(each.name for each in place.iterdir())
-        whole = {name: (place / name).read_bytes() for name in names}
-        found = {
-            said: _damaged(registry, trained, place, whole, rows, rng=rng, resealed=resealed)
-            for said, resealed in (("as they stand", False), ("their sums made right again", True))
-        }
-    if found["as they stand"][1] != DAMAGED:
+    found = {}
+    for said, key, resealed in (
+        ("signed", b"a secret of the bench", False),
+        ("unsigned", None, False),
+        ("unsigned, their sums made right again", None, True),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            registry = Registry(Path(folder), key=key)
+            trained = _published(registry, node)
+            place = Path(folder) / trained.name / trained.version
+            whole = {each.name: each.read_bytes() for each in sorted(place.iterdir())}
+            found[said] = _damaged(registry, trained, place, whole, rows, rng=rng, resealed=resealed)
+    if found["signed"][1] != DAMAGED or found["unsigned"][3]:
         sys.exit(f"a damaged model was loaded: {found}")
     return found
 

@@ -100,7 +100,7 @@ class FakeDesk:
         self._world.end(self._life, struck)
         return effects
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions) -> Effects:
         """A decision that says the order was set aside; its rows stay as they are."""
         self._schedule.check_set_aside(record)
         effects = Effects()

@@ -424,7 +424,7 @@ class PlainDesk:
     ) -> Effects:
         return Effects()
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions) -> Effects:
         return Effects()
 
 
