@@ -921,27 +921,21 @@ class Trend(_OfHistory):
         return Count(over=self.over, where=self.where, **word)  # type: ignore[arg-type]
 
     @cached_property
-    def _minutes(self) -> tuple[int, int]:
-        return self.over // minutes(1), self.against // minutes(1)
+    def weights(self) -> tuple[int, int]:
+        """What is multiplied with what there is in the shorter window, and in the longer one."""
+        return self.against // minutes(1), self.over // minutes(1)
 
     @property
     def longer_span(self) -> Span:
         """The longer window."""
         return self._longer.span
 
-    def of_windows(self, lately: int, ever: int) -> float | None:
-        """The value, where there is so much in the two windows."""
-        fraction = self._fraction(lately, ever)
-        return None if fraction is None else fraction[0] / fraction[1]
-
-    def _fraction(self, lately: int, ever: int) -> tuple[int, int] | None:
-        minutes_over, minutes_against = self._minutes
-        return (lately * minutes_against, ever * minutes_over) if ever else None
-
     def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
         lately, ever = self._shorter.exact(order, history), self._longer.exact(order, history)
+        if lately is None or ever is None or not ever[0]:
+            return None
         # both over the same denominator
-        return None if lately is None or ever is None else self._fraction(lately[0], ever[0])
+        return lately[0] * self.weights[0], ever[0] * self.weights[1]
 
     def looked_at(self, order: Order, history: History) -> list[int]:
         """The positions, among the orders held, of those that made the value."""
@@ -1183,8 +1177,9 @@ class Distance(_Derived):
     @staticmethod
     def moved(order: Order, history: History) -> tuple[float, int] | None:
         """How far away the last address is, in kilometres, and how many microseconds ago that order was."""
-        here, last = place_of(order), history.last_place()
-        if not here or last is None:
+        here = place_of(order)
+        last = history.last_place() if here else None
+        if last is None:
             return None
         place, at = last
         return _great_circle(place, here), history.as_of - at
@@ -1352,12 +1347,24 @@ class Category(_Derived):
         return f"Category({self.what!r}, {self.vocabulary!r})"
 
     @cached_property
-    def _position(self) -> dict[str, int]:
-        return {word: position for position, word in enumerate(self.vocabulary)}
+    def _text(self) -> Callable[[Order], str | None]:
+        return _TEXTS[self.what]
 
-    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: ARG002, D102
-        text = _TEXTS[self.what](order)
-        return None if text is None else (self._position.get(text, len(self.vocabulary)), 1)
+    @cached_property
+    def _values(self) -> dict[str, float]:
+        return {word: float(position) for position, word in enumerate(self.vocabulary)}
+
+    @cached_property
+    def _other(self) -> float:
+        return float(len(self.vocabulary))
+
+    def value(self, order: Order, history: History | None) -> float | None:  # noqa: ARG002, D102
+        text = self._text(order)
+        return None if text is None else self._values.get(text, self._other)
+
+    def exact(self, order: Order, history: History | None) -> tuple[int, int] | None:  # noqa: D102
+        value = self.value(order, history)
+        return None if value is None else (int(value), 1)
 
 
 _QUANTITIES = frozenset(

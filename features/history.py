@@ -23,6 +23,7 @@ from operator import mul
 from typing import Final, NamedTuple, Self
 
 import msgspec
+import numpy as np
 
 from features.columns import (
     WORD,
@@ -64,6 +65,7 @@ from features.questions import (
     START,
     USED,
     WINDOW,
+    Answered,
     Answers,
     Question,
     Questions,
@@ -96,6 +98,7 @@ _NOTHING: Final = _NO_WORD * len(COLUMN_OF)
 _CURRENCY: Final = COLUMN_OF["currency"]
 _CURRENCY_WORD: Final = slice(WORD * _CURRENCY, WORD * (_CURRENCY + 1))
 _NO_CODES: Final = (b"", b"")
+_NO_ANSWERS: Final[Answered] = np.empty(0, np.int64)
 _HEAD = struct.Struct("<Bq")
 _SINCE_HEAD: Final = 2
 """The first version whose bytes begin so."""
@@ -734,7 +737,7 @@ class History:
         self._places: Mapping[Span, int] = {}
         """Where, in what was answered together, windows stand whose amounts count in one currency."""
         self._currency = _NO_WORD
-        self._answers: Answers = []
+        self._answers = _NO_ANSWERS
         self._alone: dict[tuple[Span, int | None], Answers] = {}
         """What is in windows that were asked about by themselves, by the currency."""
         self._said: dict[str, dict[int, _Said]] = {}
@@ -746,17 +749,21 @@ class History:
 
     # Many questions -----------------------------------------------------------------------------
 
-    def answer(self, questions: Questions, said: bytes, amount: int, placed_at: int) -> Answers:
+    def answer(self, questions: Questions, said: bytes, amount: int, placed_at: int) -> Answered:
         """The answers to many questions; what windows hold stays known for the questions that follow.
 
         `said` is what `told` answers of the order, and amounts count in its currency; `placed_at` is in
         microseconds since 1970. Whoever reads of windows and numbers that tiles cut sees to `is_exact`.
         """
-        self._answers = answers = self._answer(questions, said, amount, placed_at)
+        self._answers = answers = self._answered(questions, said, amount, placed_at)
         self._places, self._currency = questions.windows, said[_CURRENCY_WORD]
         return answers
 
     def _answer(self, questions: Questions, said: bytes, amount: int = 0, placed_at: int = 0) -> Answers:
+        answers: Answers = self._answered(questions, said, amount, placed_at).tolist()
+        return answers
+
+    def _answered(self, questions: Questions, said: bytes, amount: int, placed_at: int) -> Answered:
         row = self._fresh()
         varying, used = row._varying, row._used
         head, column_codes = [0], []
@@ -789,7 +796,8 @@ class History:
         self._fresh()
         at = self._places.get(window)
         if at is not None and (currency is None or word(currency) == self._currency):
-            return self._answers[at : at + WINDOW]
+            answers: Answers = self._answers[at : at + WINDOW].tolist()
+            return answers
         found = self._alone.get((window, currency))
         if found is None:
             said = _NOTHING if currency is None else _only_said("currency", currency)

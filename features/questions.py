@@ -38,6 +38,7 @@ __all__ = [
     "START",
     "USED",
     "WINDOW",
+    "Answered",
     "Answers",
     "Question",
     "Questions",
@@ -119,6 +120,9 @@ _LARGEST: Final = 2**63 - 1
 Answers = list[int]
 """Those to some questions, or of them what is in one window, at the places above."""
 
+Answered = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""The same as they come, of 64 bits each; a list's numbers can be counted on beyond these."""
+
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -137,14 +141,14 @@ def span(over: timedelta | None, after: timedelta | None = None) -> Span:
     return Span(None if over is None else over // _MICROSECOND, 0 if after is None else after // _MICROSECOND)
 
 
-def total_of(answers: Answers, at: int = 0) -> int:
+def total_of(answers: Answers | Answered, at: int = 0) -> int:
     """The total of the amounts in the currency that was asked for, of the window at a place."""
-    return answers[at + _TOTAL] << _BITS | answers[at + _TOTAL + 1]
+    return int(answers[at + _TOTAL]) << _BITS | int(answers[at + _TOTAL + 1])
 
 
-def squares_of(answers: Answers, at: int = 0) -> int:
+def squares_of(answers: Answers | Answered, at: int = 0) -> int:
     """The total of their squares."""
-    return answers[at + _SQUARES] << _BITS | answers[at + _SQUARES + 1]
+    return int(answers[at + _SQUARES]) << _BITS | int(answers[at + _SQUARES + 1])
 
 
 class Question(NamedTuple):
@@ -214,7 +218,7 @@ class Questions:
         codes: bytes,
         amount: int,
         placed_at: int,
-    ) -> Answers:
+    ) -> Answered:
         """What a row with these bytes answers an order of this amount and instant.
 
         `folded` is how many orders should be in the tiles. `words` begin with what the order says, as `told`
@@ -228,8 +232,7 @@ class Questions:
         self._loops(
             times, amounts, tiles, folded, as_of, words, codes, amount, placed_at, self._asked, answers
         )
-        told: Answers = answers.tolist()
-        return told
+        return answers
 
 
 def _after_and_over(window: Span) -> tuple[int, int]:

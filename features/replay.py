@@ -17,7 +17,7 @@ from features.errors import FeatureDefinitionError, did_you_mean
 from features.events import Order, OrderEvent, Outcome
 from features.fast import Told
 from features.history import History, Row
-from features.plan import Plan
+from features.plan import Plan, Vectors
 from features.questions import NEVER
 from features.remembered import ENTITIES, told
 from features.revisions import Ids, Revisions, ids_of
@@ -70,7 +70,7 @@ class Replay(Generic[Answer]):
         Raises FeatureDefinitionError for what is no entity.
         """
         self._look = look
-        self._plan = look if isinstance(look, Plan) else None
+        self._plan = look if isinstance(look, Plan | Vectors) else None
         self._named = tuple(dict.fromkeys(each for each in entities if each is not None))
         for name in self._named:
             if name not in ENTITIES:

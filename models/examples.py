@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from features.events import microseconds
 from models.errors import TrainingError
+from models.labels import Labelling
 
 __all__ = ["UNKNOWN", "Examples"]
 
@@ -75,6 +78,42 @@ class Examples:
             self, names=tuple(names), matrix=self.matrix[:, [self.names.index(name) for name in names]]
         )
 
+    def beside(self, other: Self) -> Self:
+        """The same orders with the features of both."""
+        if not np.array_equal(self.order_id, other.order_id):
+            message = "features of two training sets stand side by side only where their orders are the same"
+            raise TrainingError(message)
+        return replace(self, names=self.names + other.names, matrix=np.hstack([self.matrix, other.matrix]))
+
+    def labelled(self, labelling: Labelling) -> Self:
+        """The same orders with the labels of another cut-off, before the one that they have.
+
+        The labels here have to be what was said last, without waiting for any to mature (`mature_after` 0).
+        Of an order of which something was said after the new cut-off nothing is known: what was said before
+        is not here, and it was not silence.
+        """
+        as_of, matured_before = map(_moment, (labelling.as_of, labelling.matured_before))
+        is_said = self.labels != UNKNOWN
+        silent = 0 if labelling.silence == "not_fraud" else UNKNOWN
+        known = np.where(is_said, np.where(self.known_at < as_of, self.labels, UNKNOWN), silent)
+        labels = np.where(self.placed_at > matured_before, UNKNOWN, known)
+        return replace(self, labels=labels.astype(np.int8))
+
     def known(self) -> Self:
         """Those of which it is known whether they are fraud."""
         return self.where(self.labels != UNKNOWN)
+
+    @property
+    def clusters(self) -> Array:
+        """Texts that orders share when they are not independent: the customer; a guest's order is its own."""
+        return np.array(
+            [
+                f"guest {order}" if customer is None else customer
+                for customer, order in zip(self.customer_id, self.order_id, strict=True)
+            ],
+            dtype=object,
+        )
+
+
+def _moment(at: datetime) -> np.datetime64:
+    return np.datetime64(microseconds(at), "us")

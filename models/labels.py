@@ -3,21 +3,22 @@
 An order that is too young to have its chargeback is not "not fraud": it is unknown, and teaches nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from features.facts import Statement, facts_of
 from models.errors import TrainingError
 
-__all__ = ["Labelling", "Silence", "Statement"]
+__all__ = ["Label", "Labelling", "Silence"]
 
 Silence = Literal["unknown", "not_fraud"]
 """What an order means of which nobody said anything, once it has matured."""
 
 
-class Statement(NamedTuple):
-    """One outcome of an order: whether it counts as fraud by it, and since when that was known."""
+class Label(NamedTuple):
+    """Whether an order counts as fraud, and since when that is known."""
 
     known_at: datetime
     is_fraud: bool
@@ -58,18 +59,20 @@ class Labelling:
         """Orders placed before it, or just then, have matured."""
         return self.as_of - self.mature_after
 
-    def label(self, statements: Iterable[Statement], placed_at: datetime) -> Statement | None:
-        """The statement that holds for an order placed then; None where it is unknown whether it is fraud.
+    def label(self, statements: Sequence[Statement], placed_at: datetime) -> Label | None:
+        """What is known of an order placed then; None where it is unknown whether it is fraud.
 
-        The one that was known last counts, of two known at once the later in the iteration. Silence that
-        means something is known when the order has matured.
+        By the rules that histories have (`features.facts`): what was superseded does not count, and of the
+        rest what was known last, of two known at once what was said later. Silence that means something is
+        known when the order has matured.
         """
         if placed_at > self.matured_before:
             return None
-        holds: Statement | None = None
-        for each in statements:
-            if each.known_at < self.as_of and (holds is None or each.known_at >= holds.known_at):
-                holds = each
+        holds: Label | None = None
+        known = [each for each in statements if each.known_at < self.as_of]
+        for each in facts_of(known, "", placed_at=placed_at, amount=None, currency=None) if known else ():
+            if each.what == "fraud" and (holds is None or each.known_at >= holds.known_at):
+                holds = Label(each.known_at, each.is_so)
         if holds is None and self.silence == "not_fraud":
-            return Statement(placed_at + self.mature_after, is_fraud=False)
+            return Label(placed_at + self.mature_after, is_fraud=False)
         return holds

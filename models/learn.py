@@ -4,6 +4,7 @@ Imported by name (`from models.learn import learn`): it brings scikit-learn, whi
 """
 
 import platform
+from dataclasses import fields
 from importlib.metadata import version
 
 import numpy as np
@@ -15,7 +16,7 @@ from models.model import Model
 from models.prove import prove
 from models.trained import Node
 
-__all__ = ["Rows", "learn", "libraries", "out_of_fold"]
+__all__ = ["Rows", "learn", "libraries", "out_of_fold", "settings_of"]
 
 
 def learn(model: Model, rows: Rows, *, threads: int = ALL_CORES) -> Node:
@@ -43,6 +44,13 @@ def out_of_fold(model: Model, rows: Rows, *, folds: int = 5, threads: int = ALL_
         node = Node(model.name, flat, prove(fitted, flat, rows.matrix[learned]))
         scores[left_out] = node.score(rows.matrix[left_out])
     return scores
+
+
+def settings_of(model: Model) -> dict[str, str | int | float]:
+    """What its predictor is and the parameters it learned with, those that are None left out."""
+    told = {"predictor": str(model.predictor)}
+    parameters = {each.name: getattr(model.predictor, each.name) for each in fields(model.predictor)}
+    return told | {name: value for name, value in parameters.items() if value is not None}
 
 
 def libraries(*models: Model) -> dict[str, str]:

@@ -111,7 +111,7 @@ class Manifest(_Part):
     features_digest: str
     imputer: ImputerEntry | None = None
     nodes: tuple[NodeEntry, ...] = ()
-    settings: dict[str, str | int | float]
+    settings: dict[str, str | bool | int | float]
     libraries: dict[str, str]
     trained_at: str
     trained_on: dict[str, str | int]

@@ -21,7 +21,7 @@ from features.plan import Plan
 from features.replay import LeftOut, Replay
 from models.errors import TrainingError
 from models.fit import ALL_CORES, fit
-from models.learn import Rows, learn, libraries
+from models.learn import Rows, learn, libraries, settings_of
 from models.model import Model, Period
 from models.policy import Policy, suggest_policy
 from models.predictors import LogisticRegression, RandomForest
@@ -144,7 +144,7 @@ def train(
             "fraud_orders": int(labels.sum()),
             **{f"left_out_{why}": left_out[why] for why in LEFT_OUT if left_out[why]},
         },
-        settings={"predictor": str(model.predictor), "seed": seed, "row_limit": row_limit},
+        settings={**settings_of(model), "row_limit": row_limit},
         libraries=learned_with,
         parents=tuple(each.parent for each in features if isinstance(each, ScoreOf)),
     )

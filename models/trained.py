@@ -123,7 +123,7 @@ class Trained:
     split: str
     trained_at: str
     trained_on: Mapping[str, str | int]
-    settings: Mapping[str, str | int | float]
+    settings: Mapping[str, str | bool | int | float]
     libraries: Mapping[str, str]
     parents: Sequence[str] = field(default=())
 

@@ -21,7 +21,7 @@ from stream import replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
 from stream.examples import put_in
 from stream.features_cli import features_app
-from stream.learn_cli import parity, training_set
+from stream.learn_cli import evaluate, parity, retrain, training_set
 from stream.models_cli import models_app
 from stream.plainly import refuse, said_plainly, write_no_more
 from stream.replay_cli import app as replay_app
@@ -138,6 +138,8 @@ replay_app.command("features")(said_plainly(replay_features))
 replay_app.command("to-topic")(said_plainly(replay_to_topic))
 app.command("training-set")(said_plainly(training_set))
 app.command("parity")(said_plainly(parity))
+app.command("evaluate")(said_plainly(evaluate))
+app.command("retrain")(said_plainly(retrain))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]

@@ -44,6 +44,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream training-set --to set.parquet --features served --keep-legitimate 0.1",
             "fraudstream training-set --to logged.parquet --from-decisions --model starter",
         ),
+        "evaluate": (
+            "fraudstream evaluate starter --on set.parquet --to report.html",
+            "fraudstream evaluate starter@2026-02-14.3f9c starter --on set.parquet --review-cost 2.50 --json",
+        ),
+        "retrain": (
+            "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
+            "fraudstream retrain risk.py --dry-run",
+        ),
         "parity": (
             "fraudstream parity",
             "fraudstream parity --features amounts,velocity --since 7d --at-most 0.001 --json",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stream.parity import Parity
 
-__all__ = ["parity", "training_set"]
+__all__ = ["evaluate", "parity", "retrain", "training_set"]
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -244,3 +244,164 @@ def _tell_parity(found: "Parity") -> None:
         typer.echo(f"{name:{width}}  {cells}")
     for each in found.examples:
         typer.echo(f"  {each.feature} of {each.order_id}: logged {each.logged}, computed {each.computed}")
+
+
+def evaluate(
+    asked: typer.Context,
+    models: Annotated[
+        list[str], typer.Argument(metavar="NAME[@VERSION]...", help="Published models; by name the champion.")
+    ],
+    *,
+    on: Annotated[
+        Path,
+        typer.Option("--on", metavar="FILE.parquet", help="A training set that has the features of all."),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE.html", help="Where the report goes, one page.")
+    ] = Path("evaluation.html"),
+    review_cost: Annotated[
+        float, typer.Option(metavar="AMOUNT", min=0, help="What a review costs, in major units.")
+    ] = 3.0,
+    lost_share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", min=0, max=10, help="What a missed fraud costs, of its amount."),
+    ] = 1.0,
+    with_learned_from: Annotated[
+        bool, typer.Option("--with-learned-from", help="Also orders that a model may have learned from.")
+    ] = False,
+    memory: Annotated[
+        str, typer.Option(metavar="2GB", help="Refuse orders that would take more as arrays.")
+    ] = "2GB",
+    as_json: Json = False,
+) -> None:
+    """Measure published models on the same labelled orders, and write a report that stands for itself.
+
+    Curves with bands, calibration, review budgets, costs, groups, importance, stability, and paired tests of
+    several models. Orders from the time a model learned from are left out.
+    """
+    from models.evaluation import Costs
+    from stream.evaluating import evaluate_set, written
+    from stream.own_features import catalogue_of
+    from stream.registry import registry_of
+    from stream.training_set import TrainingSet
+
+    settings = settings_of(asked)
+    registry = registry_of(settings, catalogue_of(settings).by_name)
+    found = evaluate_set(
+        registry,
+        models,
+        TrainingSet.open(on),
+        costs=Costs(review_cost * 100, lost_share),
+        with_learned_from=with_learned_from,
+        memory=_bytes(memory, "--memory"),
+        told=_tell,
+    )
+    written(found, to)
+    if as_json:
+        typer.echo(json.dumps({**found.as_json(), "report": str(to)}))
+        return
+    for each in found.judged:
+        auc, precision = each.bands["auc"], each.bands["average_precision"]
+        if auc.value is None:
+            typer.echo(f"{each.name}: {found.known:,} orders and {found.frauds:,} frauds tell nothing")
+            continue
+        typer.echo(
+            f"{each.name}: AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}), average precision "
+            f"{precision.value:.3f} ({precision.low:.3f} to {precision.high:.3f}) on {found.known:,} orders, "
+            f"{found.frauds:,} of them fraud"
+        )
+    for one, other, measure, by in found.differences:
+        typer.echo(
+            f"{one} over {other}: {measure} {by.value:+.4f} ({by.low:+.4f} to {by.high:+.4f}), "
+            f"p {by.p_value:.3f}"
+        )
+    typer.echo(f"report: {to}")
+
+
+def retrain(
+    asked: typer.Context,
+    job: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOB.py|JOB.toml", help="What is learned and what it has to pass; it runs code."
+        ),
+    ],
+    *,
+    archive: Archive = None,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="As if it were then [default: now].")
+    ] = None,
+    silence_is_legitimate: Annotated[
+        bool,
+        typer.Option(
+            "--silence-is-legitimate", help="A matured order without any outcome is not fraud, not unknown."
+        ),
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Reports, and what is reused [default: learning in home]."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and end.")] = False,
+    memory: Annotated[
+        str, typer.Option(metavar="2GB", help="Refuse orders that would take more as arrays.")
+    ] = "2GB",
+    processes: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=64, help="So many partitions, and models, at once.")
+    ] = 2,
+    as_json: Json = False,
+) -> None:
+    """Learn a model anew from the archive, measure it, and publish it when it passes every gate.
+
+    Its report says why it did or did not; exit code 1 when it did not. It never becomes champion by itself.
+    """
+    from datetime import UTC, datetime
+
+    from stream.jobs import Evaluate, Learn, Past, Predict, Register
+    from stream.own_features import catalogue_of
+    from stream.registry import registry_of
+    from stream.retrain import moved, read_job
+    from stream.retrain import retrain as retrained
+
+    settings = settings_of(asked)
+    read = read_job(job)
+    where = settings.home / "learning" if folder is None else folder
+    past = Past(
+        settings,
+        opened(settings, archive),
+        _moment(as_of, "--as-of") or datetime.now(UTC),
+        "not_fraud" if silence_is_legitimate else "unknown",
+        archive or "",
+        processes,
+    )
+    registry = registry_of(settings, catalogue_of(settings).by_name)
+    if dry_run:
+        trained_on, tested_on = read.schedule.periods(read.model, past.as_of)
+        model = moved(read.model, trained_on)
+        chain = Learn(model) >> Predict(model, tested_on) >> Evaluate() >> Register(registry)
+        typer.echo(model)
+        typer.echo(chain.plan(past, where / "cache"))
+        return
+    with ends_plainly():
+        done = retrained(
+            read,
+            past,
+            registry,
+            folder=where,
+            at_once=processes,
+            memory=_bytes(memory, "--memory"),
+            told=_tell,
+        )
+    if as_json:
+        typer.echo(json.dumps(done.as_json()))
+    else:
+        typer.echo(f"learned from {done.trained_on}, measured on {done.tested_on}")
+        for each in done.gates:
+            typer.echo(f"  {'passed' if each.passed else 'FAILED'}  {each.name}: {each.said}")
+        typer.echo(done.why)
+        typer.echo(f"report: {done.report}")
+    if not done.published:
+        raise typer.Exit(1)
+
+
+def _tell(said: str) -> None:
+    typer.echo(f"fraudstream: {said}", err=True)

@@ -8,6 +8,7 @@ feature, a past that is no longer whole.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Final, Literal
 
 from features.define import Feature
@@ -113,8 +114,9 @@ def held_against(
         for _, order, vector in job.followed(recorded, spans, part, of_part, told, wanted=is_decided):
             decided = logged.pop((order.order_id, order.revision))
             parity.compared += 1
-            for name, computed in zip(names, vector, strict=True):
-                _compare(parity, order.order_id, name, decided.features, computed)
+            for name, computed in zip(names, vector.tolist(), strict=True):
+                known = None if isnan(computed) else computed
+                _compare(parity, order.order_id, name, decided.features, known)
         # within bounds others are left over, of which nobody asked
         parity.not_replayed += len(logged) if bounds == Bounds() else 0
         tally.add(of_part)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from math import isnan
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -22,8 +23,9 @@ from features.decode import Rejection
 from features.define import Feature
 from features.events import Order, OrderEvent, Outcome
 from features.mapping import said_by
-from features.plan import Plan
+from features.plan import Vectors
 from features.replay import LeftOut, Replay
+from features.values import Vector
 from stream.deadletters import Place
 from stream.decoder import Decoder, decoder_of
 from stream.desk import is_history
@@ -59,7 +61,6 @@ __all__ = [
 
 ROWS_AT_ONCE: Final = 10_000
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024
-_AT_HAND: Final = 1_000
 _PIECE: Final = 10_000
 """Offsets that are read at once of each of several inputs that are merged."""
 _PIECE_BYTES: Final = 4 * 1024 * 1024
@@ -556,7 +557,8 @@ class Features:
 
         rows: list[tuple[Any, ...]] = []
         for record, order, vector in self.followed(recorded, spans, part, tally, told, wanted=wanted):
-            rows.append((*of_the_order(order, record), *vector))
+            # as bytes, while the processor has it at hand
+            rows.append((*of_the_order(order, record), vector.tobytes()))
             if len(rows) == ROWS_AT_ONCE:
                 yield rows
                 rows = []
@@ -572,7 +574,7 @@ class Features:
         told: Told,
         *,
         wanted: Callable[[Order, Record], bool],
-    ) -> Iterator[tuple[Record, Order, tuple[float | None, ...]]]:
+    ) -> Iterator[tuple[Record, Order, Vector]]:
         """Each order that is wanted, with its features; of the others nothing is computed.
 
         `wanted` is asked about every order that can be read, in recorded order, resends too.
@@ -581,7 +583,7 @@ class Features:
         settings, lies_within = self.settings, self.bounds.place()
         features = self.chosen()
         past = Replay(
-            Plan(features),
+            Vectors(features),
             row_limit=settings.row_limit,
             entities=["customer", *(each.entity for each in features)],
             **self._kept(features),
@@ -617,7 +619,7 @@ class Features:
                     tally.left_out[vector.value] += 1
                     continue
                 tally.out += 1
-                yield record, order, cast("tuple[float | None, ...]", vector)
+                yield record, order, cast("Vector", vector)
         tally.waiting += past.waiting
 
 
@@ -662,7 +664,7 @@ def _garbage_left() -> Iterator[None]:
 
 
 class FeatureSheet:
-    """What is said of an order, then its features."""
+    """What is said of an order, then its features: in a row the bytes of a Vector."""
 
     def __init__(
         self,
@@ -715,17 +717,11 @@ class FeatureSheet:
         import pyarrow as pa  # noqa: PLC0415
 
         schema, before = self.schema, len(self._said)
-        columns: list[Any] = list(zip(*(row[:before] for row in rows), strict=True))
+        *columns, vectors = zip(*rows, strict=True)
         for at in self._arrivals:
-            columns[at] = [None if each < 0 else each for each in columns[at]]
+            columns[at] = tuple([None if each < 0 else each for each in columns[at]])
         arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types[:before], strict=True)]
-        # few rows at once, whose numbers the processor still has at hand; what is missing becomes NaN
-        matrix = np.concatenate(
-            [
-                np.array([row[before:] for row in rows[at : at + _AT_HAND]], dtype=np.float64)
-                for at in range(0, len(rows), _AT_HAND)
-            ]
-        )
+        matrix = np.frombuffer(b"".join(vectors), np.float64).reshape(len(rows), len(self._features))
         categories = dict(self._categories)
         for at, column in enumerate(np.ascontiguousarray(matrix.T), before):
             values = pa.array(column, from_pandas=True)  # no value is NaN, so NaN is null
@@ -739,12 +735,12 @@ class FeatureSheet:
         """Some orders as JSON, one a line."""
         names = self._names
         lines = []
-        for row in rows:
-            told = dict(zip(names, row, strict=True))
+        for *said, vector in rows:
+            told = dict(zip(names, (*said, *memoryview(vector).cast("d")), strict=True))
             for at in self._arrivals:
-                told[names[at]] = _moment(row[at])
+                told[names[at]] = _moment(said[at])
             for at, texts in self._categories:
-                value = row[at]
-                told[names[at]] = None if value is None else texts[int(value)]
-            lines.append(orjson.dumps(told, option=_LINE))
+                value = told[names[at]]
+                told[names[at]] = None if isnan(value) else texts[int(value)]
+            lines.append(orjson.dumps(told, option=_LINE))  # NaN, which is unknown, as null
         return b"".join(lines)

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -24,8 +24,9 @@ import numpy as np
 
 from features.define import Feature, features_digest
 from features.events import Order, Outcome
+from features.facts import Statement, statement_of
 from models.examples import UNKNOWN, Examples
-from models.labels import Labelling, Statement
+from models.labels import Label, Labelling
 from stream.ports import Record
 from stream.recorded import Recorded
 from stream.replay import (
@@ -50,7 +51,16 @@ from stream.topics import TopicError
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
-__all__ = ["LABELLED", "Chosen", "Logged", "TrainingRows", "TrainingSet", "TrainingSetError", "logged_in"]
+__all__ = [
+    "LABELLED",
+    "Chosen",
+    "Logged",
+    "TrainingRows",
+    "TrainingSet",
+    "TrainingSetError",
+    "kept_in_sample",
+    "logged_in",
+]
 
 LABELLED: Final[Mapping[str, Kind]] = MappingProxyType(
     {
@@ -145,13 +155,6 @@ class Chosen:
             and (not self.countries or order.country in self.countries)
         )
 
-    def keeps(self, order_id: str) -> bool:
-        """Whether a legitimate order is in the sample."""
-        if self.keep_legitimate >= 1:
-            return True
-        drawn = int.from_bytes(blake2b(order_id.encode(), digest_size=8).digest())
-        return drawn < self.keep_legitimate * 2**64
-
     def told(self) -> dict[str, Any]:
         """What was asked, to be written beside the rows."""
         labelling = self.labelling
@@ -167,6 +170,13 @@ class Chosen:
             "leave_out_caught": self.leave_out_caught,
             "caught_since": None if self.caught_since is None else self.caught_since.isoformat(),
         }
+
+
+def kept_in_sample(order_id: str, share: float) -> bool:
+    """Whether a legitimate order is in a sample of this share: always the same, and in all larger ones."""
+    if share >= 1:
+        return True
+    return int.from_bytes(blake2b(order_id.encode(), digest_size=8).digest()) < share * 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +226,9 @@ class TrainingRows:
         features = self.features()
         asked = {
             **self.chosen.told(),
+            "declarations": {
+                each.name: sha256(json.dumps(each.declaration).encode()).hexdigest() for each in features
+            },
             "features_digest": features_digest(features),
             "from_decisions": self.from_decisions,
             "row_limit": self.settings.row_limit,
@@ -242,7 +255,8 @@ class TrainingRows:
         said = statements_in(recorded, spans, names.outcomes, part, tally)
         logged = logged_in(recorded, spans, names.decisions, part, with_features=self.from_decisions)
         caught: dict[str, datetime] = {}
-        label: Statement | None = None
+        label: Label | None = None
+        share = chosen.keep_legitimate
         out = Counter[str]()
 
         def wanted(order: Order, _: Record) -> bool:
@@ -267,7 +281,7 @@ class TrainingRows:
             if chosen.leave_out_caught and since is not None and since <= order.placed_at:
                 out["customer_caught"] += 1
                 return False
-            if label is not None and not label.is_fraud and not chosen.keeps(order.order_id):
+            if label is not None and not label.is_fraud and not kept_in_sample(order.order_id, share):
                 out["not_sampled"] += 1
                 return False
             if self.from_decisions and (order.order_id, order.revision) not in logged:
@@ -275,14 +289,15 @@ class TrainingRows:
                 return False
             return True
 
-        share = chosen.keep_legitimate
         topics = self._of.topics()
         follows = {tp: span for tp, span in spans.items() if tp[0] in topics}
         features = self.features() if self.from_decisions else ()
-        for record, order, vector in self._of.followed(recorded, follows, part, tally, told, wanted=wanted):
+        for record, order, computed in self._of.followed(recorded, follows, part, tally, told, wanted=wanted):
             since = caught.get(order.customer_id) if order.customer_id is not None else None
             decided = logged.get((order.order_id, order.revision))
-            written = [_written(decided, each.name) for each in features] if decided is not None else ()
+            vector = computed
+            if self.from_decisions and decided is not None:
+                vector = np.array([_written(decided, each.name) for each in features], np.float64)
             yield (
                 *of_the_order(order, record),
                 *(order.country, order.amount, order.currency),
@@ -290,8 +305,7 @@ class TrainingRows:
                 since if since is not None and since <= order.placed_at else None,
                 1.0 if label is None or label.is_fraud else 1.0 / share,
                 None if decided is None else decided.action,
-                *vector,
-                *written,
+                vector.tobytes(),
             )
         tally.left_out += out
 
@@ -322,7 +336,7 @@ def statements_in(
             if isinstance(outcome, str):
                 tally.note(record, "bad_event", outcome)
             else:
-                said[outcome.order_id].append(Statement(outcome.known_at, outcome.is_fraud))
+                said[outcome.order_id].append(statement_of(outcome))
     return said
 
 
@@ -390,18 +404,19 @@ class TrainingSet:
         """What all of it takes as arrays, about."""
         return self.rows * (_A_CELL * len(self.names) + _OF_A_ROW)
 
-    def chunks(self, rows: int = _PIECE) -> Iterator[Examples]:
-        """The orders in the order of the file, so many at once."""
+    def chunks(self, rows: int = _PIECE, *, names: Sequence[str] | None = None) -> Iterator[Examples]:
+        """The orders in the order of the file, so many at once; with `names` only these features."""
         import pyarrow.parquet as pq  # noqa: PLC0415
 
+        names = self.names if names is None else names
         with pq.ParquetFile(self.file) as opened:
-            for batch in opened.iter_batches(rows):
-                yield _examples(batch, self.names)
+            for batch in opened.iter_batches(rows, columns=[*LABELLED, *names]):
+                yield _examples(batch, names)
 
-    def examples(self, *, memory: int | None = None) -> Examples:
-        """All orders, in the order of their `placed_at`.
+    def examples(self, *, memory: int | None = None, names: Sequence[str] | None = None) -> Examples:
+        """All orders, in the order of their `placed_at`, those of one moment by their place in the log.
 
-        Raises TrainingSetError where they would take more than so many bytes of memory.
+        With `names` only these features. Raises TrainingSetError where they would take more memory.
         """
         if memory is not None and self.bytes_in_memory > memory:
             fits = memory / self.bytes_in_memory
@@ -409,13 +424,16 @@ class TrainingSet:
                 f"'{self.file}' takes about {self.bytes_in_memory / 1e9:.1f} GB in memory and may take "
                 f"{memory / 1e9:.1f}; read it in chunks, or build it with --keep-legitimate {fits:.1g}"
             )
-        parts = list(self.chunks())
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        parts = list(self.chunks(names=names))
         if not parts:
             raise TrainingSetError(f"'{self.file}' has no orders; choose more of them")
-        order = np.argsort(np.concatenate([each.placed_at for each in parts]), kind="stable")
+        places = pq.read_table(self.file, columns=["offset", "partition", "placed_at"])
+        order = np.lexsort([places.column(name).to_numpy() for name in places.column_names])
         fields = [name for name in Examples.__dataclass_fields__ if name != "names"]
         joined = {name: np.concatenate([getattr(each, name) for each in parts])[order] for name in fields}
-        return Examples(names=self.names, **joined)
+        return Examples(names=parts[0].names, **joined)
 
 
 def _examples(batch: "pa.RecordBatch", names: Sequence[str]) -> Examples:

@@ -32,10 +32,10 @@ from stream.replay import Features, Job, Records
 from stream.replay_files import replay_to
 from stream.settings import Settings
 from stream.topics import TopicError
-from tests.bench.features import THIRTY
-from tests.bench.real import TRANSACTIONS, transactions
 from tests.bench.results import Cell, record
-from tests.faults.stage import temporary_home
+
+# Each process that replays imports this file first, and no command has to wait for what a bench is made of:
+# other benches, and scikit-learn with them, are imported where they are used.
 
 PARTITIONS = 8
 CHUNK = 2_000
@@ -45,6 +45,8 @@ SMOKE = 2_000
 
 def thirty() -> Sequence[Feature]:
     """What a first model would ask, but for what became of orders: of that the topics say nothing."""
+    from tests.bench.features import THIRTY  # noqa: PLC0415
+
     return tuple(each for each in THIRTY if not each.looks_at_facts)
 
 
@@ -96,6 +98,8 @@ class Files:
 
 def lay_down(folder: Path, most: int | None) -> tuple[int, ...]:
     """The main data set as records in files; how many each partition has."""
+    from tests.bench.real import transactions  # noqa: PLC0415
+
     parts: list[list[tuple[int, bytes, bytes]]] = [[] for _ in range(PARTITIONS)]
     for each in transactions(most):
         key = each.customer_id.encode()
@@ -116,6 +120,9 @@ def cpu_s() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and record."""
+    from tests.bench.real import TRANSACTIONS  # noqa: PLC0415
+    from tests.faults.stage import temporary_home  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--orders", type=int, default=None, help="only the first so many")
     parser.add_argument("--smoke", action="store_true", help="a few orders, nothing recorded")

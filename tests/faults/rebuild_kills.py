@@ -28,6 +28,7 @@ from tests.bench.results import record
 from tests.faults.stage import (
     StageError,
     end_on_sigterm,
+    is_there,
     make_topics,
     orders,
     publish_starter,
@@ -51,6 +52,8 @@ def state_of(settings: Settings, changelog: str) -> tuple[State, list[bool]]:
     """What a changelog comes to, and of each partition whether its position says that it is complete."""
     state: State = {number: {} for number in range(settings.partitions)}
     complete = [False] * settings.partitions
+    if not is_there(settings, changelog):  # killed before it was made
+        return state, complete
     for each in read_all(settings, changelog, settings.partitions, within_s=60):
         if each.key == POSITION_KEY:
             complete[each.partition] = not decode_position(each.value or b"").is_partial
@@ -148,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.record:
         record(
             "A rebuild killed again and again",
-            [""],
-            {name: [value] for name, value in seen.items()},
+            dict(seen),
             "Each run of `fraudstream rebuild start` is killed at a random moment; after each kill, and each "
             "complete rebuild, the new changelog is held against the old one, byte for byte.",
         )

@@ -143,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.record:
         record(
             "The same raw orders decided again",
-            [""],
-            {name: [value] for name, value in seen.items()},
+            dict(seen),
             "Two workers, one of them killed on the way; then one worker of another group on the same topic; "
             "then one on the same orders published into a topic of seven partitions instead of four.",
         )

@@ -470,6 +470,11 @@ def read_all(
         consumer.close()
 
 
+def is_there(settings: Settings, topic: str) -> bool:
+    """Whether the broker has a topic of this name."""
+    return topic in _admin(settings).list_topics(timeout=10).topics
+
+
 def high(settings: Settings, tp: TP) -> int:
     """The high watermark of a partition."""
     return _latest(_admin(settings), tp, IsolationLevel.READ_UNCOMMITTED)

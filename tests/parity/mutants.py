@@ -34,6 +34,7 @@ TOGETHER = "tests/unit/test_features_questions.py::test_what_is_asked_together_i
 QUESTIONS = "tests/unit/test_features_questions.py::"
 COUNTED = QUESTIONS + "test_a_condition_counts_by_itself_what_its_mask_counts"
 WRONG_ANSWERS = QUESTIONS + "test_a_plan_says_which_function_of_the_order_answers_no_number"
+NO_FLOAT = QUESTIONS + "test_what_no_float_holds_exactly_is_left_to_integers"
 CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
@@ -322,6 +323,30 @@ MUTANTS = (
         "plan.py",
         (("if not isfinite(answer):", "if False:"),),
         WRONG_ANSWERS,
+    ),
+    Mutant(
+        "a float is taken to hold every integer",
+        "values.py",
+        (("_SURE: Final = 1 << 53", "_SURE: Final = 1 << 61"),),
+        NO_FLOAT,
+    ),
+    Mutant(
+        "two orders are spread as one is",
+        "values.py",
+        (("elif number >= _ENOUGH_TO_SPREAD and", "elif number > _ENOUGH_TO_SPREAD and"),),
+        NO_FLOAT,
+    ),
+    Mutant(
+        "a text that the order does not say is new",
+        "values.py",
+        (("if words[more] != 0:", "if True:"),),
+        ALL_WAYS,
+    ),
+    Mutant(
+        "what tiles cut is called exact",
+        "values.py",
+        (("                is_cut = 1", "                is_cut = 0"),),
+        SHORT_ROWS,
     ),
     Mutant(
         "one entity's key finds another's history",

@@ -9,9 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from features.aggregates import Count, Max, Mean, Min, Share, Std, Sum, ZScore
-from features.catalogue import SERVED
+import features.questions
+import features.values
+from features.aggregates import Count, Max, Mean, Min, Ratio, Share, Std, Sum, Trend, ZScore
+from features.catalogue import SERVED, by_name
 from features.conditions import Condition, as_large, at_least, below, near_hour, other, same
 from features.define import Feature, compute, days, feature
 from features.errors import FeatureValueError
@@ -24,6 +28,7 @@ from tests.strategies import NOON, an_order, as_json
 
 EUR = fingerprint("EUR")
 LIMIT = 8
+OVER = (days(30), timedelta(hours=4))
 
 
 def some_orders(count: int) -> list[Order]:
@@ -152,7 +157,7 @@ NUMBERS_ASKED = tuple(
     word(what, over=over)
     for word in (Sum, Mean, Min, Max, Std, ZScore)
     for what in ("payment_attempts", "pieces", "promotions")
-    for over in (days(30), timedelta(hours=4))
+    for over in OVER
 )
 
 
@@ -226,6 +231,79 @@ def test_amounts_on_both_sides_of_what_is_small_are_added_up_alike() -> None:
             assert history.spent(window, EUR) == (len(some), sum(some))
             assert history.squares(window, EUR) == sum(each * each for each in some)
             assert (history.smallest(window, EUR), history.largest(window, EUR)) == (min(some), max(some))
+
+
+OF_AMOUNTS: tuple[Feature, ...] = (
+    *(word("amount", over=over) for word in (Sum, Mean, Min, Max, Std, ZScore) for over in OVER),
+    *(Ratio(by_name("amount"), to=word("amount", over=days(30))) for word in (Sum, Mean, Min, Max)),
+    Ratio(Sum("amount", over=days(30)), to=Count(over=days(30))),
+    Trend("amount", over=timedelta(hours=4), against=days(30)),
+)
+
+
+@given(st.data())
+def test_what_is_told_together_is_rounded_once_however_large_the_numbers_are(data: st.DataObject) -> None:
+    # round where a sum, a product or a total of squares is no longer exact as a float
+    large = st.integers(2, 39).flatmap(lambda bits: st.integers(2**bits - 3, 2**bits + 3))
+    amounts = data.draw(st.lists(large, max_size=12))
+    currency = data.draw(st.sampled_from(("EUR", "JPY", "KWD")))
+    row = Row(data.draw(st.sampled_from((2, 100))))
+    for number, amount in enumerate(amounts):
+        at = NOON - timedelta(hours=12 - number)
+        row.remember(an_order(order_id=f"o{number}", amount=amount, currency=currency, placed_at=at))
+    order = an_order(amount=data.draw(large), currency=currency)
+    alone, together = row.as_of(NOON), row.as_of(NOON)
+
+    assert Plan(OF_AMOUNTS)(order, {"customer": together}) == compute(OF_AMOUNTS, order, {"customer": alone})
+    assert together.is_exact == alone.is_exact
+
+
+def test_what_no_float_holds_exactly_is_left_to_integers() -> None:
+    # with floats alone one of ten of these would end in another bit
+    chance = random.Random(7)
+    for _ in range(100):
+        row, largest = Row(100), 2 ** chance.choice((8, 29, 29))
+        for number in range(chance.randrange(9)):
+            at = NOON - timedelta(hours=number + 1)
+            row.remember(an_order(order_id=f"o{number}", amount=chance.randrange(largest), placed_at=at))
+        asks = an_order(amount=chance.randrange(largest))
+
+        answered = Plan(OF_AMOUNTS)(asks, {"customer": row.as_of(NOON)})
+
+        assert answered == compute(OF_AMOUNTS, asks, {"customer": row.as_of(NOON)})
+
+
+@feature(unit="share", between=(0, None), missing="never")
+def part_of_a_major_unit(order: Order) -> float:
+    """What the order costs in hundreds of a minor unit, which no whole number is."""
+    return order.amount / 100
+
+
+def test_a_ratio_to_a_function_of_the_order_is_exact_whether_or_not_that_is_whole() -> None:
+    row = Row(LIMIT)
+    for past in some_orders(5):
+        row.remember(past)
+    features = tuple(
+        ratio
+        for fact in (part_of_a_major_unit, by_name("payment_attempts"))
+        for ratio in (Ratio(fact, to=Count(over=days(30))), Ratio(Count(over=days(30)), to=fact))
+    )
+    for amount in (0, 7, 100, 10**12):
+        for attempts in (None, 0, 3):
+            order = an_order(amount=amount, payment_attempts=attempts)
+            expected = compute(features, order, {"customer": row.as_of(NOON)})
+
+            # with the function among the features, and only as a part of others
+            assert Plan(features)(order, {"customer": row.as_of(NOON)}) == expected
+            both = Plan((part_of_a_major_unit, *features))(order, {"customer": row.as_of(NOON)})
+            assert both == (amount / 100, *expected)
+
+
+def test_steps_read_answers_where_questions_put_them() -> None:
+    # each file that numba compiles has constants of its own
+    for name in ("NEVER", "COUNT", "TOTAL", "SQUARES"):
+        asked = getattr(features.questions, name, None) or getattr(features.questions, f"_{name}")
+        assert getattr(features.values, f"_{name}") == asked, name
 
 
 def test_a_text_nobody_names_is_asked_about_without_an_answer() -> None:

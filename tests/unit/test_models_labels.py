@@ -4,12 +4,25 @@ from datetime import timedelta
 
 import pytest
 
+from features.facts import Statement
 from models.errors import TrainingError
-from models.labels import Labelling, Statement
+from models.labels import Label, Labelling
 from tests.strategies import NOON
 
 DAY = timedelta(days=1)
-FRAUD = Statement(NOON + 3 * DAY, is_fraud=True)
+
+
+def said(
+    day: float, *, is_fraud: bool = True, name: str | None = None, supersedes: str | None = None
+) -> Statement:
+    return Statement("fraud", is_fraud, NOON + day * DAY, None, None, name, supersedes)
+
+
+def known(day: float, *, is_fraud: bool = True) -> Label:
+    return Label(NOON + day * DAY, is_fraud)
+
+
+FRAUD = said(3)
 
 
 def at(days: float, mature_after: float = 7, silence: str = "unknown") -> Labelling:
@@ -18,29 +31,34 @@ def at(days: float, mature_after: float = 7, silence: str = "unknown") -> Labell
 
 def test_an_order_is_unknown_until_it_has_matured_whatever_was_said_of_it() -> None:
     assert at(6.9).label([FRAUD], NOON) is None
-    assert at(7).label([FRAUD], NOON) == FRAUD
+    assert at(7).label([FRAUD], NOON) == known(3)
 
 
 def test_what_became_known_at_the_cut_off_or_later_does_not_count() -> None:
-    late = Statement(NOON + 10 * DAY, is_fraud=True)
-
-    assert at(10).label([late], NOON) is None
-    assert at(10.1).label([late], NOON) == late
+    assert at(10).label([said(10)], NOON) is None
+    assert at(10.1).label([said(10)], NOON) == known(10)
 
 
 def test_the_statement_that_was_known_last_holds() -> None:
-    cleared = Statement(NOON + 5 * DAY, is_fraud=False)
+    cleared = said(5, is_fraud=False)
 
-    assert at(9).label([cleared, FRAUD], NOON) == cleared
-    assert at(9).label([FRAUD, cleared], NOON) == cleared
-    assert at(4, mature_after=1).label([FRAUD, cleared], NOON) == FRAUD
-    same_time = Statement(FRAUD.known_at, is_fraud=False)
-    assert at(9).label([FRAUD, same_time], NOON) == same_time
+    assert at(9).label([cleared, FRAUD], NOON) == known(5, is_fraud=False)
+    assert at(9).label([FRAUD, cleared], NOON) == known(5, is_fraud=False)
+    assert at(4, mature_after=1).label([FRAUD, cleared], NOON) == known(3)
+    assert at(9).label([FRAUD, said(3, is_fraud=False)], NOON) == known(3, is_fraud=False)
+
+
+def test_what_was_superseded_no_later_never_counted() -> None:
+    wrong = said(5, name="a")
+    instead = said(4, is_fraud=False, supersedes="a")
+
+    assert at(9).label([wrong], NOON) == known(5)
+    assert at(9).label([wrong, instead], NOON) == known(4, is_fraud=False)
 
 
 def test_silence_is_unknown_unless_the_shop_says_what_it_means() -> None:
     assert at(30).label([], NOON) is None
-    assert at(30, silence="not_fraud").label([], NOON) == Statement(NOON + 7 * DAY, is_fraud=False)
+    assert at(30, silence="not_fraud").label([], NOON) == known(7, is_fraud=False)
     assert at(6, silence="not_fraud").label([], NOON) is None
 
 
