@@ -328,6 +328,7 @@ def retrain(
     ],
     *,
     archive: Archive = None,
+    imports: Imports = True,
     as_of: Annotated[
         str | None, typer.Option(metavar="TIME", help="As if it were then [default: now].")
     ] = None,
@@ -367,7 +368,7 @@ def retrain(
     where = settings.home / "learning" if folder is None else folder
     past = Past(
         settings,
-        opened(settings, archive),
+        opened(settings, archive, imports=imports),
         _moment(as_of, "--as-of") or datetime.now(UTC),
         "not_fraud" if silence_is_legitimate else "unknown",
         archive or "",

@@ -98,6 +98,7 @@ def test_rows_are_made_wider_beside_a_worker_that_goes_on_and_taken_over_without
 
     assert "is complete" in said
     assert "the workers' from here on" in said
+    assert not (after.home / "rebuild").exists(), "the worker has rows of its own"
     assert Counter(d["order_id"] for d in decided if d["repeat_of"] is None) == Counter(
         f"o{n}" for n in range(600)
     )
