@@ -38,6 +38,10 @@ class ImportsThenRecorded:
         self._imports: dict[str, list[Imported]] = {}
         for each in self._manifest.imports:
             self._imports.setdefault(each.topic, []).append(each)
+        files = [each for each in self._manifest.files if each.import_id is not None]
+        self._days = {
+            topic: sorted({each.day for each in files if each.topic == topic}) for topic in self._imports
+        }
         self._begins: dict[TP, list[int]] = {}
         """Of each day so far: the offset of its first record."""
         self._day: dict[TP, tuple[int, list[Record]]] = {}
@@ -99,8 +103,7 @@ class ImportsThenRecorded:
 
         Files lie under the day of their records' arrival, so days in their order are records in theirs.
         """
-        files = [each for each in self._manifest.files if each.import_id is not None]
-        days = sorted({each.day for each in files if each.topic == tp[0]})
+        days = self._days.get(tp[0], ())
         begins = self._begins.setdefault(tp, [self.bounds(tp)[0]])
         for at in range(max(0, bisect_right(begins, start) - 1), len(days)):
             kept = self._day.get(tp)
@@ -111,6 +114,7 @@ class ImportsThenRecorded:
                 begins.append(begins[at] + len(records))
             if records:
                 yield records
+        self._day.pop(tp, None)
 
     def _of_a_day(self, tp: TP, day: str, first: int) -> list[Record]:
         """The records by arrival, those of one moment as they were imported."""

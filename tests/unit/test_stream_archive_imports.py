@@ -210,6 +210,27 @@ def test_a_part_of_what_was_imported_is_read_as_it_stands_in_the_whole(home: Pat
     assert [each.timestamp for each in merged] == sorted(each.timestamp for each in merged)
 
 
+def test_customers_who_are_erased_and_days_that_are_forgotten_while_it_is_read_are_gone(home: Path) -> None:
+    an_extract(home)
+    place = Place(str(home / "archive"))
+    before = [each for part in all_of(ImportsThenRecorded(place), "orders") for each in part]
+    reading, later = ImportsThenRecorded(place), ImportsThenRecorded(place)
+
+    with Archive(place) as archive:
+        archive.erase(["c1"], "request 9")
+    known = [each.value for part in all_of(reading, "orders") for each in part]
+    with Archive(place) as archive:
+        archive.forget("orders", date.fromisoformat(at(20)[:10]))
+    left = [each.value for part in all_of(later, "orders") for each in part]
+
+    assert known == [each.value for each in before if each.key != b"c1"]
+    assert left == [
+        each.value
+        for each in before
+        if each.key != b"c1" and json.loads(each.value or b"")["placed_at"][:10] >= at(20)[:10]
+    ]
+
+
 def test_outcomes_lie_under_the_day_they_became_known_so_that_forgetting_leaves_the_younger(
     home: Path,
 ) -> None:
