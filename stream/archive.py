@@ -123,7 +123,8 @@ def archived_topics(settings: Settings) -> tuple[str, ...]:
     """
     names = settings.topics
     of_workers = (names.decisions, names.decisions_shadow, names.rejected)
-    return (*of_workers, names.orders, names.outcomes, names.order_events, names.control)
+    stages = reversed(settings.stages.values())
+    return (*of_workers, *stages, names.orders, names.outcomes, names.order_events, names.control)
 
 
 @dataclass(frozen=True, slots=True)

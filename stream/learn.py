@@ -75,6 +75,7 @@ def learn(
         row_limit=settings.row_limit,
         seed=seed,
         kept=Kept(_days(settings.forget_after_days), _days(settings.order_memory_days)),
+        entities=settings.entities,
     )
     registry = registry_of(settings, catalogue.by_name)
     # The same past, seed and day give the same version, and versions never change: nothing to publish.

@@ -131,6 +131,11 @@ def _topics() -> str:
         *_table(("topic", "holds", "key", "partitions", "kept", "must have"), rows),
         "",
         "`orders-rejected` must take records at least 524,288 bytes larger than `orders` does.",
+        "",
+        "For each of the setting `entities` there is one more, named after the orders' topic, such as",
+        "`orders-by-device`: the stage to which every order comes on its way, keyed by its device (or by",
+        "its own id where it names none), kept and partitioned as `orders` is, with `max.message.bytes` of",
+        "2,097,152 or more. Only workers write to it ([the road of an order](history.md)).",
     )
 
 

@@ -63,6 +63,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "model_refused": "the registry refuses the model that decided",
         "features_changed": "a feature of the model that decided has been changed since",
         "policy_unknown": "the thresholds that decided are not known",
+        "through_stages": "the order went through stages of other entities, which are not gone through here",
         "settings_differ": "a setting that decides is another now, and its old value is not recorded",
         "control_unreadable": "a control record in force can't be followed by this version",
         "control_missing": "control records that were in force are not there",
@@ -315,9 +316,9 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
             f"{where} begins at offset {past.low:,}, and the orders before it are part of histories; read an "
             "archive that has them (--archive)"
         )
-    elif of_history and past.lacks_orders_before(outcome.record.offset):
+    elif of_history and past.lacks_history_of(made, outcome.record.offset):
         cause = "lost"
-        said = f"orders of {where} before it {_GIVEN_UP}, and they are part of histories"
+        said = f"orders before it, or what became of them, {_GIVEN_UP}, and are part of histories"
     elif differing.intersection({"repeat_of", "supersedes"}) and past.first_recorded > past.low:
         cause = "decisions_begin_later"
         said = (
