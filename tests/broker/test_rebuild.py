@@ -204,7 +204,7 @@ def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
     topics.create(before)
     place = Place(str(tmp_path / "archive"))
     with closing(ArchivableTopics(before)) as source, Archive(place) as archive:
-        archive.append(source, [before.topics.orders])
+        archive.append(source, before.inputs)
         words = ("start", "--once", "--from", before.topics.changelog, "--archive", str(place))
         for harm, said in (
             ({"id": "made-before"}, "is of another topic"),
