@@ -135,6 +135,10 @@ bench-replay: $(READY) ## Replay the main data set: records, and orders through 
 bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide them all again and compare every byte.
 	$(PY) tests/bench/verify.py $(ARGS)
 
+.PHONY: bench-models
+bench-models: $(READY) ## Hold models of every kind against their libraries, time them, damage their files, condense (10 min).
+	$(PY) tests/bench/models.py --keep $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)

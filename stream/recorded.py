@@ -4,7 +4,7 @@ Whatever reads the past (replay, verify, rebuild, training) reads it through `Re
 where it comes from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from stream.kafka import KafkaCluster, once_it_answers
@@ -12,7 +12,7 @@ from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
 
-__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "recorded_of"]
+__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "losses", "recorded_of"]
 
 
 class Recorded(Protocol):
@@ -30,17 +30,32 @@ class Recorded(Protocol):
         Records before `start` and after `end` that are kept are not looked at.
         """
 
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """Offsets [start, end) whose records were lost before they could be kept here."""
+
     def close(self) -> None:
         """Let go of files and connections."""
 
 
-def recorded_of(settings: Settings, archive: str | None) -> Recorded:
-    """What an archive has, a folder or an address; without one, what the topics have."""
+def recorded_of(settings: Settings, archive: str | None, *, imports: bool = False) -> Recorded:
+    """What an archive has, a folder or an address; without one, what the topics have.
+
+    With `imports` what was imported into the archive comes before what was recorded. No worker has seen it.
+    """
     if archive is None:
         return TopicsRecorded(settings)
     from stream.archive import ArchiveRecorded  # noqa: PLC0415 - pyarrow only where it is asked for
+    from stream.archive_imports import ImportsThenRecorded  # noqa: PLC0415
 
-    return ArchiveRecorded(archive)
+    return ImportsThenRecorded(archive) if imports else ArchiveRecorded(archive)
+
+
+def losses(tp: TP, gaps: Iterable[tuple[int, int]]) -> list[str]:
+    """Each gap in words."""
+    return [
+        f"{tp[0]}/{tp[1]} lacks the offsets {start:,} to {end - 1:,}, lost before they were archived"
+        for start, end in gaps
+    ]
 
 
 class TopicsRecorded:
@@ -62,6 +77,10 @@ class TopicsRecorded:
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """Committed records in [start, end), in chunks that are not empty; offsets may leave gaps."""
         return self._cluster.read(tp, start, end)
+
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        """None: what a topic lost lies before its beginning."""
+        return ()
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,6 +111,10 @@ class EarlierThenLater:
             yield from self._earlier.read(tp, start, min(end, until))
         if end > until:
             yield from self._later.read(tp, max(start, until), end)
+
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """Those of the earlier."""
+        return self._earlier.gaps(tp)
 
     def close(self) -> None:
         """Nothing: what was given is closed by who gave it."""
