@@ -930,13 +930,14 @@ class Writer:
             if number in self._made_anew and (is_whole := self._is_whole(number)):
                 local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
-            if is_whole and self._taken(local.inputs) == expected:
+            found = self._taken(local.inputs)
+            if is_whole and found == expected:
                 return local
             if self._clock.monotonic() > deadline:
                 raise Refused(
                     self._half_made()
                     if number in self._made_anew
-                    else self._disagreement(number, expected, self._taken(local.inputs))
+                    else self._disagreement(number, expected, found)
                 )
             # a coordinator that has just moved may answer from before, and a rebuild catch up: ask again, and
             # claim nothing yet

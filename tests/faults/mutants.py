@@ -313,8 +313,8 @@ words = Owner(
         "local ahead accepted",
         (
             (
-                "            if found == expected:\n",
-                "            if all(found.get(topic, -1) >= offset for topic, offset in expected.items()):\n",
+                "            if is_whole and found == expected:\n",
+                "            if is_whole and all(found.get(t, -1) >= at for t, at in expected.items()):\n",
             ),
         ),
     ),
