@@ -59,15 +59,7 @@ from stream.writer import (
     rebuilds,
 )
 
-__all__ = [
-    "Rebuild",
-    "RebuildError",
-    "Rebuilt",
-    "TakenOver",
-    "drop",
-    "forget_local",
-    "recorded_inputs",
-]
+__all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop", "forget_local"]
 
 _KEYS: Final = 10_000
 """So many copied keys go into a transaction, give or take those of one chunk of the old changelog."""
@@ -179,7 +171,6 @@ class Rebuild:
             horizons=settings.horizons,
             stages=settings.stages,
         )
-        recorded_inputs(settings, source)
         self._anew = Anew(self._desk, settings.stages.values())
         # what an earlier run left open ends here, and so does that run if it still goes on
         self._producer: Producer = once_it_answers(self._cluster.producer, rebuilds(self._target))
@@ -273,7 +264,19 @@ class Rebuild:
         return partition
 
     def _check_stages(self) -> None:
-        """Refuse stages whose topics have something from before: workers would take it once more."""
+        """Refuse stages that made the old rows, and those whose topics have something from before.
+
+        Workers would take it once more.
+        """
+        at_home = self._settings.roads[0]
+        for partition in self._partitions:
+            position = _position(self._cluster, (self._source, partition.number), self._settings.group, {})
+            if position is not None and (stages := [each for each in position.inputs if each not in at_home]):
+                raise RebuildError(
+                    f"workers with '{self._source}' have orders go through {', '.join(stages)}: this version "
+                    "turns entities on where there were none, and can't make rows anew that stages made; "
+                    "begin with another group and changelog, and publish the past as history"
+                )
         for topic in self._settings.stages.values():
             for partition in self._partitions:
                 low, high = once_it_answers(self._cluster.bounds, (topic, partition.number), stable=True)
@@ -419,25 +422,6 @@ class Rebuild:
                 {}, partition.after, partition.log, self._clock.wall(), partition.watermark
             )
             self._store.write(number, keys, position)
-
-
-def recorded_inputs(settings: Settings, source: str) -> tuple[str, ...]:
-    """The topics that the workers read whose changelog this is, as its positions say.
-
-    Raises RebuildError where they have stages already; TopicError, Unreachable.
-    """
-    with closing(KafkaCluster(settings, quiet=True)) as cluster:
-        count = partitions_of(settings, source)[source]
-        positions = [_position(cluster, (source, number), settings.group, {}) for number in range(count)]
-    topics = tuple(dict.fromkeys(topic for each in positions if each is not None for topic in each.inputs))
-    at_home = settings.roads[0]
-    if stages := [topic for topic in topics if topic not in at_home]:
-        raise RebuildError(
-            f"workers with '{source}' have orders go through {', '.join(stages)}: this version turns "
-            "entities on where there were none, and can't make rows anew that stages made; begin with "
-            "another group and changelog, and publish the past as history"
-        )
-    return topics
 
 
 def _position(cluster: KafkaCluster, tp: TP, group: str, logs: Mapping[str, str]) -> Position | None:

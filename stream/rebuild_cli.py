@@ -4,12 +4,11 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 import typer
 
-from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver, forget_local, recorded_inputs
+from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver, forget_local
 from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
 from stream.settings import Settings
 from stream.topics import create
@@ -31,8 +30,7 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
     with ExitStack() as stack:
         recorded: Recorded = stack.enter_context(closing(TopicsRecorded(settings)))
         if archive is not None:
-            topics = recorded_inputs(settings, source)
-            recorded = EarlierThenLater(_of_the_same_topics(settings, topics, archive), recorded)
+            recorded = EarlierThenLater(_of_the_same_topics(settings, archive), recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
         told = False
         try:
@@ -61,7 +59,7 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
             raise typer.Exit(1)
 
 
-def _of_the_same_topics(settings: Settings, topics: Sequence[str], archive: str) -> Recorded:
+def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
     """The archive, which has to be of the very topics that workers read, without a hole.
 
     Of others the offsets would be the same and the orders not. Raises RebuildError, ArchiveError, TopicError.
@@ -70,7 +68,7 @@ def _of_the_same_topics(settings: Settings, topics: Sequence[str], archive: str)
 
     earlier = ArchiveRecorded(archive)
     with closing(ArchivableTopics(settings)) as there:
-        for topic in topics:
+        for topic in settings.roads[0]:  # all that is read
             if earlier.topic_id(topic) != there.topic_id(topic):
                 raise RebuildError(
                     f"the archive {archive} is of another topic '{topic}' than the one that is there, which "
