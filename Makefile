@@ -115,6 +115,10 @@ bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 bench-features: $(READY) ## Measure an order's features at 10 to 1,000,000 past orders, and restore 1,000,000 rows (5 min).
 	$(PY) tests/bench/features.py $(ARGS)
 
+.PHONY: bench-registry
+bench-registry: $(READY) ## Measure a list of 300 published models, and how long one is published.
+	$(PY) tests/bench/registry.py $(ARGS)
+
 .PHONY: bench-history
 bench-history: $(READY) ## Load 1,000,000 past orders without deciding them, then decide live ones with that past (ARGS=--orders N).
 	$(PY) tests/bench/history.py $(ARGS)

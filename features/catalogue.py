@@ -4,7 +4,7 @@ Names, meanings, units, ranges and what a missing value means are derived from t
 docs/features.md from them. The comments name what is not plain from the words.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -44,7 +44,6 @@ __all__ = [
     "CATALOGUE",
     "GROUPS",
     "SERVED",
-    "SERVED_ENTITIES",
     "STARTER",
     "Catalogue",
     "amounts_in",
@@ -463,13 +462,17 @@ GROUPS: Final[Mapping[str, tuple[Feature, ...]]] = MappingProxyType(
 CATALOGUE: Final[tuple[Feature, ...]] = tuple(each for group in GROUPS.values() for each in group)
 """Every feature, in the order of the groups."""
 
-SERVED_ENTITIES: Final = frozenset({None, "customer"})
-"""Whose features a worker computes; None is the order itself. The others are declared and not served yet."""
+_ALWAYS_KEPT: Final = frozenset({None, "customer"})
+"""Whose features every worker computes; None is the order itself."""
 
-SERVED: Final[tuple[Feature, ...]] = tuple(
-    each for each in CATALOGUE if each.entity in SERVED_ENTITIES and not each.looks_at_facts
-)
-"""The features a model in service may use: no worker reads yet what becomes of orders."""
+
+def is_served(feature: Feature, entities: Collection[str] = ()) -> bool:
+    """Whether a worker that keeps these entities' histories, beside the customer's, computes the feature."""
+    return feature.entity in _ALWAYS_KEPT or feature.entity in entities
+
+
+SERVED: Final[tuple[Feature, ...]] = tuple(filter(is_served, CATALOGUE))
+"""The features a model may use where workers keep no history but the customer's."""
 
 STARTER: Final[tuple[Feature, ...]] = tuple(
     {each.name: each for each in CATALOGUE}[name]
@@ -531,11 +534,13 @@ def amounts_in(rates: Rates) -> tuple[Feature, ...]:
 class Catalogue:
     """The features that can be asked for by name: those of CATALOGUE, and a shop's `own`.
 
+    `entities` are those whose histories are kept beside the customer's.
     Raises FeatureDefinitionError where one of the own is no declared feature, or has a name that another
     feature or a group has.
     """
 
     own: tuple[Feature, ...] = ()
+    entities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the shop's own features."""
@@ -561,7 +566,7 @@ class Catalogue:
     @cached_property
     def served(self) -> tuple[Feature, ...]:
         """The features a model in service may use."""
-        return tuple(each for each in (*CATALOGUE, *self.own) if is_served(each))
+        return tuple(each for each in (*CATALOGUE, *self.own) if is_served(each, self.entities))
 
     @cached_property
     def _by_name(self) -> Mapping[str, Feature]:
@@ -642,21 +647,17 @@ def by_names(names: Iterable[str]) -> tuple[Feature, ...]:
     return BUILT_IN.by_names(names)
 
 
-def is_served(feature: Feature) -> bool:
-    """Whether a worker keeps the history that the feature asks."""
-    return feature.entity in SERVED_ENTITIES and not feature.looks_at_facts
+def unserved(features: Iterable[Feature], entities: Collection[str] = ()) -> str:
+    """Why workers that keep these entities' histories, beside the customer's, can't serve a model with these.
 
-
-def unserved(features: Iterable[Feature]) -> str:
-    """Why a model can't be served with these features and what to do; an empty text when it can."""
-    names = [
-        f"{each.name} ({each.entity if each.entity not in SERVED_ENTITIES else 'what became of orders'})"
-        for each in features
-        if not is_served(each)
-    ]
-    if not names:
+    And what to do; an empty text when they can.
+    """
+    asking = [each for each in features if not is_served(each, entities)]
+    if not asking:
         return ""
+    names = ", ".join([f"{each.name} ({each.entity})" for each in asking])
+    needed = ",".join(dict.fromkeys([*entities, *(str(each.entity) for each in asking)]))
     return (
-        f"asks for features of a history that no worker keeps yet: {', '.join(names)}; "
-        "train without them ('fraudstream features' says which are served)"
+        f"asks for features of a history that workers do not keep here: {names}; set "
+        f"FRAUDSTREAM_ENTITIES={needed} and run 'fraudstream rebuild', or leave them out"
     )

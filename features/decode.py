@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import isinf, isnan
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -22,6 +22,8 @@ from features.events import (
     NO_CONTROL_CHARACTERS,
     Id,
     Order,
+    OrderEvent,
+    Outcome,
     microseconds,
 )
 
@@ -30,11 +32,15 @@ __all__ = [
     "Identity",
     "Rejection",
     "content_in",
+    "decode_event",
     "decode_order",
     "identity_in",
     "identity_of",
     "read_order",
 ]
+
+_Event = TypeVar("_Event", bound=Outcome | OrderEvent)
+_Read = TypeVar("_Read", bound=Order | Outcome | OrderEvent)
 
 REJECTION_CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -56,6 +62,7 @@ REJECTION_CODES: Mapping[str, str] = MappingProxyType(
         "unknown_schema_version": "The order follows a version of the contract that we cannot read.",
         "conflicting_content": "The same order and revision came before with other content.",
         "too_many_revisions": "The order was revised more often than we follow.",
+        "not_a_message": "A record of a stage's topic is not what workers send each other.",
         "scorer_error": "The order is sound and could not be scored.",
     }
 )
@@ -125,8 +132,52 @@ def decode_order(
     return order
 
 
+def decode_event(
+    value: bytes | None,
+    contract: type[_Event],
+    *,
+    key: bytes | None,
+    arrived_at: int | None,
+    ahead_by_at_most: timedelta,
+) -> _Event | Rejection:
+    """What became of an order, as a record's value says it, or why it says nothing.
+
+    As `decode_order`: `arrived_at` is in milliseconds since 1970, and nothing may be known further ahead of
+    it than `ahead_by_at_most`. The key must be the event's customer; where it names none, any will do.
+    """
+    if value is None:
+        detail = (
+            "value: expected a JSON object, got nothing; take an outcome back by another that supersedes it"
+        )
+        return Rejection("tombstone", detail, None, None)
+    if len(value) > LARGEST_RECORD:
+        detail = f"value: expected at most {LARGEST_RECORD:,} bytes, uncompressed, got {len(value):,}"
+        return Rejection("too_large", detail, None, None)
+    event = _read(value, contract)
+    if isinstance(event, Rejection):
+        return event
+    named = (event.order_id, event.customer_id)
+    if key is None or (event.customer_id is not None and key != event.customer_id.encode()):
+        came = "nothing" if key is None else f"another of {len(key)} bytes"
+        detail = f"key: expected the order's key, its customer_id, got {came}; it would not find its order"
+        return Rejection("key_mismatch", detail, *named)
+    if arrived_at is not None and arrived_at >= 0:
+        ahead = microseconds(event.known_at) - arrived_at * 1000
+        if ahead > ahead_by_at_most // _MICROSECOND:
+            detail = (
+                f"$.known_at: expected at most {ahead_by_at_most // _SECOND} s after arrival, "
+                f"got {ahead // 1_000_000} s after it; set the sender's clock and send it again"
+            )
+            return Rejection("future_time", detail, *named)
+    return event
+
+
 def read_order(value: bytes) -> Order | Rejection:
     """The order that these bytes say, or why they say none; where they came from is not looked at."""
+    return _read(value, Order)
+
+
+def _read(value: bytes, contract: type[_Read]) -> _Read | Rejection:
     try:
         value.decode()
     except UnicodeDecodeError as error:
@@ -140,9 +191,9 @@ def read_order(value: bytes) -> Order | Rejection:
         if rejection is not None:
             return rejection
     try:
-        return Order.model_validate_json(value)
+        return cast("_Read", contract.model_validate_json(value))
     except ValidationError as error:
-        return _without_what_trips(value) or _rejection(error, value)
+        return _without_what_trips(value, contract) or _rejection(error, value)
 
 
 def identity_in(value: bytes | None) -> Identity:
@@ -213,7 +264,7 @@ def _content(value: bytes) -> object:
         return from_json(readable)
 
 
-def _without_what_trips(value: bytes) -> Order | Rejection | None:
+def _without_what_trips(value: bytes, contract: type[_Read]) -> _Read | Rejection | None:
     """What is said of JSON that only our reader stumbles on; None when it is no JSON, or needs nothing.
 
     A number of thousands of digits and half a surrogate pair are good JSON that no reader here can take.
@@ -223,7 +274,7 @@ def _without_what_trips(value: bytes) -> Order | Rejection | None:
     readable, is_half = _stood_in(value)
     if readable == value:
         return None
-    answer = read_order(readable)
+    answer = _read(readable, contract)
     if isinstance(answer, Rejection) and answer.code in {"not_json", "too_deep"}:
         return None
     if not is_half:
@@ -299,6 +350,9 @@ def _rejection(error: ValidationError, value: bytes) -> Rejection:
     fault = next((each for each in faults if each["loc"] == ("schema_version",)), faults[0])
     if fault["type"] == "json_invalid":
         return _unreadable(fault, value)
+    if fault["type"] == "known_before_it_happened":
+        detail = f"$.known_at: expected a time at or after occurred_at, got an earlier one; {_AGAIN}"
+        return Rejection("bad_value", detail, *identity_in(value))
     if not fault["loc"]:
         return Rejection(
             "not_an_object",

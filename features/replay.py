@@ -7,10 +7,11 @@
 For training, for notebooks and for explaining: no topic, no store, the same rules.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 from features.errors import FeatureDefinitionError, did_you_mean
@@ -77,7 +78,9 @@ class Replay(Generic[Answer]):
                 message = f"Replay(entities=...): no such entity {name!r}{did_you_mean(name, ENTITIES)}"
                 raise FeatureDefinitionError(message)
         self._row_limit = row_limit
-        self._rows: dict[str, dict[str, Row]] = {name: {} for name in self._named}
+        self._rows: dict[str, defaultdict[str, Row]] = {
+            name: defaultdict(partial(Row, row_limit)) for name in self._named
+        }
         self._rows_kept = None if rows_kept is None else rows_kept // _MICROSECOND
         self._orders_kept = None if orders_kept is None else orders_kept // _MICROSECOND
         self._watermark = NEVER
@@ -164,8 +167,8 @@ class Replay(Generic[Answer]):
     def row(self, entity: str, key: str) -> Row:
         """The row of an entity, as it is now; one without orders where nothing is known."""
         rows = self._rows[entity]
-        row = rows.get(key)
-        if row is None or (self._rows_kept is not None and self._is_gone(row.last_at, self._rows_kept)):
+        row = rows[key]
+        if self._rows_kept is not None and self._is_gone(row.last_at, self._rows_kept):
             row = rows[key] = Row(self._row_limit)
         return row
 
@@ -188,4 +191,6 @@ class Replay(Generic[Answer]):
                 row.learn(fact)
 
     def _rows_of(self, ids: Ids) -> list[Row]:
+        if self._rows_kept is None:
+            return [self._rows[entity][key] for entity, key in ids]
         return [self.row(entity, key) for entity, key in ids]

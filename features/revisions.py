@@ -178,18 +178,17 @@ class Revisions(msgspec.Struct, array_like=True, gc=False):
 
     def arrive(self, order: Order | Told, content: bytes, ids: Ids) -> Arrival:
         """Note a revision that was not seen before, and say what it changes; `ids` as `ids_of` answers."""
-        newest = max([each.revision for each in self.seen]) if self.seen else -1
-        seen = Revision(order.revision, content)
-        self.seen += (seen,)
-        at = microseconds(order.placed_at)
+        revision, placed_at, before = order.revision, order.placed_at, self.seen
+        seen, at = Revision(revision, content), microseconds(placed_at)
+        self.seen = (*before, seen) if before else (seen,)
         if self.last_at is None or at > self.last_at:
             self.last_at = at
-        if newest > order.revision:
+        if before and max([each.revision for each in before]) > revision:
             return Arrival(seen, at, None, None, ())
         forgotten, self.held = self.held, None
         if order.test or not ids:
             return Arrival(seen, at, forgotten, None, ())
-        self.held = held = Held(ids, order.placed_at, order.amount, order.currency)
+        self.held = held = Held(ids, placed_at, order.amount, order.currency)
         facts = self._facts(order.order_id) if self.statements else ()
         return Arrival(seen, at, forgotten, held, facts)
 

@@ -27,7 +27,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final, get_args
 
-from features.catalogue import is_declared, unserved
+from features.catalogue import is_declared
 from features.define import GRAMMAR, Feature, days
 from models.errors import ModelDefinitionError
 from models.impute import Filling, Median
@@ -283,9 +283,6 @@ class Model:
         twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if twice:
             self._refuse(f"it has {twice} twice among its features; name each once")
-        own = [each for each in self.features if not isinstance(each, Model)]
-        if why := unserved(own):
-            self._refuse(why)
 
     def _check_parts(self) -> None:
         for name, kinds, may_be_none in (

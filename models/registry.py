@@ -104,10 +104,11 @@ class Registry:
         *,
         key: bytes | None = None,
         find_feature: Callable[[str], Feature] = by_name,
+        entities: Collection[str] = (),
     ) -> None:
         """A registry in a folder, which need not exist yet, or on another shelf.
 
-        `find_feature` gives the feature of a name.
+        `find_feature` gives the feature of a name; `entities` have histories beside the customer.
         """
         if key is not None and not key:
             message = "the registry's key is empty; give the secret's bytes, or None for an unsigned registry"
@@ -115,6 +116,7 @@ class Registry:
         self._shelf: Shelf = Folder(shelf) if isinstance(shelf, Path) else shelf
         self._key = key
         self._find_feature = find_feature
+        self._entities = frozenset(entities)
 
     @property
     def address(self) -> str:
@@ -402,7 +404,7 @@ class Registry:
         if features_digest(found) != manifest.features_digest:
             message = f"{said} was trained on features whose digest differs from the catalogue's; train again"
             raise RegistryError(message)
-        if why := unserved(found):
+        if why := unserved(found, self._entities):
             # so it is neither published, nor promoted, nor opened by a worker
             message = f"{said} {why}"
             raise RegistryError(message)

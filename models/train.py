@@ -6,7 +6,7 @@ Imported by name (`from models.train import train`): it brings scikit-learn, whi
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from math import nan
 from typing import Any, Final, Literal, NamedTuple
@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from features.catalogue import STARTER, unserved
 from features.define import Feature, days
-from features.events import Order
+from features.events import Order, OrderEvent, Outcome
 from features.plan import Plan
 from features.replay import LeftOut, Replay
 from models.errors import TrainingError
@@ -47,6 +47,19 @@ SPLIT: Final = (
 _AN_INSTANT: Final = timedelta(microseconds=1)
 
 
+class Kept(NamedTuple):
+    """How long workers keep what they remember after its last event; None is for ever."""
+
+    rows: timedelta | None = None
+    orders: timedelta | None = None
+
+
+FOR_EVER: Final = Kept()
+
+Heard = tuple[Order, bool | None] | OrderEvent | Outcome
+"""An order and whether it is known to be fraud, or what became of one."""
+
+
 class Example(NamedTuple):
     """An order as the worker would have scored it, and whether it turned out to be fraud (None: unknown)."""
 
@@ -56,22 +69,36 @@ class Example(NamedTuple):
 
 
 def replay(
-    examples: Iterable[tuple[Order, bool | None]],
+    examples: Iterable[Heard],
     *,
     features: Sequence[Feature],
     row_limit: int,
     left_out: Counter[str] | None = None,
+    kept: Kept = FOR_EVER,
 ) -> Iterator[Example]:
-    """The vectors of past orders, in log order, each seeing only what its customer had done before.
+    """The vectors of past orders, in log order, each seeing only what its entities had done before.
 
     What the worker does, without Kafka, as `features.replay` says. An order sent again counts once and gives
-    no second example. `left_out` counts what gives no example, by LEFT_OUT.
+    no second example. `left_out` counts what gives no example, by LEFT_OUT. Raises TrainingError, at the
+    end, where a feature asks what became of orders and nothing was said of any.
     """
     left_out = Counter() if left_out is None else left_out
     labels: dict[tuple[str, int], bool | None] = {}
     entities = {each.entity for each in features}
-    past = Replay(Plan(features), row_limit=row_limit, entities=entities)
-    for order, is_fraud in examples:
+    past = Replay(
+        Plan(features),
+        row_limit=row_limit,
+        entities=entities,
+        rows_kept=kept.rows,
+        orders_kept=kept.orders,
+    )
+    is_told = False
+    for example in examples:
+        if not isinstance(example, tuple):
+            is_told = True
+            past.follow(example)
+            continue
+        order, is_fraud = example
         label = labels.setdefault((order.order_id, order.revision), is_fraud)
         vector = past.follow(order)
         if isinstance(vector, tuple):
@@ -80,10 +107,17 @@ def replay(
             left_out["conflicting_label"] += 1
         elif vector is not None:
             left_out[vector] += 1
+    asking = [each.name for each in features if each.looks_at_facts]
+    if asking and not is_told:
+        message = (
+            f"{', '.join(asking)} ask what became of orders, and this past has neither outcomes nor events: "
+            "the model would learn that nothing ever does; leave them out, or give them in between"
+        )
+        raise TrainingError(message)
 
 
 def train(
-    examples: Iterable[tuple[Order, bool | None]],
+    examples: Iterable[Heard],
     *,
     name: str,
     predictor: PredictorKind,
@@ -92,22 +126,25 @@ def train(
     features: Sequence[Feature] = STARTER,
     seed: int = 0,
     threads: int = ALL_CORES,
+    entities: Collection[str] = (),
+    kept: Kept = FOR_EVER,
 ) -> Trained:
     """Learn from a shop's past which orders are fraud, and prove that the flat model says the same.
 
     `examples` come in log order with what is known of them; None is an order whose outcome is not known,
-    which makes history and teaches nothing, and so does a test order. `row_limit` is how many orders a
-    customer's row holds and must be the worker's. The same examples, settings and libraries give the
-    same model and version, whatever the `threads`. Raises TrainingError where there is nothing to learn,
-    ExportError where the flat model would not answer as scikit-learn does.
+    which makes history and teaches nothing, and so does a test order. Outcomes and order events stand in
+    between, where they arrived. `row_limit`, `kept` and `entities`, which have histories beside the
+    customer, must be the workers'. The same examples, settings and libraries give the same model and
+    version, whatever the `threads`. Raises TrainingError where there is nothing to learn, ExportError where
+    the flat model would not answer as scikit-learn does.
     """
-    if why := unserved(features):
+    if why := unserved(features, entities):
         message = f"training '{name}' {why}"
         raise TrainingError(message)
     # arrays, because a year of orders as tuples would fill the memory
     values, known, placed = array("d"), array("b"), list[datetime]()
     left_out: Counter[str] = Counter()
-    for each in replay(examples, features=features, row_limit=row_limit, left_out=left_out):
+    for each in replay(examples, features=features, row_limit=row_limit, left_out=left_out, kept=kept):
         if each.is_fraud is not None and not each.order.test:
             values.extend([nan if value is None else value for value in each.vector])
             known.append(each.is_fraud)

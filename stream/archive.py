@@ -119,7 +119,7 @@ class ArchivableTopics(TopicsRecorded):
 def archived_topics(settings: Settings) -> tuple[str, ...]:
     """The topics that are archived: all of the settings but the changelog, which holds no events."""
     names = settings.topics.model_dump(exclude={"prefix", "changelog"})
-    return tuple(names.values())
+    return (*names.values(), *settings.stages.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ HEADER: Final = "settings"
 """The header of a decision that has the settings it was made with, as JSON."""
 
 
-class Deciding(msgspec.Struct, frozen=True):
+class Deciding(msgspec.Struct, frozen=True, omit_defaults=True):
     """The settings that a decision depends on."""
 
     ahead_by_at_most_s: float
@@ -31,6 +31,8 @@ class Deciding(msgspec.Struct, frozen=True):
     """The digest of the mapping; None where orders come in our contract. The salt is not in it."""
     order_memory_days: int
     row_limit: int
+    entities: tuple[str, ...] = ()
+    """The stages of the road besides the customer, in its order; left out where there are none."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -41,6 +43,7 @@ class Deciding(msgspec.Struct, frozen=True):
             None if settings.mapping is None else _digest(settings),
             settings.order_memory_days,
             settings.row_limit,
+            settings.entities,
         )
 
     @classmethod

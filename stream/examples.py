@@ -18,10 +18,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "topics describe": ("fraudstream topics describe", "fraudstream topics describe --json"),
         "topics repair-offsets": ("fraudstream topics repair-offsets",),
         "rebuild start": (
-            "FRAUDSTREAM_TOPICS__CHANGELOG=rows-2 fraudstream rebuild start --from customer-changelog",
-            "fraudstream --config new.toml rebuild start --from customer-changelog --once",
+            "FRAUDSTREAM_TOPICS__CHANGELOG=rows-2 fraudstream rebuild start --from histories-changelog",
+            "fraudstream --config new.toml rebuild start --from histories-changelog --once",
         ),
-        "rebuild confirm": ("fraudstream rebuild confirm --drop customer-changelog",),
+        "rebuild confirm": ("fraudstream rebuild confirm --drop histories-changelog",),
         "publish": (
             "fraudstream publish orders.jsonl.gz --rate 200",
             "fraudstream publish past.jsonl --history",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, cast
 
-from features.catalogue import unserved
+from features.catalogue import is_served
 from features.decode import Rejection
 from features.define import Feature
 from features.events import Order
@@ -138,7 +138,7 @@ def explain_order(
     `since`: what arrived before is not looked at. At most `most` past orders are shown for each feature.
     Raises ExplainError, TopicError, Unreachable, MappingFileError.
     """
-    _refuse_unserved(features)
+    _refuse_unexplained(features)
     with closing(_Shop(settings, since, told)) as shop:
         place, order = shop.find(order_id)
         return _explained(order, shop.past(order, place.partition, place.offset), features, settings, most)
@@ -157,7 +157,7 @@ def explain_given(
 
     What the topic has under its id is not part of its past. Raises as `explain_order` does.
     """
-    _refuse_unserved(features)
+    _refuse_unexplained(features)
     decoder = decoder_of(settings)
     named = decoder.identity(value)
     key = (named.customer_id or named.order_id or "").encode()
@@ -169,10 +169,21 @@ def explain_given(
         return _explained(order, shop.past(order, partition, None), features, settings, most)
 
 
-def _refuse_unserved(features: Sequence[Feature]) -> None:
-    if why := unserved(features):
+def is_explained(feature: Feature) -> bool:
+    """Whether all that it asks lies in the topic of orders, under the customer's own key."""
+    return is_served(feature) and not feature.looks_at_facts
+
+
+def _refuse_unexplained(features: Sequence[Feature]) -> None:
+    names = [
+        f"{each.name} ({'what became of orders' if each.looks_at_facts else each.entity})"
+        for each in features
+        if not is_explained(each)
+    ]
+    if names:
         raise ExplainError(
-            f"the explanation {why.partition(';')[0]}; 'fraudstream features' says which are served"
+            f"only what the order and its customer's orders say is explained so far, not {', '.join(names)}; "
+            "'fraudstream features' lists the others"
         )
 
 

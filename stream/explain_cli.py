@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import typer
 
-from features.catalogue import is_served
 from features.define import Feature
 from features.errors import did_you_mean
 from features.events import LARGEST_RECORD
 from models.registry import named
-from stream.explain import ExplainError, explain_given, explain_order, said
+from stream.explain import ExplainError, explain_given, explain_order, is_explained, said
 from stream.own_features import catalogue_of
 from stream.registry import registry_of
 from stream.settings import Settings
@@ -67,14 +66,15 @@ def _features(settings: Settings, asked: Asked) -> Sequence[Feature]:
         if asked.group not in catalogue.groups:
             hint = did_you_mean(asked.group, catalogue.groups)
             raise typer.BadParameter(f"there is no group {asked.group!r}{hint}", param_hint="--group")
-        served = tuple(filter(is_served, catalogue.groups[asked.group]))
-        if not served:
+        found = tuple(filter(is_explained, catalogue.groups[asked.group]))
+        if not found:
             raise ExplainError(
-                f"nothing of group '{asked.group}' is served yet: no worker keeps the history that it asks; "
-                "ask for another group ('fraudstream features' lists them)"
+                f"nothing of group '{asked.group}' is explained so far: it asks what became of orders, or "
+                "another history than the customer's; 'fraudstream features' lists the other groups"
             )
-        return served
-    return registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
+        return found
+    of_model = registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
+    return tuple(filter(is_explained, of_model))
 
 
 def _bytes_of(file: Path) -> bytes:

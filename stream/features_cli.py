@@ -127,7 +127,7 @@ def _cells(feature: "Feature") -> tuple[str, str, str, str, str, str, str]:
         _range(feature),
         feature.missing,
         "order" if feature.entity is None else feature.entity,
-        "yes" if is_served(feature) else "not yet",
+        "yes" if is_served(feature) else f"with {feature.entity}",
     )
 
 

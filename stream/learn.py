@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -10,7 +10,7 @@ from features.decode import Rejection, read_order
 from features.events import Order
 from models.errors import TrainingError
 from models.policy import Policy
-from models.train import LEFT_OUT, PredictorKind, train
+from models.train import LEFT_OUT, Kept, PredictorKind, train
 from stream.own_features import catalogue_of
 from stream.registry import registry_of
 from stream.settings import Settings
@@ -74,6 +74,8 @@ def learn(
         trained_at=datetime.now(UTC).date(),
         row_limit=settings.row_limit,
         seed=seed,
+        kept=Kept(_days(settings.forget_after_days), _days(settings.order_memory_days)),
+        entities=settings.entities,
     )
     registry = registry_of(settings, catalogue.by_name)
     # The same past, seed and day give the same version, and versions never change: nothing to publish.
@@ -102,6 +104,10 @@ def learn(
             if f"left_out_{why}" in trained.trained_on
         },
     )
+
+
+def _days(number: int) -> timedelta | None:
+    return timedelta(days=number) if number else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class _Held(NamedTuple):
 
 
 _LONG_AGO: Final = -1
+_LIVE_MS: Final = 60_000
+"""What arrived longer before it was appended here is a past that was published."""
 
 
 class _Input:
@@ -72,8 +74,10 @@ class _Input:
     __slots__ = (
         "_last",
         "_later",
+        "_pending",
         "_rank",
         "asked_at",
+        "due",
         "end",
         "excused_until",
         "held",
@@ -81,6 +85,7 @@ class _Input:
         "owed",
         "reached",
         "size",
+        "sure",
         "tp",
     )
 
@@ -94,6 +99,12 @@ class _Input:
         self.end = 0
         """Where it ended when that was last asked."""
         self.asked_at = float("-inf")
+        self.sure: float = float("-inf")
+        """Everything appended before this time, in ms since 1970, is held, was taken, or lies open."""
+        self._pending: tuple[int, float] | None = None
+        """Where it ended when asked, and what will be sure once that is reached."""
+        self.due = 0
+        """Up to where something was produced to it that has not come yet."""
         self.owed = 0
         """Up to where the writer reads it itself, without waiting any more."""
         self.missed_since: float | None = None
@@ -122,6 +133,7 @@ class _Input:
         if position > self.reached:
             self.reached = position
             self._close_hole()
+            self.settle()
 
     def hand_over(self, batch: Batch) -> None:
         """Add what is new of a batch; it waits while what comes before it is still to be read."""
@@ -129,6 +141,7 @@ class _Input:
         self.size += batch.size
         self._later.append(batch)
         self._close_hole()
+        self.settle()
 
     def fill(self, records: Sequence[Record], until: int) -> None:
         """Add what the writer itself read: there is nothing else before `until`."""
@@ -137,11 +150,21 @@ class _Input:
         self._hold(new, is_history=False)
         self.reached = max(self.reached, until)
         self._close_hole()
-        self.forgive()
+        self.settle()
 
-    def forgive(self) -> None:
-        """Nobody has waited for an input that is at its end."""
-        if max(self.end, self.owed) <= self.reached:
+    def learn(self, end: int, asked_at: float, appended: float) -> None:
+        """Where it ended when that was asked, at which time the broker had come at least so far."""
+        self.end, self.asked_at = end, asked_at
+        if self._pending is None:
+            self._pending = (end, appended)
+        self.settle()
+
+    def settle(self) -> None:
+        """Note what is sure now, and that nobody waits for an input that is at its end."""
+        if self._pending is not None and self._pending[0] <= self.reached:
+            self.sure = max(self.sure, self._pending[1])
+            self._pending = None
+        if max(self.end, self.owed, self.due) <= self.reached:
             self.missed_since = None
 
     def _close_hole(self) -> None:
@@ -182,11 +205,17 @@ class _Input:
 
     def is_behind(self, now: float) -> bool:
         """Whether, being empty, it is known to have more."""
-        return self.owed > self.reached or (self.end > self.reached and now >= self.excused_until)
+        ends = max(self.end, self.due)
+        return self.owed > self.reached or (ends > self.reached and now >= self.excused_until)
 
-    def is_uncertain(self, now: float, trusted_s: float) -> bool:
-        """Whether, being empty and not known to have more, it may well have."""
-        return now - self.asked_at >= trusted_s
+    def hinders(self, now: float, trusted_s: float) -> bool:
+        """Whether, being empty, it may still get a record that arrived before those of others."""
+        return self.is_behind(now) or now - self.asked_at >= trusted_s
+
+    @property
+    def sure_by_itself(self) -> float:
+        """What is sure of it, as long as nothing in particular is to come."""
+        return float("-inf") if max(self.owed, self.due) > self.reached else self.sure
 
 
 class Merge:
@@ -195,8 +224,9 @@ class Merge:
     `roads` are groups of topics. The records of a group are taken by arrival over all partitions: those that
     arrived at the same time in the group's order of topics, then by partition, then by offset. Later groups
     go first. A record is taken once every other input of its group has a later one, or is at its end: an end
-    is believed for `trusted_s`, for what is appended later arrives later. An empty input that is behind is
-    waited for, for `wait_s`; then it is a gap, to be read by whoever asks.
+    is believed for `trusted_s`, for what is appended later arrives later. A live record need not wait for an
+    input that has all that was appended up to `trusted_s` before it. Otherwise an empty input that is behind
+    is waited for, for `wait_s`; then it is a gap, to be read by whoever asks.
 
     Seconds are those of any clock that only grows. What is handed over lies in memory until it is taken.
     """
@@ -208,6 +238,8 @@ class Merge:
         self._groups: list[list[_Input]] = [[] for _ in roads]
         self._inputs: dict[TP, _Input] = {}
         self._taken: list[tuple[_Input, _Held]] = []
+        self._appended = float("-inf")
+        """When the newest record that was seen was appended, in ms since 1970."""
 
     def open(self, positions: Mapping[int, Mapping[str, int]]) -> None:
         """Go on from these positions, by partition and topic; what is held of before them is passed over."""
@@ -223,6 +255,8 @@ class Merge:
 
     def hand_over(self, batch: Batch) -> None:
         """Add a batch; what was already handed over, or read, is passed over."""
+        if batch.records:
+            self._appended = max(self._appended, batch.records[-1].timestamp)
         self._inputs[batch.topic, batch.partition].hand_over(batch)
 
     def fill(self, tp: TP, records: Sequence[Record], until: int) -> None:
@@ -249,22 +283,22 @@ class Merge:
         for group in self._groups:
             if any(each.held for each in group):
                 for each in group:
-                    if not each.held and not each.is_behind(now) and each.is_uncertain(now, self._trusted_s):
+                    # early: until it hinders, what is on its way has time to come
+                    old = now - each.asked_at >= self._trusted_s / 2
+                    if old and not each.held and not each.is_behind(now):
                         return list(self._inputs)
         return []
 
     def learn(self, ends: Mapping[TP, int], asked_at: float) -> None:
         """Where inputs ended, for a reader of committed records, when that was asked."""
         for tp, end in ends.items():
-            each = self._inputs[tp]
-            each.end, each.asked_at = end, asked_at
-            each.forgive()
+            self._inputs[tp].learn(end, asked_at, self._appended)
 
     def produced(self, last: Mapping[TP, int]) -> None:
         """Of what was just produced, the last offsets: inputs among them are behind until it comes."""
         for tp in self._inputs.keys() & last.keys():
             each = self._inputs[tp]
-            each.end = max(each.end, last[tp] + 1)
+            each.due = max(each.due, last[tp] + 1)
 
     def overdue(self, now: float) -> list[TP]:
         """The inputs that others have waited for long enough."""
@@ -311,34 +345,34 @@ class Merge:
         heads = [(each.next, each) for each in group if each.held]
         if not heads:
             return True
-        hindered = [each for each in group if not each.held and self._hinders(each, now)]
-        least = min((each.next for each in hindered), default=None)
+        hindering = [each for each in group if not each.held and each.hinders(now, self._trusted_s)]
+        least = min((each.next for each in hindering), default=None)
+        sure = min((each.sure_by_itself for each in hindering), default=0.0)
         heapq.heapify(heads)
         while heads:
             key, each = heads[0]
-            if least is not None and key > least:
-                for other in hindered:
+            if least is not None and key > least and not self._is_live(each.held[0], sure):
+                for other in hindering:
                     if other.missed_since is None and other.next < key and other.is_behind(now):
                         other.missed_since = now
                 return True
-            heapq.heappop(heads)
-            bound = heads[0][0] if heads else None
-            if least is not None and (bound is None or least < bound):
-                bound = least
-            while each.held and (bound is None or each.next < bound):
-                if not left.has_room_for(each.held[0]):
-                    return False
-                self._taken.append((each, each.pop()))
+            if not left.has_room_for(each.held[0]):
+                return False
+            self._taken.append((each, each.pop()))
             if each.held:
-                heapq.heappush(heads, (each.next, each))
-            elif self._hinders(each, now):
-                hindered.append(each)
+                heapq.heapreplace(heads, (each.next, each))
+                continue
+            heapq.heappop(heads)
+            if each.hinders(now, self._trusted_s):
+                sure = each.sure_by_itself if not hindering else min(sure, each.sure_by_itself)
                 least = each.next if least is None else min(least, each.next)
+                hindering.append(each)
         return True
 
-    def _hinders(self, each: _Input, now: float) -> bool:
-        """Whether an empty input may still get a record that arrived before those of others."""
-        return each.is_behind(now) or each.is_uncertain(now, self._trusted_s)
+    def _is_live(self, held: _Held, sure: float) -> bool:
+        """Whether a record is of now, and no later than others are sure of, give or take what is trusted."""
+        appended = held.record.timestamp
+        return appended <= sure + self._trusted_s * 1000 and appended - held.arrived_at < _LIVE_MS
 
     def put_back(self, positions: Mapping[int, Mapping[str, int]]) -> None:
         """Hold again what was taken last and lies beyond these positions; all of it where there are none."""

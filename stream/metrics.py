@@ -308,9 +308,9 @@ class MeasuredDesk:
         effects.committed = partial(self._committed, len(records), waited, effects.committed)
         return effects
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """What the desk makes of a record that stopped the worker."""
-        effects = self._desk.set_aside(record, recall)
+        effects = self._desk.set_aside(record, recall, positions)
         effects.committed = partial(self._committed, 1, (record,), effects.committed)
         return effects
 

@@ -103,7 +103,7 @@ def named_in_decisions(settings: Settings, recorded: Recorded, since: datetime) 
 def _named(chunk: Iterable[Record], since: int) -> set[str]:
     found = set()
     for record in chunk:
-        if record.timestamp < since or record.value is None:
+        if 0 <= record.timestamp < since or record.value is None:  # an unknown time may be a recent one
             continue
         try:
             model = _decided(record.value).model

@@ -542,6 +542,8 @@ class Past:
         self._state = ControlState(settings.group)
         self._rows = self._stack.enter_context(_Rows())
         self._watermarks: dict[int, int] = {}
+        self._heard = {topics.outcomes: 0, topics.order_events: 0}
+        """How far is heard what became of orders, by topic."""
         # first where the workers have come to: whatever they decided until then is there to be read
         position = None if from_archive else self._position()
         self.low, end = sources.asked.bounds(self.orders)
@@ -619,12 +621,15 @@ class Past:
                 bool(made_here) and made_here[0].is_of_an_order_set_aside
             )
             is_full = len(batch) >= _AT_ONCE or size > _BYTES_AT_ONCE
-            if batch and (together is None or was_set_aside or now_wanted != is_wanted or is_full):
+            unheard = self._unheard(made_here)
+            is_apart = together is None or was_set_aside or now_wanted != is_wanted or bool(unheard)
+            if batch and (is_apart or is_full):
                 yield from self._decide(batch, under, wanted=is_wanted)
                 batch, size = [], 0
                 self._told(self.seen + decided.read - told)
                 told = self.seen + decided.read
             under = said.or_else(under) if together is None else together
+            self._hear(unheard, under)
             is_wanted = now_wanted
             if was_set_aside:
                 yield from self._put_aside(record, made_here, under, wanted=now_wanted)
@@ -696,6 +701,22 @@ class Past:
                         found.add(int(said["source_offset"]))
         return frozenset(found)
 
+    def _unheard(self, made: Sequence[Made]) -> dict[str, int]:
+        """What of its other inputs was known when an order was decided, and is not heard yet."""
+        word = made[0].word if made else None
+        others = {} if word is None else word.source.others
+        return {topic: others[topic] for topic, heard in self._heard.items() if others.get(topic, 0) > heard}
+
+    def _hear(self, unheard: Mapping[str, int], under: _Under) -> None:
+        """Let histories learn what became of orders, as far as the workers knew it then."""
+        for topic, end in unheard.items():
+            desk, _ = self._desk(under, real=False)
+            tp = (topic, self.partition)
+            for chunk in self._sources.asked.read(tp, self._heard[topic], end):
+                effects = desk.decide(chunk, self._rows.recall, self._watermarks)
+                self._rows.change(effects.rows.get(self.partition, {}))
+            self._heard[topic] = end
+
     # deciding
 
     def _under_of(self, made: Made) -> _Under:
@@ -718,7 +739,9 @@ class Past:
         desk, doubt = self._desk(under, real=real)
         # what a stand-in says must be corrected before a resend is told the same
         for part in [batch] if doubt is None else _parted(batch):
-            effects = desk.decide([record for record, _ in part], self._rows.recall, self._watermarks)
+            records = [record for record, _ in part]
+            positions = {self.partition: self._heard}
+            effects = desk.decide(records, self._rows.recall, self._watermarks, positions)
             changed = effects.rows.get(self.partition, {})
             if doubt is not None or not real:
                 _believe(part, changed)
@@ -731,7 +754,7 @@ class Past:
         self, record: Record, made: list[Made], under: _Under, *, wanted: bool
     ) -> Iterator[Outcome]:
         desk, doubt = self._desk(under, real=wanted)
-        effects = desk.set_aside(record, self._rows.recall)
+        effects = desk.set_aside(record, self._rows.recall, {self.partition: self._heard})
         if wanted:
             yield from self._outcomes([(record, made)], effects, doubt, was_set_aside=True)
 
@@ -793,6 +816,12 @@ class Past:
                 )
         elif not under.settings:
             decoder = self._own_decoder
+        if deciding.entities:
+            doubt = Doubt(
+                "through_stages",
+                f"decided behind the stages of {', '.join(deciding.entities)}, and only what was decided at "
+                "home is decided again by this version; nothing can be held against it",
+            )
         row_limit = deciding.row_limit
         if under.model is not None and not under.settings:
             row_limit = self._models.row_limit(under.model) or row_limit

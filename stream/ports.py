@@ -116,6 +116,9 @@ class Effects:
     """By partition: every key changed and its new bytes; None forgets the key."""
     watermarks: dict[int, int] = field(default_factory=dict)
     """By partition: the watermark after the batch, where an order was accepted."""
+    gone_before: dict[int, dict[bytes, int]] = field(default_factory=dict)
+    """By partition: what of its stages was last heard of before these instants is gone, by what its key
+    begins with."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the batch did, for metrics; counted once it is committed."""
     committed: Callable[[], None] | None = field(default=None, compare=False)
@@ -308,5 +311,5 @@ class Desk(Protocol):
         An exception is a mistake of ours and stops the worker.
         """
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions) -> Effects:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""

@@ -133,6 +133,11 @@ class Rebuild:
                 f"'{source}' is the changelog that these settings name: name the new one by "
                 "FRAUDSTREAM_TOPICS__CHANGELOG, and the one that workers use now by --from"
             )
+        if settings.entities:
+            raise RebuildError(
+                f"entities = {','.join(settings.entities)}: this version can't rebuild rows of stages; "
+                "begin with another group and changelog, and publish the past as history"
+            )
         partitions = partitions_of(settings, source, self._target, *settings.inputs)
         if partitions[source] != (new := partitions[self._target]):
             raise RebuildError(

@@ -131,6 +131,11 @@ def _topics() -> str:
         *_table(("topic", "holds", "key", "partitions", "kept", "must have"), rows),
         "",
         "`orders-rejected` must take records at least 524,288 bytes larger than `orders` does.",
+        "",
+        "For each of the setting `entities` there is one more, named after the orders' topic, such as",
+        "`orders-by-device`: the stage to which every order comes on its way, keyed by its device (or by",
+        "its own id where it names none), kept and partitioned as `orders` is, with `max.message.bytes` of",
+        "2,097,152 or more. Only workers write to it ([the road of an order](history.md)).",
     )
 
 
@@ -184,8 +189,8 @@ def _features() -> str:
     return _page(
         "Features",
         f"The {len(CATALOGUE)} features of the catalogue, as `fraudstream features` lists them.",
-        f"{len(SERVED)} are served; the others ask another entity's history, or what became of orders, which",
-        "no worker keeps yet: they are declared and tested, and a model that asks for one is refused.",
+        f"{len(SERVED)} are always served; the others ask another entity's history, *with device* the",
+        "device's: a model that asks for one is refused where the setting `entities` does not name it.",
         "How late orders, revisions and corrections count, and what is exact: [history.md](history.md).",
         "",
         "*In the 30 days before this one* is from exactly 30 days before the order on, up to and without its",

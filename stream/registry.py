@@ -18,7 +18,10 @@ def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_
     Raises SettingsError, and ArchiveError for an address that can't be opened.
     """
     return Registry(
-        shelf_of(settings.registry_address), key=settings.signing_secret(), find_feature=find_feature
+        shelf_of(settings.registry_address),
+        key=settings.signing_secret(),
+        find_feature=find_feature,
+        entities=settings.entities,
     )
 
 

@@ -20,9 +20,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream.errors import Refusal
 from stream.keeping import Horizons
@@ -42,6 +50,8 @@ _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Entity = Literal["device", "card", "ip", "email", "shipping_address", "merchant"]
+"""What may have a history besides the customer."""
 
 
 class SettingsError(Refusal):
@@ -67,7 +77,7 @@ class Topics(BaseModel):
     """The topic that decisions of models on trial go to."""
     rejected: str = "orders-rejected"
     """The topic of what could not be decided, as received."""
-    changelog: str = "customer-changelog"
+    changelog: str = "histories-changelog"
     """The topic the rows are restored from; another name is another, empty history."""
     control: str = "control"
     """The topic of what was decided about all workers: pauses, observing, going live."""
@@ -90,6 +100,10 @@ class Topics(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError("two topics have one name; give each its own")
         return self
+
+    def by(self, entity: str) -> str:
+        """The topic of the stage at which the histories of an entity are, named after the orders' topic."""
+        return f"{self.orders}-by-{entity.replace('_', '-')}"
 
 
 class Security(BaseModel):
@@ -171,6 +185,10 @@ class Settings(BaseSettings):
     """Score from which an order is reviewed; the model's own suggestion when absent."""
     decline_at: Share | None = None
     """Score from which an order is declined; the model's own suggestion when absent."""
+    entities: Annotated[tuple[Entity, ...], NoDecode] = ()
+    """What has a history besides the customer, in the order of the road, with commas between; each is a stage
+    with a topic `orders-by-…` that every order goes through (docs/history.md). The one with the fewest
+    different values first. To change it is to rebuild (docs/operations.md)."""
     row_limit: Annotated[int, Field(ge=1, le=10_000)] = 512
     """How many orders of a customer are remembered exactly; older ones are counted in tiles. A full row of
     10,000 orders has about 1 MB, half of what the changelog takes in one record."""
@@ -223,8 +241,19 @@ class Settings(BaseSettings):
     signing_key_file: Path | None = None
     """A file that has the signing key, instead of signing_key."""
 
+    @field_validator("entities", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return (
+            tuple(name.strip() for name in given.split(",") if name.strip())
+            if isinstance(given, str)
+            else given
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if len(set(self.entities)) < len(self.entities):
+            raise ValueError(f"entities {','.join(self.entities)}: one is named twice; name each once")
         if not _WORKER_NAME.fullmatch(self.worker):
             raise ValueError(
                 f"worker '{self.worker}' can't be a name; use 1 to 100 letters, digits, '.', '_', '-'"
@@ -243,16 +272,24 @@ class Settings(BaseSettings):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The topics a worker consumes; co-partitioned."""
-        return (self.topics.orders,)
+        """The topics a worker consumes, those of an order's home first; co-partitioned."""
+        names = self.topics
+        return (names.orders, names.outcomes, names.order_events, *self.stages.values())
 
     @property
     def roads(self) -> tuple[tuple[str, ...], ...]:
-        """The inputs in groups, in the order in which an order comes through them.
+        """The inputs in groups, in the order in which an order comes through them: home, then each stage.
 
         Within a group records are merged by arrival; those of one arrival go in the group's order of topics.
         """
-        return (self.inputs,)
+        names = self.topics
+        at_home = (names.outcomes, names.order_events, names.orders)
+        return (at_home, *((topic,) for topic in self.stages.values()))
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """The topic of each of the entities' stages, in the order of the road."""
+        return {entity: self.topics.by(entity) for entity in self.entities}
 
     @property
     def registry_address(self) -> str:
@@ -435,6 +472,8 @@ def _expected(name: str, field: FieldInfo) -> str:
         bounds += [bound for each in inner for bound in getattr(each, "metadata", [])]
     if kind is bool:
         return "true or false"
+    if name == "entities":
+        return "names of " + ", ".join(get_args(Entity))
     if kind not in {int, float}:
         return "a path" if kind is Path else "text, kept secret" if kind is SecretStr else "text"
     low = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)

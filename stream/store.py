@@ -35,7 +35,8 @@ from rocksdict import (
 
 from features.history import last_event_at
 from features.revisions import glimpse
-from stream.keeping import ORDER, ROW
+from stream.keeping import ORDER, PASSED, ROWS
+from stream.passed import last_passed_at
 from stream.ports import LocalPosition, Refused
 
 __all__ = ["RocksStore", "StoreSize"]
@@ -55,6 +56,8 @@ _FILED = "filed"
 """The index's column family: partition, first byte of its keys, day of their last event, a name; and the keys
 as a MessagePack array."""
 
+_OF_ROWS = frozenset(ROWS.values())
+"""What the keys of rows begin with."""
 _MICROSECONDS_A_DAY = 86_400_000_000
 _DAY = struct.Struct(">I")
 _DAY_ZERO = 2**31
@@ -389,9 +392,12 @@ _keys_in = msgspec.msgpack.Decoder(list[bytes]).decode
 def _last_at(key: bytes, value: bytes) -> int | None:
     """When what a key stands for last had an event; None where its bytes don't say."""
     try:
-        if key[:1] == ROW:
+        kind = key[:1]
+        if kind in _OF_ROWS:
             return last_event_at(value)
-        return glimpse(value).last_at if key[:1] == ORDER else None
+        if kind == PASSED:
+            return last_passed_at(value)
+        return glimpse(value).last_at if kind == ORDER else None
     except (ValueError, IndexError, struct.error):
         # unreadable bytes are found out by whoever needs what is in them
         return None

@@ -124,11 +124,23 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
         )
 
     customer = "`customer_id`, or `order_id` for a guest"
+    stages = [
+        topic(
+            name,
+            f"the {entity.replace('_', ' ')}, or `order_id` where the order names none",
+            f"orders on their way, to be looked at with the history of their {entity.replace('_', ' ')}",
+            {**for_ever, **arrival},
+            # an order, and what was computed of it so far
+            record_of=2 * MIB,
+        )
+        for entity, name in settings.stages.items()
+    ]
 
     return (
         topic(names.orders, customer, "orders to be decided", an_input),
         topic(names.outcomes, customer, "what orders turned out to be", an_input),
         topic(names.order_events, customer, "what happened to an order after it was placed", an_input),
+        *stages,
         topic(names.decisions, customer, "one decision for each order", a_week),
         topic(names.decisions_shadow, customer, "decisions of models on trial", a_week),
         topic(
@@ -141,8 +153,8 @@ def plan(settings: Settings) -> tuple[TopicPlan, ...]:
         ),
         topic(
             names.changelog,
-            "a customer's or an order's row, or the position",
-            "the customers' rows, for a worker that has lost its own",
+            "a row: of a customer, another entity or an order; or the position",
+            "the rows, for a worker that has lost its own",
             {
                 "cleanup.policy": "compact",
                 # A worker away for less than this replays the tail and can't miss a tombstone.

@@ -60,6 +60,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "model_refused": "the registry refuses the model that decided",
         "features_changed": "a feature of the model that decided has been changed since",
         "policy_unknown": "the thresholds that decided are not known",
+        "through_stages": "the order went through stages of other entities, which are not gone through here",
         "settings_differ": "a setting that decides is another now, and its old value is not recorded",
         "control_unreadable": "a control record in force can't be followed by this version",
         "control_missing": "control records that were in force are not there",

@@ -522,6 +522,7 @@ def run(settings: Settings) -> int:
         row_limit=settings.row_limit,
         ahead_by_at_most=timedelta(seconds=settings.ahead_by_at_most_s),
         reject_share=settings.reject_share,
+        stages=settings.stages,
         headers=(
             ("worker", settings.worker.encode()),
             ("fraudstream", program_version().encode()),

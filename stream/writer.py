@@ -21,7 +21,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from stream.keeping import FOR_EVER, ROW, Horizons
+from features.revisions import glimpse
+from stream.keeping import FOR_EVER, ORDER, ROWS, Horizons
 from stream.merge import Merge, Room
 from stream.ports import (
     TP,
@@ -64,6 +65,9 @@ log = logging.getLogger("fraudstream.writer")
 
 _SAID_AGAIN_S = 5.0
 
+_OF_ROWS = frozenset(ROWS.values())
+"""What the keys of rows begin with."""
+
 _NO_LOGS: Mapping[str, str] = MappingProxyType({})
 
 BEING_REBUILT = " (being rebuilt)"
@@ -83,7 +87,7 @@ class Limits:
     """The same where all of them are about the past: fewer transactions, and fewer copies of each row."""
     size: int = 16 * 1024 * 1024
     """Bytes of records in one transaction, give or take one record."""
-    behind_s: float = 0.25
+    behind_s: float = 1.0
     """How long others wait for an empty input that has more before the writer reads it itself."""
     trusted_s: float = 1.0
     """How long an input that was at its end is believed to be still there."""
@@ -658,7 +662,7 @@ class Writer:
                     some[0].partition,
                     some[0].offset,
                 )
-                effects = self._desk.set_aside(some[0], self._store.recall)
+                effects = self._desk.set_aside(some[0], self._store.recall, self.opened)
             else:
                 if attempt == 1 and not announced:
                     # said before it is tried, where the next owner will read it: a crash leaves no time
@@ -696,12 +700,19 @@ class Writer:
             if not end:
                 continue  # an announcement: no event, so nothing has grown older
             watermark = effects.watermarks.get(number, self._partitions[number].watermark)
-            before = self._horizons.at(watermark)
+            before = self._horizons.at(watermark) | effects.gone_before.get(number, {})
             touched = effects.rows.get(number, {})
             for key in self._store.expired(number, before, max(self._limits.evicted, len(touched))):
                 if key not in touched:
                     effects.rows.setdefault(number, {})[key] = None
-                    effects.counts["rows_evicted" if key[:1] == ROW else "orders_evicted"] += 1
+                    effects.counts[self._evicted(number, key)] += 1
+
+    def _evicted(self, number: int, key: bytes) -> str:
+        """What it is counted as that a key goes: a row, an order, or what was said of one that never came."""
+        if key[:1] in _OF_ROWS:
+            return "rows_evicted"
+        kept = self._store.recall(number, key) if key[:1] == ORDER else None
+        return "orders_evicted" if kept is None or not glimpse(kept).is_orphaned else "outcomes_orphaned"
 
     def _make_true(
         self,

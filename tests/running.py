@@ -63,7 +63,7 @@ class Worker:
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables."""
     given = {
-        "FRAUDSTREAM_" + name.upper(): str(value)
+        "FRAUDSTREAM_" + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in settings.model_dump(exclude={"topics", "security"}, exclude_none=True).items()
     }
     topics = {

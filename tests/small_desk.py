@@ -1,6 +1,7 @@
 """A desk to try in a test: a scorer that counts, a dict for the rows, and batches as they come."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 from features.catalogue import by_names
 from features.define import Feature
 from features.events import Order
+from features.history import Row
 from models.decision import ModelRef, Reason, decode_decision
 from models.policy import Policy
 from models.scorer import Scored
-from stream.desk import ScoringDesk
-from stream.keeping import FOR_EVER
-from stream.ports import Effects, Record
+from stream.desk import ScoringDesk, partition_of
+from stream.keeping import FOR_EVER, row_key
+from stream.ports import Effects, Headers, Record
 from stream.settings import Topics
 from tests.strategies import as_json
 
@@ -40,61 +42,111 @@ class CountingScorer:
 
 
 class Shop:
-    """A desk with its rows, fed one batch at a time as the writer would."""
+    """A desk with its rows, fed one batch at a time as the writer would; what goes to a stage comes back."""
 
     def __init__(self, **settings: Any) -> None:
         self.rows: dict[tuple[int, bytes], bytes] = {}
+        self.entities: tuple[str, ...] = settings.get("entities", ())
+        self.partitions: int = settings.get("partitions", 1)
+        self.topics = Topics()
+        self.stages = {entity: self.topics.by(entity) for entity in self.entities}
         self.desk = ScoringDesk(
             scorer=settings.get("scorer") or CountingScorer(),  # type: ignore[arg-type]  # stands in for a trained model
             policy=Policy(review_at=0.2, decline_at=0.5),
-            topics=Topics(),
-            partitions=1,
-            row_limit=100,
+            topics=self.topics,
+            partitions=self.partitions,
+            row_limit=settings.get("row_limit", 100),
             ahead_by_at_most=timedelta(minutes=5),
             reject_share=settings.get("reject_share", 0.0),
             headers=(("worker", b"w1"),),
+            stages=self.stages,
             in_force=settings.get("in_force"),
             horizons=settings.get("horizons", FOR_EVER),
         )
         self.watermarks: dict[int, int] = {}
-        self.offset = 0
+        self.positions: dict[int, dict[str, int]] = {}
+        self.ends: Counter[tuple[str, int]] = Counter()
+        """The next offset of each partition of each topic."""
+        self.waiting: list[Record] = []
+        """What lies in the stages' topics and was not yet taken."""
+        self.at_once: int | None = settings.get("at_once")
+        """How many records of a stage are taken in one batch; all that wait when None."""
 
     def arrive(self, *values: bytes | None, key: bytes | None = None, **fields: Any) -> Effects:
+        """Take orders; outcomes and order events where `topic` says so."""
+        topic = fields.get("topic", "orders")
         records = []
         for value in values:
             chosen = key if key is not None else _key_of(value)
-            records.append(
-                Record(
-                    "orders",
-                    0,
-                    self.offset,
-                    fields.get("at", 1_800_000_000_000),
-                    chosen,
-                    value,
-                    fields.get("headers", ()),
-                )
-            )
-            self.offset += 1
+            partition = partition_of(chosen, self.partitions)
+            at, headers = fields.get("at", 1_800_000_000_000), fields.get("headers", ())
+            records.append(self.record(topic, partition, chosen, value, headers, at=at))
         return self.take(records)
 
+    def record(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        *,
+        at: int = 1_800_000_000_000,
+    ) -> Record:
+        """A record at the end of a topic."""
+        offset = self.ends[topic, partition]
+        self.ends[topic, partition] += 1
+        return Record(topic, partition, offset, at, key, value, headers)
+
     def take(self, records: Sequence[Record]) -> Effects:
-        """Decide records as they are, and commit what they change."""
+        """Decide records as they are, commit what they change, and go on until all roads are at their end."""
+        effects = self.only(records)
+        while self.waiting:
+            self.go_on(effects)
+        return effects
+
+    def go_on(self, effects: Effects, which: int = 0) -> None:
+        """Take from the stage that has something waiting and is the last, or the one before, and so on."""
+        topics = sorted({each.topic for each in self.waiting}, key=list(self.stages.values()).index)
+        topic = topics[-1 - which % len(topics)]
+        some = [each for each in self.waiting if each.topic == topic][: self.at_once]
+        self.waiting = [each for each in self.waiting if each not in some]
+        then = self.only(some)
+        effects.produce += then.produce
+        effects.counts.update(then.counts)
+
+    def only(self, records: Sequence[Record]) -> Effects:
+        """Decide records and commit; what they send on its road waits."""
         effects = self.desk.decide(
-            records, lambda partition, key: self.rows.get((partition, key)), self.watermarks
+            records,
+            lambda partition, key: self.rows.get((partition, key)),
+            self.watermarks,
+            self.positions,
         )
+        for each in records:
+            self.positions.setdefault(each.partition, {})[each.topic] = each.offset + 1
         self.commit(effects)
         return effects
 
     def commit(self, effects: Effects) -> None:
         for partition, rows in effects.rows.items():
-            for row_key, row in rows.items():
+            for key, row in rows.items():
                 if row is None:
-                    self.rows.pop((partition, row_key), None)
+                    self.rows.pop((partition, key), None)
                 else:
-                    self.rows[partition, row_key] = row
+                    self.rows[partition, key] = row
         self.watermarks |= effects.watermarks
+        on_their_road = [each for each in effects.produce if each.topic in self.stages.values()]
+        effects.produce = [each for each in effects.produce if each not in on_their_road]
+        for each in on_their_road:
+            self.waiting.append(self.record(each.topic, each.partition, each.key, each.value, each.headers))
         if effects.committed is not None:
             effects.committed()
+
+    def row(self, entity: str, named: str) -> Row:
+        """The row of an entity, on the partition of its key."""
+        kept = self.rows.get((partition_of(named.encode(), self.partitions), row_key(entity, named)))
+        return Row(100) if kept is None else Row.decode(kept, 100)
 
     def decide(self, *orders: Order, **fields: Any) -> list[Any]:
         effects = self.arrive(*(as_json(order) for order in orders), **fields)

@@ -73,6 +73,8 @@ class Live:
         self.watermarks: dict[int, int] = {}
         self.state: ControlState | None = ControlState(settings.group)
         self.position = 0
+        self.beside: dict[str, int] = {}
+        """How far what became of orders is heard."""
         self.headers: Headers = (("fraudstream", b""), Deciding.of(settings).header)
         self.started(settings)
 
@@ -120,6 +122,15 @@ class Live:
             self._decide(records[first : first + at_once])
         return records
 
+    def hear(self, *values: bytes) -> None:
+        """Take outcomes."""
+        topic = self.settings.topics.outcomes
+        for value in values:
+            record = self.lists.append(topic, _key_of(value), value)
+            effects = self._decided([record])
+            self.beside[topic] = record.offset + 1
+            self.rows |= effects.rows.get(0, {})
+
     def remember(self, *values: bytes) -> None:
         """Take orders of the past."""
         self.arrive(*values, headers=(("mode", b"history"),))
@@ -135,7 +146,10 @@ class Live:
             self.rows.pop(key, None)
 
     def _decide(self, records: Sequence[Record]) -> None:
-        self._commit(records, self.desk.decide(records, self._recall, self.watermarks))
+        self._commit(records, self._decided(records))
+
+    def _decided(self, records: Sequence[Record]) -> Effects:
+        return self.desk.decide(records, self._recall, self.watermarks, {0: self.beside})
 
     def _recall(self, _: int, key: bytes) -> bytes | None:
         return self.rows.get(key)

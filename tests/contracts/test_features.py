@@ -12,7 +12,7 @@ from features.define import Feature, compute, features_digest
 from features.events import Order
 from features.history import Row
 from features.remembered import ENTITIES
-from tests.parity.stories import NOON, Statement, Story, stories
+from tests.parity.stories import NOON, Story, stories
 from tests.parity.ways import Rows, keys_of, through_rows
 from tests.strategies import an_order
 
@@ -74,7 +74,7 @@ def test_it_cannot_see_the_present_nor_the_future(feature: Feature, story: Story
     past = tuple(
         each
         for each in story.events
-        if (each.fact.known_at if isinstance(each, Statement) else each.placed_at) < now
+        if (each.placed_at if isinstance(each, Order) else each.known_at) < now
         # a revision that moves its order out of the past takes it out of the past
         or (
             isinstance(each, Order)
@@ -94,24 +94,14 @@ def test_it_cannot_see_the_present_nor_the_future(feature: Feature, story: Story
 @given(story=a_story)
 def test_it_is_unaffected_by_what_other_entities_do(feature: Feature, story: Story) -> None:
     mine = dict(keys_of(story.last)).get(feature.entity or "")
-    related = tuple(
-        each
-        for each in story.events
-        if (
-            feature.entity is not None
-            and dict(keys_of(each.about if isinstance(each, Statement) else each)).get(feature.entity) == mine
-            and mine is not None
-        )
-        # a revision also speaks for the order of another entity that it takes the place of
-        or (
-            isinstance(each, Order)
-            and any(
-                one.order_id == each.order_id and one is not each
-                for one in story.events
-                if isinstance(one, Order)
-            )
-        )
-    )
+    orders = [each for each in story.events if isinstance(each, Order)]
+    own = {
+        each.order_id
+        for each in orders
+        if mine is not None and dict(keys_of(each)).get(feature.entity or "") == mine
+    }
+    # a revision also speaks for the order of another entity that it takes the place of
+    related = tuple(each for each in story.events if each.order_id in own)
 
     assert last_of(feature, story) == last_of(feature, Story(related, story.last))
 
@@ -125,7 +115,7 @@ def test_it_does_not_depend_on_the_order_of_arrival(
     # orders of one instant stay as they arrived, and of an order the highest revision counts
     orders = {each.placed_at: each for each in story.events if isinstance(each, Order)}
     distinct = list({each.order_id: each for each in orders.values()}.values())
-    facts = [each for each in story.events if isinstance(each, Statement)]
+    facts = [each for each in story.events if not isinstance(each, Order)]
     otherwise = data.draw(st.permutations([*distinct, *facts]))
 
     assert last_of(feature, Story((*distinct, *facts), story.last)) == last_of(

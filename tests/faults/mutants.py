@@ -406,14 +406,25 @@ words = Owner(
         "an empty input that is behind not waited for",
         (
             (
-                "        return each.is_behind(now) or each.is_uncertain(now, self._trusted_s)\n",
+                "        return self.is_behind(now) or now - self.asked_at >= trusted_s\n",
                 "        return False\n",
             ),
         ),
     ),
     Mutant(
         "an end believed for ever",
-        (("        return now - self.asked_at >= trusted_s\n", "        return self.asked_at < 0\n"),),
+        (
+            ("now - self.asked_at >= trusted_s\n", "self.asked_at < 0\n"),
+            ("now - each.asked_at >= self._trusted_s / 2\n", "each.asked_at < 0\n"),
+        ),
+    ),
+    Mutant(
+        "a live record waits for nothing",
+        (("        return appended <= sure + self._trusted_s * 1000 and", "        return"),),
+    ),
+    Mutant(
+        "a published record taken for a live one",
+        ((" and appended - held.arrived_at < _LIVE_MS\n", "\n"),),
     ),
     Mutant(
         "an input waited for without a bound",

@@ -13,12 +13,15 @@ offered: each must be refused in a sentence, or be the very model it was.
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -30,6 +33,7 @@ from pyarrow import fs
 from models.bundle import pack, unpack
 from models.errors import ModelError
 from models.registry import ARRAYS, GOLDEN, MANIFEST, SIGNATURE, Registry
+from models.scorer import Scorer
 from models.shelf import Folder, Objects, Shelf
 from models.trained import Trained
 from stream.archive_place import Place
@@ -83,14 +87,41 @@ def version_of(number: int) -> str:
     return f"2026-02-14.{number:08x}"
 
 
-def publish_on(place: str, home: Path, first: int) -> None:
-    """Publish one version after the other until killed, saying which comes next."""
+def publish_on(place: str, home: Path, first: int, told: Connection) -> None:
+    """Publish one version after the other until killed, saying before each which it is."""
     registry, trained = Registry(shelf_of(place, home), key=KEY), a_trained("random_forest")
-    number = first
-    while True:
-        print(number, flush=True)
+    for number in count(first):
+        told.send(number)
         registry.publish(replace(trained, version=version_of(number)))
-        number += 1
+
+
+def killed_while_publishing(place: str, home: Path, first: int, chance: random.Random) -> int:
+    """Kill a publisher after a random moment; the number of the version that was under way."""
+    forked = get_context(
+        "fork"
+    )  # so that it begins to publish at once: what it needs is imported and learned
+    hears, tells = forked.Pipe(duplex=False)
+    publisher = forked.Process(target=publish_on, args=(place, home, first, tells))
+    publisher.start()
+    tells.close()
+    under_way = first
+    try:
+        while under_way == first:
+            under_way = hears.recv()
+        time.sleep(chance.uniform(0, 0.3))
+        ended = publisher.exitcode
+    except EOFError:
+        publisher.join(20)
+        ended = publisher.exitcode
+    finally:
+        publisher.kill()
+        publisher.join(20)
+    if ended is not None:
+        raise StageError(f"the publisher ended by itself with code {ended}")
+    with suppress(EOFError):
+        while True:
+            under_way = hears.recv()
+    return under_way
 
 
 def play(kills: int, seed: int) -> Seen:
@@ -98,28 +129,10 @@ def play(kills: int, seed: int) -> Seen:
     chance, seen = random.Random(seed), Seen()
     number = dict.fromkeys(PLACES, 0)
     with temporary_home("registry-kills") as home:
+        Registry(home / "warm").publish(a_trained("random_forest"))
         for kill in range(kills):
             place = PLACES[kill % len(PLACES)]
-            publisher = subprocess.Popen(
-                [sys.executable, __file__, "--publish", place, str(home), str(number[place])],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            assert publisher.stdout is not None
-            try:
-                # it loads, learns and compiles before it publishes: the first that is whole ends that
-                for line in publisher.stdout:
-                    if int(line) > number[place]:
-                        break
-                time.sleep(chance.uniform(0, 0.15))
-                code = publisher.poll()
-            finally:
-                publisher.kill()
-            told, said = publisher.communicate(timeout=20)
-            if code is not None:
-                raise StageError(f"the publisher ended by itself with code {code}: {said}")
-            under_way = int(([line, *told.splitlines()])[-1])
+            under_way = killed_while_publishing(place, home, number[place], chance)
             seen.kills += 1
             after_a_kill(Registry(shelf_of(place, home), key=KEY), under_way, seen)
             number[place] = under_way + 1
@@ -224,7 +237,7 @@ def mutated_manifest(content: bytes, chance: random.Random) -> bytes:
     return json.dumps(told).encode()
 
 
-def offer(count: int, seed: int) -> Offered:
+def offer(files: int, seed: int) -> Offered:
     """Offer so many broken files to a registry with a key and to one without."""
     chance, offered = random.Random(seed), Offered()
     trained = a_trained("logistic_regression")
@@ -233,10 +246,10 @@ def offer(count: int, seed: int) -> Offered:
         folders = {registry: Path(registry.publish(trained)) for registry in (signed, unsigned)}
         for registry in folders:
             registry.promote(trained.name, trained.version)
-        expected = signed.load(trained.name).score(trained.golden.rows.tolist())
+        expected = scores_of(signed.load(trained.name), trained)
         at = f"{trained.name}/{trained.version}"
         bundle = pack({f"{at}/{n}": c for n, c in signed.files(trained.name, trained.version).items()})
-        for number in range(count):
+        for number in range(files):
             kind = ("bundle", "signed", "unsigned", "alias")[number % 4]
             offered.files[kind] += 1
             if kind == "bundle":
@@ -255,7 +268,7 @@ def offer(count: int, seed: int) -> Offered:
                 _try(offered, lambda r=registry: _loads(r, trained, expected), kind)  # type: ignore[misc]
             path.write_bytes(content)
         for registry in folders:
-            if registry.load(trained.name).score(trained.golden.rows.tolist()) != expected:
+            if scores_of(registry.load(trained.name), trained) != expected:
                 offered.wrong.append("the registry is not what it was")
     return offered
 
@@ -294,7 +307,15 @@ def _offered_bundle(registry: Registry, broken: bytes, whole: bytes) -> str:
 def _loads(registry: Registry, trained: Trained, expected: object) -> str:
     scorer = registry.load(trained.name)
     list(registry.entries())
-    return "" if scorer.score(trained.golden.rows.tolist()) == expected else "it scores otherwise"
+    return "" if scores_of(scorer, trained) == expected else "it scores otherwise"
+
+
+def scores_of(scorer: Scorer, trained: Trained) -> object:
+    """What decides, and for which features; how a reason is worded is the manifest's alone."""
+    return [
+        (each.p_fraud, each.imputed, [reason.feature for reason in each.reasons])
+        for each in scorer.score(trained.golden.rows.tolist())
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -305,11 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="5 kills, 500 files")
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the bytes (default 1)")
     parser.add_argument("--record", action="store_true", help="keep the figures in tests/bench/RESULTS.md")
-    parser.add_argument("--publish", nargs=3, metavar=("PLACE", "HOME", "FIRST"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.publish:
-        place, home, first = arguments.publish
-        publish_on(place, Path(home), int(first))
     end_on_sigterm()
     seen = play(5 if arguments.short else arguments.kills, arguments.seed)
     offered = offer(500 if arguments.short else arguments.files, arguments.seed)

@@ -53,6 +53,8 @@ RECOVERY_S = 200.0
 """How long after the last fault everything must be decided, in virtual seconds."""
 MOST_CRASHES = 16
 """How often a poison order may stop workers before it is set aside, whatever else strikes them."""
+LIVE_MS = 60_000
+"""What arrived longer before it was appended is a past that was published."""
 NEIGHBOUR_S = 60.0
 """How long a busy partition gets an order every second beside a quiet one."""
 
@@ -98,7 +100,7 @@ class FakeDesk:
         self._world.end(self._life, struck)
         return effects
 
-    def set_aside(self, record: Record, recall: Recall) -> Effects:
+    def set_aside(self, record: Record, recall: Recall, positions: Positions) -> Effects:
         """A decision that says the order was set aside; its rows stay as they are."""
         self._schedule.check_set_aside(record)
         effects = Effects()
@@ -132,7 +134,7 @@ class Schedule:
         rng = world.rng
         self._roads = self._some_roads(Random(f"roads {seed}"))
         self.limits = writer.Limits(
-            behind_s=0.25,
+            behind_s=Random(f"behind {seed}").choice((0.25, 1.0)),
             trusted_s=1.0,
             evicted=Random(f"evicted {seed}").choice((1, 16)),
             records=(records := rng.choice((1, 2, 4, 1000))),
@@ -788,7 +790,6 @@ class Schedule:
         """
         world, at = self.world, {number: dict(offsets) for number, offsets in positions.items()}
         careful = any(each.care.attempt for each in self._writers[life]._partitions.values())
-        known_at = life.looked_at - self.limits.trusted_s
         for record in records:
             topics = next(topics for topics in road.roads if record.topic in topics)
             key = (arrived_at(record), topics.index(record.topic), record.partition)
@@ -797,6 +798,10 @@ class Schedule:
                 and (late := world.now - (record.timestamp - EPOCH_MS) / 1000) > self.decided_within_s
             ):
                 world.violation(f"{record.value!r} waited for {late:.0f} s")
+            # of a live record it need only know what could be read when it was appended
+            is_live = record.timestamp - key[0] < LIVE_MS
+            since = (record.timestamp - EPOCH_MS) / 1000 if is_live else life.looked_at
+            known_at = min(since, life.looked_at) - self.limits.trusted_s
             for number in [record.partition] if careful else at:
                 for rank, topic in enumerate(topics):
                     tp = (topic, number)

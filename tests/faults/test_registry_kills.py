@@ -14,7 +14,7 @@ def test_a_publication_that_is_killed_leaves_no_half_version() -> None:
 
 
 def test_a_broken_file_is_refused_and_never_scores_otherwise() -> None:
-    offered = offer(count=400, seed=7)
+    offered = offer(files=400, seed=7)
 
     assert offered.wrong == []
     assert offered.refused > 300

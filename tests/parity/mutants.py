@@ -36,6 +36,24 @@ COUNTED = QUESTIONS + "test_a_condition_counts_by_itself_what_its_mask_counts"
 WRONG_ANSWERS = QUESTIONS + "test_a_plan_says_which_function_of_the_order_answers_no_number"
 NO_FLOAT = QUESTIONS + "test_what_no_float_holds_exactly_is_left_to_integers"
 CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
+REPLAY = "tests/unit/test_features_replay.py::"
+MOVES = REPLAY + "test_what_became_of_an_order_goes_with_it_to_another_customer_and_device"
+NEWEST = REPLAY + "test_what_became_of_an_order_is_of_the_time_and_amount_that_the_newest_revision_says"
+ONE_LOSS = REPLAY + "test_one_fraud_of_which_a_warning_and_a_chargeback_come_is_one_loss"
+WAITS = REPLAY + "test_what_is_said_before_a_test_order_waits_for_the_order_that_is_none"
+REVISIONS = "tests/unit/test_features_revisions.py::"
+SUPERSEDES = (
+    REVISIONS + "test_a_superseding_outcome_takes_the_place_of_the_one_it_names_whichever_comes_first"
+)
+STAYS_SO = REVISIONS + "test_what_was_superseded_stays_so_when_its_successor_is_superseded"
+ITSELF = REVISIONS + "test_an_outcome_supersedes_neither_itself_nor_one_that_has_no_name"
+TWICE = REVISIONS + "test_the_same_statement_twice_is_nothing_new"
+HEARD_OF = REVISIONS + (
+    "test_an_order_is_heard_of_when_something_is_known_of_it_and_is_no_orphan_once_it_came"
+)
+ROWS = "tests/unit/test_features_history.py::"
+CORRECTED = ROWS + "test_a_fact_counts_from_when_it_is_known_and_until_it_is_corrected"
+OTHERS_FACTS = ROWS + "test_what_became_of_one_order_is_forgotten_and_of_the_others_it_is_not"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
 
@@ -363,7 +381,7 @@ MUTANTS = (
     Mutant(
         "an older revision takes a newer one's place",
         "revisions.py",
-        (("if newest > order.revision:", "if False:"),),
+        (("if before and max(", "if False and max("),),
         DESK,
     ),
     Mutant(
@@ -377,6 +395,102 @@ MUTANTS = (
         "revisions.py",
         (("(named := ENTITIES[each](order)) is not None", "(named := ENTITIES[each](order) or order.key)"),),
         GUESTS,
+    ),
+    Mutant(
+        "facts are left behind where the order stood",
+        "replay.py",
+        (("                row.forget_facts(order_id)\n", ""),),
+        MOVES,
+    ),
+    Mutant(
+        "facts do not come along to where the order stands",
+        "revisions.py",
+        (("facts = self._facts(order.order_id) if self.statements else ()", "facts = ()"),),
+        MOVES,
+    ),
+    Mutant(
+        "an order is forgotten by the entities that it names now",
+        "replay.py",
+        (("for row in self._rows_of(forgotten.ids):", "for row in self._rows_of(ids):"),),
+        MOVES,
+    ),
+    Mutant(
+        "what is said later is learned where the order stood first",
+        "revisions.py",
+        (("Held(ids, placed_at,", "Held(forgotten.ids if forgotten else ids, placed_at,"),),
+        MOVES,
+    ),
+    Mutant(
+        "a fact belongs to when its order was first placed",
+        "revisions.py",
+        (("Held(ids, placed_at,", "Held(ids, forgotten.placed_at if forgotten else placed_at,"),),
+        NEWEST,
+    ),
+    Mutant(
+        "two statements of one fraud are two losses",
+        "history.py",
+        (("elif before is None or is_replaced:", "elif before is None:"),),
+        ONE_LOSS,
+    ),
+    Mutant(
+        "the last refund is taken for all of them",
+        "history.py",
+        (("is_replaced = FACTS[what] in LAST_COUNTS", "is_replaced = True"),),
+        SENT_TWICE,
+    ),
+    Mutant(
+        "a correction counts before it is known",
+        "history.py",
+        (("if known_at >= self.as_of:", "if known_at >= self.as_of and is_so:"),),
+        CORRECTED,
+    ),
+    Mutant(
+        "a statement that waits is lost to a test order",
+        "revisions.py",
+        (("if order.test or not ids:\n", "if order.test or not ids:\n            self.statements = ()\n"),),
+        WAITS,
+    ),
+    Mutant(
+        "a superseded outcome goes on counting",
+        "facts.py",
+        (("if until is None or each.known_at < until:", "if True:"),),
+        SUPERSEDES,
+    ),
+    Mutant(
+        "a superseded outcome never counted",
+        "facts.py",
+        (("if until is None or each.known_at < until:", "if until is None:"),),
+        SUPERSEDES,
+    ),
+    Mutant(
+        "what is withdrawn is learned only",
+        "revisions.py",
+        (("tuple([each for each in before if each not in after])", "()"),),
+        STAYS_SO,
+    ),
+    Mutant(
+        "an outcome supersedes itself",
+        "facts.py",
+        (("if name is not None and name != each.name:", "if name is not None:"),),
+        ITSELF,
+    ),
+    Mutant(
+        "a statement heard twice is kept twice",
+        "revisions.py",
+        (("if statement in self.statements:", "if False:"),),
+        TWICE,
+    ),
+    Mutant(
+        "an order is forgotten whatever is said of it",
+        "revisions.py",
+        (("at = microseconds(statement.known_at)", "at = 0"),),
+        HEARD_OF,
+    ),
+    Mutant(
+        "with one order's facts all are forgotten",
+        "history.py",
+        (("if said[_WHERE_ORDER] != wanted", "if False"),),
+        OTHERS_FACTS,
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from features.aggregates import (
     Category,
@@ -45,7 +45,7 @@ from features.conditions import (
     was,
 )
 from features.define import Feature, OrderFact
-from features.events import Order
+from features.events import Order, OrderEvent, Outcome
 from features.facts import Fact
 from features.money import exponent
 from features.rates import Rates
@@ -120,12 +120,53 @@ def standing(arrived: Iterable[Order]) -> list[Order]:
     return sorted((one for one in highest.values() if not one.test), key=lambda one: one.placed_at)
 
 
+class Said(NamedTuple):
+    """One statement about an order that stands."""
+
+    fact: Fact
+    name: str | None = None
+    supersedes: str | None = None
+
+
+def said_of(order: Order, event: Outcome | OrderEvent) -> Said:
+    """What an event says of an order."""
+    if isinstance(event, Outcome):
+        what, is_so, name, supersedes = "fraud", event.is_fraud, event.outcome_id, event.supersedes
+    else:
+        what, is_so, name, supersedes = event.kind.removeprefix("payment_"), True, None, None
+    amount, currency = order.amount, order.currency
+    if event.amount is not None:
+        amount, currency = event.amount, event.currency or order.currency
+    return Said(
+        Fact(order.order_id, order.placed_at, what, is_so, event.known_at, amount, currency),
+        name,
+        supersedes,
+    )
+
+
 @dataclass(frozen=True)
 class Past:
     """What is known of one entity: the orders that stand, by time, and every statement about its orders."""
 
     orders: Sequence[Order]
-    facts: Sequence[Fact] = ()
+    said: Sequence[Said] = ()
+
+
+def saying_so(about_one: Iterable[Said], before: datetime) -> list[Fact]:
+    """The statements that say so, as known before an instant, since nobody said that it is not so.
+
+    What is superseded by then no longer speaks. Of what is said at one instant the yes counts.
+    """
+    said = list(about_one)
+    speaking: list[Fact] = []
+    for instant in sorted({each.fact.known_at for each in said if each.fact.known_at < before}):
+        known = [each for each in said if each.fact.known_at <= instant]
+        superseded = [each.supersedes for each in known if each.supersedes not in {None, each.name}]
+        now = {each.fact for each in known if each.fact.known_at == instant and each.name not in superseded}
+        if not all(fact.is_so for fact in now):
+            speaking = []
+        speaking += sorted((fact for fact in now if fact.is_so), key=lambda one: one.amount)
+    return speaking
 
 
 @dataclass
@@ -147,19 +188,14 @@ class Scene:
         return [one for one in self.past.orders if end - over <= one.placed_at < end]
 
     def marked(self, what: str) -> list[list[Fact]]:
-        """For each order of which the fact is known, the statements that say so.
-
-        The last statement counts, and of two at one instant the yes; one that says no undoes those before.
-        """
+        """For each order of which the fact is known, the statements that say so."""
         if what not in self._marked:
-            said = {fact for fact in self.past.facts if fact.what == what and fact.known_at < self.as_of}
-            by_order: dict[str, list[Fact]] = {}
-            for fact in sorted(said, key=lambda one: (one.known_at, one.is_so)):
-                if fact.is_so:
-                    by_order.setdefault(fact.order_id, []).append(fact)
-                else:
-                    by_order.pop(fact.order_id, None)
-            self._marked[what] = list(by_order.values())
+            by_order: dict[str, list[Said]] = {}
+            for said in self.past.said:
+                if said.fact.what == what:
+                    by_order.setdefault(said.fact.order_id, []).append(said)
+            speaking = [saying_so(said, self.as_of) for said in by_order.values()]
+            self._marked[what] = [facts for facts in speaking if facts]
         return self._marked[what]
 
 
@@ -348,7 +384,9 @@ def count(feature: Count, scene: Scene, orders: list[Order]) -> Answer:
 
 def total(feature: Sum, scene: Scene, orders: list[Order]) -> Answer:
     if feature.what in FACTS:
-        said = [(fact.amount, fact.currency) for facts in facts_in(feature, scene) for fact in facts]
+        # of a fraud the last statement says how much was lost; refunds of one order add up
+        which = [said[-1:] if feature.what == "fraud" else said for said in facts_in(feature, scene)]
+        said = [(fact.amount, fact.currency) for facts in which for fact in facts]
         found, divisor = amounts(said, scene.order, feature.rates)
     else:
         found, divisor = measured(feature, orders, scene.order)

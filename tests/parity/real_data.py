@@ -38,7 +38,7 @@ from features.facts import Fact
 from features.history import Row
 from features.money import CURRENCIES
 from tests.bench.results import Cell, record
-from tests.parity.naive import NOTHING, Past, Scene, Vector, naive
+from tests.parity.naive import NOTHING, Past, Said, Scene, Vector, naive
 from tests.parity.ways import bits
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -165,10 +165,10 @@ def by_lists(features: Sequence[Feature], events: Iterable[Event]) -> Iterator[t
     """Every order's vector as it arrives, and where it was read."""
     orders: list[Order] = []
     times: list[datetime] = []
-    facts: list[Fact] = []
+    facts: list[Said] = []
     for event in events:
         if isinstance(event, Fact):
-            facts.append(event)
+            facts.append(Said(event))
             continue
         scene = Quick(event, Past(orders, facts), event.placed_at, times=times)
         yield tuple(naive(each, event, {"customer": scene}) for each in features), scene

@@ -10,9 +10,8 @@ from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
 
-from features.events import Address, Card, Item, Order
-from features.facts import Fact
-from tests.parity.naive import FACTS
+from features.events import Address, Card, Item, Order, OrderEvent, Outcome
+from features.replay import Event
 from tests.strategies import NOON, an_order
 
 TICK = timedelta(microseconds=1)
@@ -104,18 +103,10 @@ BASKETS = _baskets(96)
 
 
 @dataclass(frozen=True)
-class Statement:
-    """A fact, and the order it is about: its entities are those that learn of it."""
-
-    fact: Fact
-    about: Order
-
-
-@dataclass(frozen=True)
 class Story:
-    """Orders and facts as they arrive, and the order that is looked at in the end."""
+    """Orders and what is said of them as it arrives, and the order that is looked at in the end."""
 
-    events: tuple[Order | Statement, ...]
+    events: tuple[Event, ...]
     last: Order
 
 
@@ -160,9 +151,9 @@ _LATER = (
 
 @st.composite
 def stories(draw: st.DrawFn, longest: int = LONGEST) -> Story:
-    """Ties, late orders, repeats, revisions, guests, test orders, and facts that change their mind."""
+    """Ties, late orders, repeats, revisions, guests, test orders; outcomes early, late and corrected."""
     placed: list[Order] = []
-    events: list[Order | Statement] = []
+    events: list[Event] = []
     # sums of rows in one currency come about in another way than those of several
     currencies = draw(st.sampled_from((("EUR",), _CURRENCIES)))
     for number in range(draw(st.integers(0, longest))):
@@ -171,8 +162,9 @@ def stories(draw: st.DrawFn, longest: int = LONGEST) -> Story:
             events.append(events[draw(st.integers(0, len(events) - 1))])
         elif kind == "fact" and placed:
             events.append(_statement(draw, placed[draw(st.integers(0, len(placed) - 1))], events))
-        elif kind == "fact of an order that never came":
-            about = draw(an_arrival()).model_copy(update={"order_id": f"never{number}"})
+        elif kind == "fact of an order to come":  # or of one that never comes
+            ahead = f"o{number + draw(st.integers(1, 4))}"
+            about = draw(an_arrival()).model_copy(update={"order_id": ahead})
             events.append(_statement(draw, about, events))
         elif kind == "revision" and placed:
             order = _revision(draw, placed[draw(st.integers(0, len(placed) - 1))], currencies)
@@ -196,7 +188,7 @@ _KINDS = (
     *("order",) * 7,
     *("tie", "again", "revision", "revision", "test order"),
     *("fact",) * 6,
-    "fact of an order that never came",
+    *("fact of an order to come",) * 2,
 )
 
 
@@ -213,24 +205,41 @@ def _revision(draw: st.DrawFn, one: Order, currencies: tuple[str, ...]) -> Order
     )
 
 
-def _statement(draw: st.DrawFn, about: Order, events: list[Order | Statement]) -> Statement:
-    fact = Fact(
-        order_id=about.order_id,
-        placed_at=about.placed_at,
-        what=draw(st.sampled_from((*FACTS, *("fraud", "refunded") * 4))),
-        is_so=draw(st.sampled_from((True, True, False))),
-        known_at=draw(
-            st.sampled_from((NOON - TICK, NOON, NOON + TICK))
-            | st.builds(lambda after: about.placed_at + after, st.sampled_from(_LATER))
-        ),
-        amount=draw(st.sampled_from((about.amount, about.amount // 2, 1))),
-        currency=about.currency,
+_NAMES = st.sampled_from((None, None, "a", "b", "c"))
+_EVENTS = (
+    *("payment_authorised", "payment_declined", "cancelled", "delivered", "returned", "repaid"),
+    *("refunded",) * 4,
+)
+
+
+def _statement(draw: st.DrawFn, about: Order, events: list[Event]) -> Outcome | OrderEvent:
+    """What is said of an order at some time, as it is sent: with names, in parts, of all of it."""
+    before = [one for one in events if not isinstance(one, Order) and one.order_id == about.order_id]
+    known_at = draw(
+        st.sampled_from((NOON - TICK, NOON, NOON + TICK, *(one.known_at for one in before)))
+        | st.builds(lambda after: about.placed_at + after, st.sampled_from(_LATER))
     )
-    for each in events:
-        # who says two things of one order at once says yes or no, and nothing else in two ways
-        if isinstance(each, Statement) and (each.fact.order_id, each.fact.what) == (fact.order_id, fact.what):
-            fact = fact._replace(placed_at=each.fact.placed_at)
-            about = each.about
-            if each.fact.known_at == fact.known_at:
-                fact = fact._replace(amount=each.fact.amount, currency=each.fact.currency)
-    return Statement(fact, about)
+    amount = draw(st.sampled_from((None, about.amount // 2, 1)))
+    currency = draw(st.sampled_from((None, about.currency)))
+    for each in before:
+        # who says two things of one order at once speaks of all of it, or of amounts in one currency
+        if each.known_at == known_at:
+            currency = each.currency
+            amount = each.amount if None in {amount, each.amount} else amount
+    said = {
+        "order_id": about.order_id,
+        "occurred_at": known_at,
+        "known_at": known_at,
+        "amount": amount,
+        "currency": currency,
+    }
+    if draw(st.booleans()):
+        return OrderEvent(kind=draw(st.sampled_from(_EVENTS)), **said)
+    is_fraud = draw(st.sampled_from((True, True, False)))
+    return Outcome(
+        kind="chargeback" if is_fraud else "dispute_won",
+        is_fraud=is_fraud,
+        outcome_id=draw(_NAMES),
+        supersedes=draw(_NAMES),
+        **said,
+    )

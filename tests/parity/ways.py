@@ -1,17 +1,19 @@
 """The ways an order's features come about: the worker's, the replay's, and the oracle's."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 
 from features.aggregates import Ratio
 from features.define import Feature, compute
 from features.events import Order
-from features.facts import FACTS, Fact
+from features.facts import FACTS
 from features.history import History, Row
 from features.plan import Plan
-from tests.parity.naive import ENTITIES, NOTHING, Past, Vector, naive_vector, standing
-from tests.parity.stories import Statement, Story
+from features.replay import LeftOut, Replay
+from features.revisions import Ids, Revisions, ids_of
+from tests.parity.naive import ENTITIES, NOTHING, Past, Vector, naive_vector, said_of, standing
+from tests.parity.stories import Story
 
 Key = tuple[str, str]
 """An entity's kind and its name."""
@@ -26,9 +28,9 @@ def keys_of(order: Order) -> list[Key]:
 
 
 class Rows:
-    """The rows of every entity, fed event by event.
+    """What a worker remembers of orders and the rows of every entity, fed event by event.
 
-    As a worker has them, each goes through its bytes whenever it is looked at; in a replay they are kept.
+    As a worker has them, each goes through its bytes whenever it is looked at, unless asked not to.
     """
 
     def __init__(
@@ -36,40 +38,50 @@ class Rows:
     ) -> None:
         """Keep the rows of these entities."""
         self.limit = limit
-        self._entities = entities
+        self._entities = tuple(each for each in entities if each is not None)
         self._through_bytes = through_bytes
         self._rows: dict[Key, Row] = {}
         self._bytes: dict[Key, bytes] = {}
-        self._highest: dict[str, Order] = {}
+        self._orders: dict[str, bytes] = {}
         self.torn: set[Key] = set()
         """Rows with an order in a tile that has been revised since: tiles forget nothing."""
 
     def play(self, story: Story) -> Iterator[Order]:
-        """Take the story's events one by one; at each order stop before it is remembered."""
+        """Take the story's events one by one; at each order that is new stop before it is remembered."""
         for event in (*story.events, story.last):
-            if isinstance(event, Statement):
-                for at in self._keys_of(event.about):
-                    row = self.recall(at)
-                    row.learn(event.fact)
-                    self._keep(at, row)
-                continue
-            before = self._highest.get(event.order_id)
-            is_newer = before is None or before.revision < event.revision
-            if before is not None and is_newer and not before.test:
-                # what it takes the place of is not its past
-                for at in self._keys_of(before):
-                    row = self.recall(at)
-                    if not row.forget(before.order_id, before.placed_at):
-                        self.torn.add(at)
-                    self._keep(at, row)
-            yield event
-            if is_newer:
-                self._highest[event.order_id] = event
-            if is_newer and not event.test:
-                for at in self._keys_of(event):
-                    row = self.recall(at)
-                    row.remember(event)
-                    self._keep(at, row)
+            order_id = event.order_id
+            kept = self._orders.get(order_id)
+            revisions = Revisions() if kept is None else Revisions.decode(kept)
+            if isinstance(event, Order):
+                if revisions.of(event.revision) is not None:
+                    continue
+                arrival = revisions.arrive(event, event.content_digest, ids_of(event, self._entities))
+                self._orders[order_id] = revisions.encode()
+                if arrival.forgotten is not None:
+                    for at, row in self._touched(arrival.forgotten.ids):
+                        if not row.forget(order_id, arrival.forgotten.placed_at):
+                            self.torn.add(at)
+                        row.forget_facts(order_id)
+                yield event
+                if arrival.held is not None:
+                    for _, row in self._touched(arrival.held.ids):
+                        row.remember(event)
+                        for fact in arrival.facts:
+                            row.learn(fact)
+            elif (learned := revisions.learn(event)) is not None:
+                self._orders[order_id] = revisions.encode()
+                for _, row in self._touched(() if revisions.held is None else revisions.held.ids):
+                    for fact in learned.withdrawn:
+                        row.unlearn(fact)
+                    for fact in learned.facts:
+                        row.learn(fact)
+
+    def _touched(self, ids: Ids) -> Iterator[tuple[Key, Row]]:
+        """Each of these rows, kept once it is changed."""
+        for at in ids:
+            row = self.recall(at)
+            yield at, row
+            self._keep(at, row)
 
     def histories(self, order: Order) -> dict[str | None, History | None]:
         """What each entity of the order did before it."""
@@ -91,11 +103,20 @@ class Rows:
 
 
 def through_rows(ask: Ask, story: Story, limit: int, *, through_bytes: bool) -> list[Vector]:
-    """The vector of every order as it arrives."""
+    """The vector of every order as it arrives, by the rules of a worker."""
     rows = Rows(limit, through_bytes=through_bytes)
     # a worker and training go by a plan, which has to answer what each feature by itself does
     computed = (lambda features, *about: Plan(features)(*about)) if through_bytes else compute
     return [computed(ask(order), order, rows.histories(order)) for order in rows.play(story)]
+
+
+def through_replay(ask: Ask, story: Story, limit: int) -> list[Vector]:
+    """The same as training and replay do."""
+    past = Replay(
+        lambda order, histories: compute(ask(order), order, histories), row_limit=limit, entities=ENTITIES
+    )
+    found = [past.follow(each) for each in (*story.events, story.last)]
+    return [each for each in found if each is not None and not isinstance(each, LeftOut)]
 
 
 def through_lists(ask: Ask, story: Story) -> list[Vector]:
@@ -104,13 +125,10 @@ def through_lists(ask: Ask, story: Story) -> list[Vector]:
 
 
 def pasts_of(story: Story) -> Iterator[tuple[Order, dict[str, Past]]]:
-    """Every order, and what is known of its entities when it arrives."""
+    """Every order that is new, and what is known of its entities when it arrives."""
     arrived: list[Order] = []
-    facts: dict[Key, list[Fact]] = defaultdict(list)
-    for event in (*story.events, story.last):
-        if isinstance(event, Statement):
-            for at in keys_of(event.about):
-                facts[at].append(event.fact)
+    for at, event in enumerate(everything := (*story.events, story.last)):
+        if not isinstance(event, Order) or is_among(arrived, event):
             continue
         # what it takes the place of is not its past
         orders = [
@@ -118,22 +136,28 @@ def pasts_of(story: Story) -> Iterator[tuple[Order, dict[str, Past]]]:
             for one in standing(arrived)
             if one.order_id != event.order_id or one.revision >= event.revision
         ]
-        yield (
-            event,
-            {
-                entity: Past([one for one in orders if ENTITIES[entity](one) == key], facts[entity, key])
-                for entity, key in keys_of(event)
-            },
-        )
+        said = [each for each in everything[:at] if not isinstance(each, Order)]
+        pasts = {}
+        for entity, key in keys_of(event):
+            own = [one for one in orders if ENTITIES[entity](one) == key]
+            about = [said_of(one, each) for one in own for each in said if each.order_id == one.order_id]
+            pasts[entity] = Past(own, about)
+        yield event, pasts
         arrived.append(event)
 
 
-def is_within(feature: Feature, past: Past, limit: int, ever: int, order: Order) -> bool:
+def is_among(arrived: Sequence[Order], order: Order) -> bool:
+    """Whether the order came before."""
+    return any((one.order_id, one.revision) == (order.order_id, order.revision) for one in arrived)
+
+
+def is_within(feature: Feature, past: Past, limit: int, told: "Told", order: Order) -> bool:
     """Whether a row of so many orders has to answer exactly.
 
     All that it was ever told fits, or the window begins after the newest orders that do not.
     """
-    if any(repr(fact) in feature.declaration for fact in FACTS) and len(set(past.facts)) > limit:
+    ever, facts = told
+    if any(repr(fact) in feature.declaration for fact in FACTS) and facts > limit:
         return False
     if ever <= limit:
         return True
@@ -153,13 +177,26 @@ def reach(feature: Feature) -> timedelta | None:
     return max(known) + (feature.known_after or NOTHING) if known else None  # type: ignore[attr-defined]
 
 
-def arrivals(story: Story) -> Iterator[Counter[Key]]:
-    """Before each order: how many revisions each entity's row was told of."""
-    told: Counter[Key] = Counter()
+Told = tuple[int, int]
+"""How many revisions a row was told of, and at most how many facts, forgotten ones too."""
+
+
+def arrivals(story: Story) -> Iterator[dict[Key, Told]]:
+    """Before each order that is new: what each entity's row was told."""
+    orders: Counter[Key] = Counter()
+    facts: Counter[Key] = Counter()
+    arrived: list[Order] = []
+    said: Counter[str] = Counter()
     for event in (*story.events, story.last):
-        if isinstance(event, Order):
-            yield Counter(told)
-            told.update(keys_of(event))
+        if not isinstance(event, Order):
+            said[event.order_id] += 1
+            facts.update(at for one in arrived if one.order_id == event.order_id for at in keys_of(one))
+        elif not is_among(arrived, event):
+            yield {at: (orders[at], facts[at]) for at in keys_of(event)}
+            arrived.append(event)
+            for at in keys_of(event):
+                orders[at] += 1
+                facts[at] += said[event.order_id]
 
 
 def bits(vector: Vector) -> tuple[str | None, ...]:
@@ -171,7 +208,7 @@ def differences(
     ask: Ask, story: Story, found: Sequence[Vector], expected: Sequence[Vector]
 ) -> list[tuple[str, str, float | None, float | None]]:
     """Which order's which feature differs, and how: found, then expected."""
-    orders = [each for each in (*story.events, story.last) if isinstance(each, Order)]
+    orders = [order for order, _ in pasts_of(story)]
     return [
         (order.order_id, feature.name, one, another)
         for order, mine, theirs in zip(orders, found, expected, strict=True)

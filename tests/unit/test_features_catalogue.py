@@ -5,7 +5,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from features.aggregates import Count, Mean, Ratio, Share, SinceLast, Sum, Trend
-from features.catalogue import CATALOGUE, GROUPS, SERVED, STARTER, amounts_in, by_name, by_names, unserved
+from features.catalogue import (
+    CATALOGUE,
+    GROUPS,
+    SERVED,
+    STARTER,
+    Catalogue,
+    amounts_in,
+    by_name,
+    by_names,
+    unserved,
+)
 from features.conditions import same, was
 from features.define import compute, days
 from features.errors import FeatureDefinitionError
@@ -428,7 +438,7 @@ def test_what_is_served_looks_at_the_order_and_its_customer_alone() -> None:
     assert not unserved(SERVED)
 
 
-def test_what_became_of_orders_is_not_served_however_it_is_asked() -> None:
+def test_what_became_of_orders_is_served_however_it_is_asked() -> None:
     asking = (
         Count("refunded", over=days(30)),
         Share("fraud", over=days(30)),
@@ -440,18 +450,26 @@ def test_what_became_of_orders_is_not_served_however_it_is_asked() -> None:
         Trend("orders", over=days(7), against=days(30), where=~was("fraud")),
     )
 
-    for each in asking:
-        assert each.name in unserved([each])
-        assert "what became of orders" in unserved([each])
+    assert all(each.looks_at_facts for each in asking)
+    assert not unserved(asking)
 
 
 def test_features_of_an_entity_without_a_history_are_named_with_what_to_do() -> None:
-    why = unserved([by_name("amount"), by_name("by_card_orders_count_1h"), by_name("by_ip_card_distinct_1d")])
+    asked = [by_name(each) for each in ("amount", "by_card_orders_count_1h", "by_ip_card_distinct_1d")]
 
-    assert why == (
-        "asks for features of a history that no worker keeps yet: by_card_orders_count_1h (card), "
-        "by_ip_card_distinct_1d (ip); train without them ('fraudstream features' says which are served)"
+    assert not unserved(asked, ("ip", "card"))
+    assert unserved(asked, ("device", "ip")) == (
+        "asks for features of a history that workers do not keep here: by_card_orders_count_1h (card); "
+        "set FRAUDSTREAM_ENTITIES=device,ip,card and run 'fraudstream rebuild', or leave them out"
     )
+    assert "(card), by_ip_card_distinct_1d (ip); set FRAUDSTREAM_ENTITIES=card,ip and" in unserved(asked)
+
+
+def test_what_is_chosen_as_served_follows_the_entities_that_have_histories() -> None:
+    chosen = Catalogue(entities=("merchant",)).chosen("served")
+
+    assert {each.entity for each in chosen} == {None, "customer", "merchant"}
+    assert not unserved(chosen, ("merchant",))
 
 
 def test_the_starter_features_stay_what_published_models_know() -> None:

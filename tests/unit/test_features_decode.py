@@ -162,7 +162,7 @@ def test_what_is_not_an_order_is_rejected_with_its_code(name: str) -> None:
 
 
 def test_every_code_the_boundary_can_give_is_tried() -> None:
-    of_the_stream = {"conflicting_content", "too_many_revisions", "scorer_error"}
+    of_the_stream = {"conflicting_content", "not_a_message", "too_many_revisions", "scorer_error"}
 
     assert {code for code, _ in BAD.values()} == set(REJECTION_CODES) - of_the_stream
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from features.aggregates import Count, IsNew, Share
+from features.aggregates import Count, IsNew, Share, Sum
 from features.catalogue import by_names
 from features.define import Feature, compute, days
 from features.errors import FeatureDefinitionError
@@ -31,13 +31,14 @@ def at(hour: int, **fields: Any) -> Order:
     return an_order(**{"order_id": f"o{hour}", "placed_at": NOON + hour * HOUR} | fields)
 
 
-def fraud(order_id: str, known_at: datetime, *, is_fraud: bool = True) -> Outcome:
+def fraud(order_id: str, known_at: datetime, *, is_fraud: bool = True, **fields: Any) -> Outcome:
     return Outcome(
         order_id=order_id,
         kind="confirmed_fraud" if is_fraud else "reversal",
         is_fraud=is_fraud,
         occurred_at=known_at,
         known_at=known_at,
+        **fields,
     )
 
 
@@ -154,6 +155,123 @@ def test_an_order_event_is_a_fact_of_every_entity_of_its_order() -> None:
     found = values([by_device], at(0, device_id="d1"), refunded, at(2, device_id="d1", customer_id="c9"))
 
     assert found[-1] == (1,)
+
+
+BY_EACH = tuple(Count("fraud", over=days(30), by=entity) for entity in ("customer", "device", "merchant"))
+
+
+def test_what_became_of_an_order_goes_with_it_to_another_customer_and_device() -> None:
+    first = {"customer_id": "c1", "device_id": "d1", "merchant_id": "m1"}
+    moved = {"customer_id": "c2", "device_id": "d2", "merchant_id": "m1"}
+    found = values(
+        BY_EACH,
+        at(0, **first),
+        fraud("o0", NOON + HOUR),
+        at(2, **first),
+        at(0, revision=1, **moved),
+        at(3, **first),
+        at(4, **moved),
+        fraud("o0", NOON + 5 * HOUR, is_fraud=False),
+        at(6, **moved),
+    )
+
+    assert [each for each in found if each] == [
+        *((0, 0, 0), (1, 1, 1), (0, 0, 0)),
+        *((0, 0, 1), (1, 1, 1), (0, 0, 0)),
+    ]
+
+
+def test_an_order_that_changes_hands_is_not_known_to_be_fraud_when_it_is_looked_at() -> None:
+    found = values(
+        [FRAUD, Share("fraud", over=days(30))],
+        at(0),
+        fraud("o0", NOON + HOUR),
+        at(9, order_id="o0", revision=1),
+    )
+
+    assert found[-1] == (0, None)
+
+
+def test_what_became_of_an_order_stays_where_it_is_when_an_older_revision_comes() -> None:
+    found = values(
+        BY_EACH[:2],
+        at(0, device_id="d1", revision=2),
+        fraud("o0", NOON + HOUR),
+        at(0, device_id="d2", revision=1),
+        at(2, device_id="d1"),
+        at(3, device_id="d2"),
+    )
+
+    assert found[-2:] == [(1, 1), (1, 0)]
+
+
+def test_what_became_of_an_order_is_of_the_time_and_amount_that_the_newest_revision_says() -> None:
+    found = values(
+        [Sum("fraud", over=days(2))],
+        at(0),
+        fraud("o0", NOON + HOUR),
+        at(2, order_id="o0", revision=1, amount=700),
+        at(49),
+        at(51),
+    )
+
+    assert found[-2:] == [(7.0,), (0.0,)]
+
+
+def test_one_fraud_of_which_a_warning_and_a_chargeback_come_is_one_loss() -> None:
+    found = values(
+        [Sum("fraud", over=days(30)), FRAUD],
+        at(0),
+        fraud("o0", NOON + HOUR),
+        fraud("o0", NOON + 2 * HOUR, amount=900, currency="EUR"),
+        at(3),
+    )
+
+    assert found[-1] == (9.0, 1)
+
+
+def test_what_is_said_before_a_test_order_waits_for_the_order_that_is_none() -> None:
+    past = replay_of(FRAUD)
+    for event in (fraud("o0", NOON + HOUR), at(0, test=True)):
+        past.follow(event)
+
+    assert past.waiting == 1
+    past.follow(at(0, revision=1))
+    assert past.waiting == 0
+    assert past.follow(at(2)) == (1,)
+
+
+def test_a_superseded_outcome_counts_until_its_successor_is_known_and_not_at_all_if_that_was_known() -> None:
+    first = fraud("o0", NOON + 2 * HOUR, outcome_id="a")
+    found = [
+        values(
+            [FRAUD],
+            at(0),
+            *(first, fraud("o0", NOON + known * HOUR, supersedes="a", is_fraud=False))[::way],
+            at(3),
+            at(5),
+        )[-2:]
+        for known in (1, 4)
+        for way in (1, -1)
+    ]
+
+    assert found == [[(0,), (0,)], [(0,), (0,)], [(1,), (0,)], [(1,), (0,)]]
+
+
+def test_what_is_said_of_a_forgotten_order_waits_in_vain_and_rows_without_events_begin_anew() -> None:
+    past = Replay(
+        Plan([FRAUD, COUNT]), row_limit=10, rows_kept=timedelta(days=20), orders_kept=timedelta(days=10)
+    )
+    past.follow(at(0))
+    past.follow(at(24 * 15, customer_id="c2"))
+
+    past.follow(fraud("o0", NOON + timedelta(days=15)))
+    assert past.waiting == 1
+    past.follow(at(24 * 16, customer_id="c2"))
+    past.follow(fraud(f"o{24 * 16}", NOON + timedelta(days=16)))
+    past.follow(at(24 * 40, customer_id="c3"))
+    assert past.follow(at(24 * 41, customer_id="c2")) == (0, 0)
+    assert past.row("customer", "c2").facts_dropped == 0
 
 
 def test_asking_for_a_history_changes_none() -> None:

@@ -141,7 +141,6 @@ def test_a_model_that_asks_itself_is_refused() -> None:
         ({"features": ()}, "at least one feature"),
         ({"features": ("amount",)}, r"write by_name\('amount'\)"),
         ({"features": (3.0,)}, "declared with @feature"),
-        ({"features": (Count(over=days(1), by="card"),)}, r"by_card_orders_count_1d \(card\)"),
         ({"predictor": "logistic_regression"}, "predictor= takes one of LogisticRegression, "),
         ({"predictor": RandomForest}, "predictor= takes one of"),
         ({"imputer": "median"}, "imputer= takes one of Median, Mean"),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from features.catalogue import STARTER, by_names
-from features.events import Order
+from features.events import Order, Outcome
 from features.revisions import MOST_REVISIONS
 from models.errors import TrainingError
 from models.policy import Policy
-from models.train import LEFT_OUT, PredictorKind, replay, train
+from models.train import LEFT_OUT, Kept, PredictorKind, replay, train
 from tests.small_shop import TRAINED_AT, a_past, a_trained, an_order
 
 KINDS: tuple[PredictorKind, ...] = ("logistic_regression", "random_forest")
@@ -185,6 +185,32 @@ def test_what_can_be_learned_is_learned(kind: PredictorKind) -> None:
     assert auc is not None
     assert auc > 0.9
     assert metrics["holdout_orders"] == round(0.2 * a_trained(kind).trained_on["labelled_orders"])  # type: ignore[operator]
+
+
+def test_what_became_of_orders_is_learned_from_the_outcomes_that_stand_between_them() -> None:
+    features = by_names(["orders_count_30d", "fraud_count_365d"])
+    orders = [(an_order(hour), False) for hour in (0, 2)]
+    known_at = an_order(1).placed_at
+    outcome = Outcome(
+        order_id="o0", kind="chargeback", is_fraud=True, occurred_at=known_at, known_at=known_at
+    )
+
+    found = list(replay([orders[0], outcome, orders[1]], features=features, row_limit=9))
+
+    assert [each.vector for each in found] == [(0, 0), (1, 1)]
+    with pytest.raises(TrainingError, match="fraud_count_365d ask what became of orders, and this past"):
+        list(replay(orders, features=features, row_limit=9))
+
+
+def test_what_workers_forget_teaches_nothing() -> None:
+    orders = [an_order(24 * day, customer_id=who) for day, who in ((0, "c1"), (40, "c2"), (41, "c1"))]
+    first = by_names(["days_since_first_order"])
+
+    def of_the_last(rows: timedelta | None) -> float | None:
+        past = [(order, False) for order in orders]
+        return list(replay(past, features=first, row_limit=9, kept=Kept(rows)))[-1].vector[0]
+
+    assert [of_the_last(each) for each in (None, timedelta(days=50), timedelta(days=30))] == [41, 41, None]
 
 
 def test_labels_that_mean_nothing_teach_nothing() -> None:

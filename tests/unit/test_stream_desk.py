@@ -276,10 +276,11 @@ def test_keys_find_the_partition_that_javas_murmur2_gives() -> None:
 
 
 def test_an_order_on_a_partition_that_is_not_its_keys_is_counted() -> None:
-    shop = Shop()
-    shop.desk._partitions = 10_000
+    shop = Shop(partitions=10_000)
+    record = shop.record("orders", 0, b"c1", as_json(an_order()))
+    assert partition_of(b"c1", 10_000) != 0
 
-    effects = shop.arrive(as_json(an_order()))
+    effects = shop.take([record])
 
     assert effects.counts["orders_misplaced"] == 1
 

@@ -20,12 +20,12 @@ from features.aggregates import (
     Sum,
     Trend,
 )
-from features.catalogue import SERVED, by_name, is_served
+from features.catalogue import SERVED, by_name
 from features.conditions import at_least, other, same
 from features.define import Feature, days, hours
 from features.events import Address, Order
 from stream.cli import app
-from stream.explain import Explained, _explained, _Found, _newest, said
+from stream.explain import Explained, _explained, _Found, _newest, is_explained, said
 from stream.explain_cli import Asked, _features
 from stream.settings import Settings
 from tests.strategies import NOON, an_order
@@ -163,11 +163,11 @@ def test_the_first_live_arrival_of_the_newest_revision_is_the_one_explained() ->
     assert (place.offset, order.revision, order.amount) == (4, 1, 1000)
 
 
-def test_of_a_group_what_is_served_is_explained() -> None:
+def test_of_a_group_what_can_be_explained_is() -> None:
     found = _features(Settings(), Asked(None, None, (), "payment", None, 5, False))
 
     assert {"payment_attempts", "payment_attempts_max_30d"} <= {each.name for each in found}
-    assert all(map(is_served, found))
+    assert all(map(is_explained, found))
 
 
 def test_a_text_of_the_customers_is_never_a_command_to_the_terminal() -> None:
@@ -201,10 +201,13 @@ def test_what_cannot_be_meant_is_refused_as_usage(arguments: list[str], message:
     ("arguments", "message"),
     [
         (["--feature", "orders_count_30"], "there is no feature 'orders_count_30'; did you mean"),
-        (["--feature", "by_card_orders_count_1h"], "'fraudstream features' says which are served"),
-        (["--feature", "fraud_count_365d"], "(what became of orders); 'fraudstream features' says which"),
-        (["--group", "by_card"], "nothing of group 'by_card' is served yet"),
-        (["--group", "returns"], "nothing of group 'returns' is served yet"),
+        (
+            ["--feature", "by_card_orders_count_1h"],
+            "(card); 'fraudstream features' lists",
+        ),
+        (["--feature", "fraud_count_365d"], "(what became of orders); 'fraudstream features' lists"),
+        (["--group", "by_card"], "nothing of group 'by_card' is explained so far"),
+        (["--group", "returns"], "nothing of group 'returns' is explained so far"),
     ],
 )
 def test_a_feature_that_cannot_be_explained_is_refused_in_one_line(

@@ -90,7 +90,7 @@ def test_the_page_has_a_row_of_seven_cells_for_each_feature() -> None:
 
 
 CARD = by_name("by_card_orders_count_1h")
-WHY = r"asks for features .* by_card_orders_count_1h \(card\); train without them"
+WHY = r"asks for features .* by_card_orders_count_1h \(card\); set FRAUDSTREAM_ENTITIES=card and run"
 
 
 def test_training_refuses_features_that_no_worker_could_serve() -> None:
@@ -105,23 +105,20 @@ def test_training_refuses_features_that_no_worker_could_serve() -> None:
         )
 
 
-def test_a_worker_refuses_a_model_that_asks_for_a_history_it_does_not_keep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_refuses_a_model_that_asks_for_a_history_it_does_not_keep(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "models")
-    with monkeypatch.context() as later:
-        # as a later version, that serves them, would have trained and published it
-        later.setattr("features.catalogue.SERVED_ENTITIES", {None, "customer", "card"})
-        trained = train(
-            a_past(100),
-            name="risk",
-            predictor="logistic_regression",
-            trained_at=TRAINED_AT,
-            row_limit=512,
-            features=(*STARTER, CARD),
-        )
-        registry.publish(trained)
-        registry.promote("risk", trained.version)
+    of_cards = Registry(tmp_path / "models", entities=("card",))
+    trained = train(
+        a_past(100),
+        name="risk",
+        predictor="logistic_regression",
+        trained_at=TRAINED_AT,
+        row_limit=512,
+        features=(*STARTER, CARD),
+        entities=("card",),
+    )
+    of_cards.publish(trained)
+    of_cards.promote("risk", trained.version)
     settings = Settings(home=tmp_path, model="risk")
 
     with pytest.raises(Refused, match=f"risk@{trained.version} {WHY}") as refused:

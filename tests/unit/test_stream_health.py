@@ -100,7 +100,7 @@ def test_behind_a_hanging_transaction_a_worker_is_unhealthy_and_a_restart_does_n
     worker: AWorker,
 ) -> None:
     worker.writer.mailbox.assignment = Assignment(1, "m", frozenset({0}))
-    worker.measured.open_transaction = "customer-changelog/0: an open transaction begins before offset 7"
+    worker.measured.open_transaction = "histories-changelog/0: an open transaction begins before offset 7"
 
     worker.lives(30)
     early = worker.health.judge()
@@ -109,7 +109,7 @@ def test_behind_a_hanging_transaction_a_worker_is_unhealthy_and_a_restart_does_n
 
     assert (early.healthy, early.ready, early.state) == (True, False, "blocked")
     assert (late.healthy, late.restart_helps) == (False, False)
-    assert "customer-changelog/0" in late.reason
+    assert "histories-changelog/0" in late.reason
 
 
 def test_a_broker_that_is_away_for_long_makes_even_an_idle_worker_unhealthy_until_it_is_back(

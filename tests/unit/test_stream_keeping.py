@@ -169,9 +169,8 @@ def test_when_a_key_is_really_removed_and_how_orders_are_batched_shows_in_no_dec
 
 
 def _record(shop: Shop, value: bytes, *, history: bool) -> Record:
-    shop.offset += 1
     headers = (("mode", b"history"),) if history else ()
-    return Record("orders", 0, shop.offset, 1_900_000_000_000, None, value, headers)
+    return shop.record("orders", 0, None, value, headers, at=1_900_000_000_000)
 
 
 def _is_expired(horizons: Horizons, shop: Shop, number: int, key: bytes, value: bytes) -> bool:

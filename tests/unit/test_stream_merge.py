@@ -221,7 +221,8 @@ def test_an_idle_input_at_its_end_never_delays() -> None:
     assert len(merge.take(5.0, ROOM)) == 3
 
     merge.hand_over(a_batch([a_record("orders", 0, 3, 4)], after=3))
-    assert merge.questions(5.9) == [], "its end is still believed"
+    assert merge.questions(5.4) == [], "its end is still believed"
+    assert merge.questions(5.6) != [], "asked again early, so that nobody has to wait"
     assert len(merge.take(5.9, ROOM)) == 1
 
 
@@ -269,6 +270,48 @@ def test_what_nobody_can_read_yet_is_not_waited_for() -> None:
     assert merge.take(0.0, ROOM) == [], "it was produced by ourselves, so it comes"
     merge.search(dict.fromkeys(merge.overdue(0.3), 0), 0.3)
     assert len(merge.take(0.3, ROOM)) == 1, "another's transaction is in the way: nobody knows for how long"
+
+
+def a_live_merge() -> Merge:
+    """All was there at second 5, by the broker's clock 1,000,000 ms; outcomes are behind since."""
+    merge = a_merge((("outcomes", "orders"),))
+    merge.hand_over(a_batch(an_input("orders", 0, 1_000_000)))
+    merge.learn({("outcomes", 0): 0, ("orders", 0): 1}, 5.0)
+    assert len(merge.take(5.0, ROOM)) == 1
+    merge.learn({("outcomes", 0): 1, ("orders", 0): 3}, 5.6)
+    return merge
+
+
+def test_a_live_record_waits_for_no_input_that_had_all_until_a_second_before_it() -> None:
+    merge = a_live_merge()
+    merge.hand_over(
+        a_batch([a_record("orders", 0, 1, 1_001_000), a_record("orders", 0, 2, 1_001_001)], after=1)
+    )
+
+    assert places(merge.take(5.7, ROOM)) == [("orders", 1)], "the next must see that outcome first"
+
+
+def test_a_published_past_waits_for_all_that_was_published_with_it() -> None:
+    merge = a_merge((("outcomes", "orders"),), partitions=2)
+    ends = {("outcomes", 0): 0, ("outcomes", 1): 0, ("orders", 0): 0, ("orders", 1): 1}
+    merge.hand_over(a_batch(an_input("orders", 1, 1_000_000)))
+    merge.learn(ends, 5.0)
+    assert len(merge.take(5.0, ROOM)) == 1
+    merge.learn(ends | {("outcomes", 0): 1}, 5.6)
+
+    arrived = ((ARRIVED_AT, b"5000"),)
+    merge.hand_over(a_batch([a_record("orders", 0, 0, 1_000_500, arrived)], after=0))
+
+    assert merge.take(5.7, ROOM) == []
+
+
+def test_what_was_just_produced_is_waited_for_even_by_live_records() -> None:
+    merge = a_live_merge()
+    merge.hand_over(a_batch([a_record("outcomes", 0, 0, 1_000_400)], after=0))
+    merge.produced({("outcomes", 0): 1})
+    merge.hand_over(a_batch([a_record("orders", 0, 1, 1_000_500)], after=1))
+
+    assert places(merge.take(5.7, ROOM)) == [("outcomes", 0)]
 
 
 def test_only_what_could_have_arrived_earlier_is_waited_for() -> None:

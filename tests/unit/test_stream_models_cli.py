@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from datetime import date
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from models.score import ScoreOf
 from models.train import train
 from models.trained import Trained
 from stream.cli import app
-from stream.model_gc import judged
+from stream.model_gc import judged, named_in_decisions
+from stream.ports import TP, Record
+from stream.settings import Settings
 from tests.small_shop import TRAINED_AT, a_past, a_trained
 
 FOREST, LINEAR = a_trained("random_forest"), a_trained("logistic_regression")
@@ -427,6 +430,50 @@ def test_submodels_of_what_is_kept_are_kept_and_others_go_after_their_parents() 
 def test_nothing_goes_while_a_manifest_cannot_be_believed(fields: dict[str, Any]) -> None:
     with pytest.raises(RegistryError, match="nobody knows what it needs"):
         kept([an_entry("a", "2026-01-01.aaaa"), an_entry("b", "2026-01-01.aaaa", **fields)])
+
+
+class SomeDecisions:
+    """What two topics of one partition have."""
+
+    def __init__(self, **topics: list[Record]) -> None:
+        self._topics = {name.replace("_", "-"): records for name, records in topics.items()}
+
+    def partitions(self, topic: str) -> int:
+        return 1
+
+    def bounds(self, tp: TP) -> tuple[int, int]:
+        return 0, len(self._topics[tp[0]])
+
+    def read(self, tp: TP, start: int, end: int) -> Iterator[list[Record]]:
+        yield self._topics[tp[0]][start:end]
+
+    def close(self) -> None:
+        pass
+
+
+def a_decision(topic: str, offset: int, at: datetime, value: bytes | None) -> Record:
+    return Record(topic, 0, offset, int(at.timestamp() * 1000), b"c1", value, ())
+
+
+def test_models_that_decided_lately_are_found_in_both_topics() -> None:
+    since = datetime(2026, 6, 1, tzinfo=UTC)
+    before, after = since - timedelta(seconds=1), since + timedelta(seconds=1)
+
+    def by(version: str) -> bytes:
+        return json.dumps({"order_id": "o1", "model": {"name": "risk", "version": version}}).encode()
+
+    decided = [
+        a_decision("decisions", 0, before, by("long_ago")),
+        a_decision("decisions", 1, after, by("lately")),
+        a_decision("decisions", 2, after, b"nonsense"),
+        a_decision("decisions", 3, after, None),
+        a_decision("decisions", 4, after, b'{"order_id": "o2", "model": null}'),
+    ]
+    shadow = [a_decision("decisions-shadow", 0, after, by("observed"))]
+
+    found = named_in_decisions(Settings(), SomeDecisions(decisions=decided, decisions_shadow=shadow), since)
+
+    assert found == {"risk@lately", "risk@observed"}
 
 
 def test_nothing_is_deleted_unless_it_is_said(registry: Registry) -> None:

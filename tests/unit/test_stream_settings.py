@@ -204,6 +204,6 @@ def test_a_prefix_stands_before_every_topic_that_is_not_named_itself(monkeypatch
 
     assert (named.orders, named.changelog, named.decisions) == (
         "shop.orders",
-        "shop.customer-changelog",
+        "shop.histories-changelog",
         "verdicts",
     )

@@ -644,3 +644,31 @@ def _with_model_digest(record: Record, digest: str) -> Record:
 
 def _without_settings(headers: Headers) -> Headers:
     return tuple(each for each in headers if each[0] != HEADER)
+
+
+def test_orders_are_decided_again_with_the_outcomes_that_were_known_then(settings: Settings) -> None:
+    live = Live(settings)
+    live.arrive(value(1))
+    told = {"kind": "chargeback", "is_fraud": True, "occurred_at": "2024-05-01T12:00:00Z"}
+    for number in (1, 2):
+        order = json.loads(value(number))
+        about = {name: order[name] for name in ("order_id", "customer_id")}
+        live.hear(json.dumps(told | about | {"known_at": "2024-05-02T12:00:00Z"}).encode())
+        live.arrive(value(10 * number))
+
+    assert equal(live.verified()) == 3
+    others = [json.loads(each.value or b"")["source"]["others"] for each in live.decided]
+    assert [each.get("shop.outcomes") for each in others] == [None, 1, 2]
+
+
+def test_what_was_decided_behind_stages_is_said_not_to_be_decided_again(settings: Settings) -> None:
+    live = Live(settings)
+    live.arrive(value(1))
+    headers = dict(live.decided[0].headers)
+    behind = json.dumps(json.loads(headers[HEADER]) | {"entities": ["device"]}).encode()
+    said = json.loads(live.decided[0].value or b"") | {"score": 7}
+    live.decided[0] = live.decided[0]._replace(
+        value=json.dumps(said).encode(), headers=tuple((headers | {HEADER: behind}).items())
+    )
+
+    assert set(live.verified().causes) == {"through_stages"}

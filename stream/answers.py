@@ -1,0 +1,254 @@
+"""What is said about records: decisions, the same decision again, and rejects, as records to be produced."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from features.decode import REJECTION_CODES, Rejection
+from features.events import Order
+from features.fast import Told
+from features.revisions import Revision
+from models.decision import (
+    Source,
+    decision_id,
+    decode_decision,
+    encode,
+    rejected_decision,
+    scored_decision,
+)
+from models.policy import Policy
+from models.scorer import Scored, Scorer
+from stream.ports import Effects, Headers, Produce, Record
+from stream.road import MODE
+from stream.settings import Topics
+
+__all__ = ["STAGES", "Answers", "Asked", "Kept", "Pending", "Rejected", "kept_of", "shorten"]
+
+STAGES: Final = "stages"
+"""The header of a decision that says where its order stood in each stage: topic, then partition and
+offset."""
+
+_WHOLE_DECISIONS: Final = 8
+"""Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
+
+_KIB: Final = 1024
+_LARGEST_KEY: Final = 64 * _KIB
+_LARGEST_HEADERS: Final = 128 * _KIB
+_LARGEST_VALUE: Final = 1536 * _KIB
+_VALUE_CUT_TO: Final = 1024 * _KIB
+
+
+class Kept(NamedTuple):
+    """What of a rejected record is kept: all of it where that fits, else the beginning."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    cuts: Headers
+    """How large each part was that was cut, in bytes; nothing for a record kept whole."""
+
+
+def kept_of(record: Record) -> Kept:
+    """As much of a record as a record of the rejects' topic can carry, whatever its sender sent.
+
+    A value over 1.5 MiB is cut to its first 1 MiB, a key over 64 KiB to its first 64 KiB, and headers over
+    128 KiB in all are left out: a reject that cannot be written would stop its partition for ever.
+    """
+    key, value, headers = record.key, record.value, record.headers
+    cuts = []
+    if value is not None and len(value) > _LARGEST_VALUE:
+        cuts.append(("value_bytes", str(len(value)).encode()))
+        value = value[:_VALUE_CUT_TO]
+    if key is not None and len(key) > _LARGEST_KEY:
+        cuts.append(("key_bytes", str(len(key)).encode()))
+        key = key[:_LARGEST_KEY]
+    size = sum(len(name.encode()) + len(content or b"") for name, content in headers)
+    if size > _LARGEST_HEADERS:
+        cuts.append(("headers_bytes", str(size).encode()))
+        headers = ()
+    return Kept(key, value, headers, tuple(cuts))
+
+
+class Asked(NamedTuple):
+    """Who waits for a decision: the order as it came in at home."""
+
+    source: Source
+    timestamp: int
+    """When the broker appended it, in milliseconds since 1970."""
+    is_observed: bool
+    """Whether it is decided into the shadow."""
+    stages: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    """Where it stood in each stage: topic, partition and offset."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """An order at the end of its way: a vector to be scored, or a decision to be repeated."""
+
+    order: Order | Told
+    memory: Sequence[Revision]
+    """All that is known of the order's revisions where its decision is kept."""
+    seen: Revision
+    asked: Asked
+    vector: tuple[float | None, ...] | None = None
+    """None for a resend: it is not scored again."""
+    supersedes: UUID | None = None
+    """The decision about the revision that this one takes the place of."""
+    repeat_of: UUID | None = None
+    """The decision it got the first time, where that can't be found any more to be repeated."""
+
+
+class Rejected(NamedTuple):
+    """A record that is set aside, and who waits for a decision about its order all the same."""
+
+    why: Rejection
+    asked: Asked | None
+
+
+class Answers:
+    """Words decisions and rejects with one model and one policy."""
+
+    def __init__(
+        self,
+        *,
+        scorer: Scorer,
+        policy: Policy,
+        topics: Topics,
+        headers: Headers,
+    ) -> None:
+        self._scorer = scorer
+        self._names = tuple(feature.name for feature in scorer.features)
+        self._policy = policy
+        self._topics = topics
+        self._headers = headers
+        self._observed: Headers = ((MODE, b"observe"), *headers)
+
+    def name(self, order: Order | Told, content: bytes, source: Source) -> UUID:
+        """The id of the decision about an order that stands there."""
+        return decision_id(
+            order_id=order.order_id,
+            revision=order.revision,
+            content_digest=content,
+            model_digest=self._scorer.digest,
+            policy_digest=self._policy.digest,
+            source=source,
+        )
+
+    def decide(self, pending: Pending, scored: Scored, effects: Effects) -> None:
+        """Emit the decision about an order, kept with the order so that a resend hears the same."""
+        order, seen = pending.order, pending.seen
+        action = self._policy.decide(scored.p_fraud)
+        effects.counts["decision_" + action] += 1
+        decision = scored_decision(
+            decision_id=UUID(bytes=seen.decision_id),
+            order_id=order.order_id,
+            revision=order.revision,
+            customer_id=order.customer_id,
+            action=action,
+            p_fraud=scored.p_fraud,
+            reasons=scored.reasons,
+            model=self._scorer.ref,
+            policy_digest=self._policy.digest,
+            features=dict(zip(self._names, pending.vector or (), strict=True)),
+            imputed=scored.imputed,
+            source=pending.asked.source,
+            repeat_of=pending.repeat_of,
+            supersedes=pending.supersedes,
+        )
+        seen.decision = value = encode(decision)
+        # here and not when the batch is done: what a resend hears must not depend on batches
+        whole = [each for each in pending.memory if each.decision and not each.is_brief]
+        if len(whole) > _WHOLE_DECISIONS:
+            shorten(min(whole, key=lambda each: each.revision))
+        self._emit(value, order, pending.asked, effects)
+
+    def repeat(self, pending: Pending, effects: Effects) -> None:
+        """Emit the decision an order got the first time, under an id of its own.
+
+        Of a revision that many newer ones followed it is without features and reasons.
+        """
+        source = pending.asked.source
+        first = decode_decision(pending.seen.decision)
+        named = decision_id(
+            order_id=first.order_id,
+            revision=first.revision,
+            content_digest=pending.seen.content,
+            model_digest=first.model.digest if first.model else "",
+            policy_digest=first.policy,
+            source=source,
+        )
+        again = first.model_copy(
+            update={"decision_id": named, "repeat_of": first.decision_id, "source": source}
+        )
+        effects.counts["decision_repeated"] += 1
+        self._emit(encode(again), pending.order, pending.asked, effects)
+
+    def reject(self, record: Record, rejected: Rejected, effects: Effects) -> None:
+        """Keep the record with its reason and, where somebody waits for a decision, ask for a review."""
+        why, asked = rejected
+        effects.counts["rejected"] += 1
+        effects.counts["rejected_" + why.code] += 1
+        kept = kept_of(record)
+        detail = why.detail
+        if kept.cuts:
+            detail += (
+                f"; the whole record stands in topic {record.topic}, partition {record.partition}, "
+                f"offset {record.offset}"
+            )
+        headers = (
+            # first: a sender's own 'reason' must not stand for ours in a reader's dictionary
+            *kept.headers,
+            ("reason", why.code.encode()),
+            ("detail", detail.encode(errors="backslashreplace")),
+            ("source_topic", record.topic.encode()),
+            ("source_partition", str(record.partition).encode()),
+            ("source_offset", str(record.offset).encode()),
+            *kept.cuts,
+        )
+        effects.produce.append(
+            Produce(self._topics.rejected, record.partition, kept.key, kept.value, headers)
+        )
+        if why.order_id is None or asked is None:
+            return
+        decision = rejected_decision(
+            order_id=why.order_id,
+            revision=why.revision or 0,
+            customer_id=why.customer_id,
+            code=why.code,
+            text=REJECTION_CODES[why.code],
+            content_digest=blake2b(record.value or b"", digest_size=16).digest(),
+            policy_digest=self._policy.digest,
+            source=asked.source,
+        )
+        effects.counts["decision_review"] += 1
+        self._emit(encode(decision), why, asked, effects)
+
+    def _emit(self, value: bytes, order: Order | Told | Rejection, asked: Asked, effects: Effects) -> None:
+        observed = asked.is_observed
+        effects.counts["decisions"] += 1
+        if observed:
+            effects.counts["decisions_observed"] += 1
+        order_id = order.order_id or ""
+        headers: Headers = (
+            ("order_id", order_id.encode()),
+            ("order_arrived_at", str(asked.timestamp).encode()),
+            *(self._observed if observed else self._headers),
+        )
+        if asked.stages:
+            headers += ((STAGES, msgspec.json.encode(asked.stages)),)
+        # the order's own key: a rejected record may have come under one that is too large to pass on
+        key = (order.customer_id or order_id).encode()
+        topic = self._topics.decisions_shadow if observed else self._topics.decisions
+        effects.produce.append(Produce(topic, asked.source.partition, key, value, headers))
+
+
+def shorten(seen: Revision) -> None:
+    """Keep of a decision what was decided, and not what it was decided from."""
+    decision = decode_decision(seen.decision)
+    brief = decision.model_copy(update={"features": {}, "imputed": (), "reasons": ()})
+    seen.decision, seen.is_brief = encode(brief), True
