@@ -143,6 +143,10 @@ accuracy: $(READY) ## Learn from published, archived orders, and hold the models
 bench-learning: $(READY) ## Measure a training set of 622,892 orders, and a tree of models learned at once, serially and again (5 min).
 	$(PY) tests/bench/learning.py $(ARGS)
 
+.PHONY: bench-models
+bench-models: $(READY) ## Hold models of every kind against their libraries, time them, damage their files, condense (10 min).
+	$(PY) tests/bench/models.py --keep $(ARGS)
+
 .PHONY: bench-own-data
 bench-own-data: $(READY) ## Map, publish and decide every row of every data file, and count (6 min).
 	$(PY) tests/bench/own_data.py $(ARGS)

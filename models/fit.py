@@ -32,7 +32,7 @@ from models.predictors import (
     RandomForest,
     XGBoost,
 )
-from models.preprocess import Encoder
+from models.preprocess import Encoder, Hashing, OneHot, TargetEncoding
 
 __all__ = ["Fitted", "Rows", "fit", "folds_of"]
 
@@ -41,6 +41,7 @@ CALIBRATED_DECIMALS: Final = 4
 """Raw scores closer than that teach a calibration as one: else their last bits could make a step."""
 
 _DENSE_CELLS: Final = 2**28
+_KNOW_MISSING: Final = (OneHot, Hashing, TargetEncoding)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +161,10 @@ def folds_of(rows: Rows, number: int, name: str) -> Iterator[tuple[npt.NDArray[A
 
 
 def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
-    imputer = fit_imputer(rows.matrix, model.columns, model.imputer, categorical=model.categorical)
+    kept = {
+        name for step in model.steps if isinstance(step, _KNOW_MISSING) for name in model.encoded_by(step)
+    }
+    imputer = fit_imputer(rows.matrix, model.columns, model.imputer, categorical=model.categorical, kept=kept)
     layout = Layout.of(imputer)
     seen: Seen = imputer.fill(rows.matrix)
     transforms = []
@@ -180,7 +184,7 @@ def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
     except ValueError as wrong:
         message = f"training '{model.name}': {type(estimator).__name__} refuses: {wrong}"
         raise TrainingError(message) from wrong
-    if "n_jobs" in estimator.get_params():
+    if estimator.get_params().get("n_jobs") is not None:
         # grown by threads, each tree is the same: its seed is drawn before. Asked by threads, the trees
         # would be added up in any order, and the last bit of a score with it.
         estimator.set_params(n_jobs=1)

@@ -6,9 +6,9 @@ numba cannot be imported. Both give the same bits. A row is scored alone, column
 a fixed order and without BLAS, so a score depends neither on the size of its batch nor on its neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ __all__ = [
 
 Engine = Literal["numba", "numpy"]
 FlatPredictor = FlatLinear | FlatTrees
+
+_Arrays = tuple[Any, ...]
 
 LEAST_ATTRIBUTION: Final = 1e-6
 """A smaller push than the last decimal of a score is rounding, not a reason."""
@@ -105,10 +107,14 @@ class FlatModel:
         rows, features = matrix.shape
         raw, attributions = np.empty(rows), np.zeros((rows, features))
         first = np.full((rows, MOST_REASONS), -1, dtype=np.int32)
+        walk = _walks(engine or default_engine())[self.predictor.kind]
+        of_columns, owners, of_predictor = self.columns.arrays, self.columns.owners, self.predictor.arrays
         at_once = max(1, _CELLS // self.columns.width)
         for start in range(0, rows, at_once):
             part = slice(start, start + at_once)
-            infinite = self._walk_part(matrix[part], raw[part], attributions[part], first[part], engine)
+            infinite = walk(
+                matrix[part], of_columns, owners, of_predictor, raw[part], attributions[part], first[part]
+            )
             if infinite >= 0:
                 row = start + infinite
                 wrong = [n for n, v in zip(names, matrix[row], strict=True) if np.isinf(v)]
@@ -117,24 +123,6 @@ class FlatModel:
                 )
                 raise ValueError(message)
         return raw, attributions, first
-
-    def _walk_part(
-        self, matrix: Matrix, raw: Floats, attributions: Floats, first: Ints, engine: Engine | None
-    ) -> int:
-        fill, sum_up, walk_down, pick = _kernels(engine or default_engine())
-        columns = np.zeros((len(matrix), self.columns.width))
-        missing = np.empty(matrix.shape, dtype=np.bool_)
-        infinite: int = fill(matrix, *self.columns.arrays(), columns, missing)
-        if infinite >= 0:
-            return infinite
-        predictor, owners = self.predictor, self.columns.owners
-        if isinstance(predictor, FlatLinear):
-            sum_up(columns, owners, *predictor.arrays(), raw, attributions)
-        else:
-            how = (predictor.combine == "mean", predictor.combine == "single_sum", predictor.single)
-            walk_down(columns, owners, *predictor.arrays(), *how, raw, attributions)
-        pick(attributions, missing, first)
-        return -1
 
 
 @cache
@@ -172,10 +160,70 @@ def _first_numpy(attributions: Floats, missing: npt.NDArray[np.bool_], first: In
     first[:, : order.shape[1]] = np.where(push > LEAST_ATTRIBUTION, named, -1)
 
 
+# What a batch goes through, in one call, because each call of a compiled function costs microseconds. It
+# fills raw, attributions and first, and returns the first row with an infinite value, or -1.
+
+
+def _walk_linear(  # noqa: PLR0917 - as the kernels
+    matrix: Matrix,
+    of_columns: _Arrays,
+    owners: Ints,
+    of_linear: _Arrays,
+    raw: Floats,
+    attributions: Floats,
+    first: Ints,
+) -> int:
+    columns = np.zeros((len(matrix), len(owners)))
+    missing = np.empty(matrix.shape, dtype=np.bool_)
+    infinite = columns_loops(matrix, columns, missing, *of_columns)
+    if infinite < 0:
+        linear_loops(columns, owners, raw, attributions, *of_linear)
+        _first_loops(attributions, missing, first)
+    return infinite
+
+
+def _walk_trees(  # noqa: PLR0917 - as the kernels
+    matrix: Matrix,
+    of_columns: _Arrays,
+    owners: Ints,
+    of_trees: _Arrays,
+    raw: Floats,
+    attributions: Floats,
+    first: Ints,
+) -> int:
+    columns = np.zeros((len(matrix), len(owners)))
+    missing = np.empty(matrix.shape, dtype=np.bool_)
+    infinite = columns_loops(matrix, columns, missing, *of_columns)
+    if infinite < 0:
+        trees_loops(columns, owners, raw, attributions, *of_trees)
+        _first_loops(attributions, missing, first)
+    return infinite
+
+
+def _walk_numpy(  # noqa: PLR0917 - as the kernels
+    predict: Callable[..., None],
+    matrix: Matrix,
+    of_columns: _Arrays,
+    owners: Ints,
+    of_predictor: _Arrays,
+    raw: Floats,
+    attributions: Floats,
+    first: Ints,
+) -> int:
+    columns = np.zeros((len(matrix), len(owners)))
+    missing = np.empty(matrix.shape, dtype=np.bool_)
+    infinite = columns_numpy(matrix, columns, missing, *of_columns)
+    if infinite < 0:
+        predict(columns, owners, raw, attributions, *of_predictor)
+        _first_numpy(attributions, missing, first)
+    return infinite
+
+
 @cache
-def _kernels(engine: Engine) -> tuple[Callable[..., Any], ...]:
+def _walks(engine: Engine) -> Mapping[str, Callable[..., int]]:
+    """By the predictor's kind."""
     if engine == "numpy":
-        return columns_numpy, linear_numpy, trees_numpy, _first_numpy
+        return {"linear": partial(_walk_numpy, linear_numpy), "trees": partial(_walk_numpy, trees_numpy)}
     import numba.extending  # noqa: PLC0415 - half a second that only a scorer should pay
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,6 +232,7 @@ def _kernels(engine: Engine) -> tuple[Callable[..., Any], ...]:
         except RuntimeError:  # no folder to keep it in: compiled again by each worker
             return numba.njit(error_model="numpy")(function)
 
-    numba.extending.register_jitable(flat_columns.bucket)  # so that the loops may call it
-    loops: tuple[Callable[..., Any], ...] = (columns_loops, linear_loops, trees_loops, _first_loops)
-    return tuple(map(compiled, loops))
+    loops = (flat_columns.bucket, columns_loops, linear_loops, trees_loops, _first_loops)
+    for function in loops:  # so that the walks may call them
+        numba.extending.register_jitable(function)
+    return {"linear": compiled(_walk_linear), "trees": compiled(_walk_trees)}

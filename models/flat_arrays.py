@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from models.errors import MalformedModelError
 
-__all__ = ["Floats", "Ints", "Matrix", "Words", "expect", "freeze", "freeze_arrays"]
+__all__ = ["Floats", "Ints", "Matrix", "Words", "expect", "freeze_arrays", "frozen"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -35,11 +35,11 @@ def freeze_arrays(of: Any) -> None:
                 isinstance(array, np.ndarray) and array.dtype == dtype,
                 f"{each.name} must be {dtype.__name__}",
             )
-            freeze(of, each.name, array)
+            object.__setattr__(of, each.name, frozen(array))
 
 
-def freeze(of: Any, name: str, array: npt.NDArray[Any]) -> None:
-    """Give a frozen value an array that nobody can change."""
-    frozen = np.array(array, order="C")
-    frozen.flags.writeable = False
-    object.__setattr__(of, name, frozen)
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy that nobody can change, in one piece."""
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy

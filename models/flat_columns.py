@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from models.flat_arrays import Floats, Ints, Matrix, expect, freeze, freeze_arrays
+from models.flat_arrays import Floats, Ints, Matrix, expect, freeze_arrays, frozen
 from models.impute import Imputer
 
 __all__ = ["HASH", "HEAD", "LOOK_UP", "SCALE", "SPREAD", "FlatColumns", "bucket"]
@@ -53,14 +53,16 @@ class FlatColumns:
     count: Ints
     table: Floats
     owners: Ints
-    _fills: Floats = field(init=False, repr=False)
-    _flags: Ints = field(init=False, repr=False)
+    arrays: tuple[npt.NDArray[Any], ...] = field(init=False, repr=False)
+    """What the kernels take beside the matrix: what fills a feature, its flag's column, the steps."""
 
     def __post_init__(self) -> None:
         """Check and freeze the arrays."""
         freeze_arrays(self)
-        freeze(self, "_fills", np.array(self.imputer.fills, dtype=np.float64))
-        freeze(self, "_flags", np.array(self.imputer.flag_columns, dtype=np.int32))
+        fills = frozen(np.array(self.imputer.fills, dtype=np.float64))
+        flags = frozen(np.array(self.imputer.flag_columns, dtype=np.int32))
+        steps_of = (self.op, self.source, self.into, self.start, self.count, self.table)
+        object.__setattr__(self, "arrays", (fills, flags, *steps_of))
         steps = self.op.shape
         for name in ("op", "source", "into", "start", "count"):
             expect(
@@ -87,12 +89,6 @@ class FlatColumns:
     def width(self) -> int:
         """How many columns there are."""
         return len(self.owners)
-
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """What the kernels take beside the matrix."""
-        return (
-            self._fills, self._flags, self.op, self.source, self.into, self.start, self.count, self.table,
-        )  # fmt: skip
 
     def _check_step(self, step: int, filled: Bools) -> None:
         op, source, into = int(self.op[step]), int(self.source[step]), int(self.into[step])
@@ -171,6 +167,8 @@ def bucket(value: float, buckets: int) -> int:
 
 def columns_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
     matrix: Matrix,
+    columns: Matrix,
+    missing: Bools,
     fills: Floats,
     flags: Ints,
     op: Ints,
@@ -179,8 +177,6 @@ def columns_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
     start: Ints,
     count: Ints,
     table: Floats,
-    columns: Matrix,
-    missing: Bools,
 ) -> int:
     """Fill `columns` and `missing`, row by row."""
     rows, features = matrix.shape
@@ -227,6 +223,8 @@ def columns_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
 
 def columns_numpy(  # noqa: PLR0917 - as the kernel
     matrix: Matrix,
+    columns: Matrix,
+    missing: Bools,
     fills: Floats,
     flags: Ints,
     op: Ints,
@@ -235,8 +233,6 @@ def columns_numpy(  # noqa: PLR0917 - as the kernel
     start: Ints,
     count: Ints,
     table: Floats,
-    columns: Matrix,
-    missing: Bools,
 ) -> int:
     """The same in plain numpy: all rows at once, step by step."""
     infinite = np.flatnonzero(np.isinf(matrix).any(axis=1))

@@ -1,6 +1,6 @@
 """A weighted sum of columns as flat arrays: the kernel and its numpy twin."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class FlatLinear:
     coefficient: Floats
     typical: Floats
     intercept: Floats
+    arrays: tuple[npt.NDArray[Any], ...] = field(init=False, repr=False)
+    """What the kernels take beside the columns."""
 
     def __post_init__(self) -> None:
         """Check and freeze the arrays."""
@@ -37,6 +39,9 @@ class FlatLinear:
         for name in ("coefficient", "typical", "intercept"):
             expect(bool(np.isfinite(getattr(self, name)).all()), f"{name} must be finite")
 
+        arrays = (self.column, self.coefficient, self.typical, self.intercept)
+        object.__setattr__(self, "arrays", arrays)
+
     def check_columns(self, columns: int) -> None:
         """Refuse a model that was made for other columns."""
         expect(
@@ -49,20 +54,16 @@ class FlatLinear:
         """The columns it looks at."""
         return self.column
 
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """What the kernels take beside the columns."""
-        return self.column, self.coefficient, self.typical, self.intercept
-
 
 def linear_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
     columns: Matrix,
     owners: Ints,
+    raw: Floats,
+    attributions: Floats,
     column: Ints,
     coefficient: Floats,
     typical: Floats,
     intercept: Floats,
-    raw: Floats,
-    attributions: Floats,
 ) -> None:
     """Fill `raw` and `attributions`, row by row and column by column."""
     for i in range(len(columns)):
@@ -77,12 +78,12 @@ def linear_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
 def linear_numpy(  # noqa: PLR0917 - as the kernel
     columns: Matrix,
     owners: Ints,
+    raw: Floats,
+    attributions: Floats,
     column: Ints,
     coefficient: Floats,
     typical: Floats,
     intercept: Floats,
-    raw: Floats,
-    attributions: Floats,
 ) -> None:
     """The same in plain numpy: all rows at once, and every sum taken in the order of the loops."""
     margin = np.zeros(len(columns))

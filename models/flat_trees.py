@@ -1,11 +1,10 @@
 """Forests, boosted trees and isolation trees as flat arrays: the kernel and its numpy twin."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from models.flat_arrays import Floats, Ints, Matrix, Words, expect, freeze_arrays
 
@@ -51,6 +50,8 @@ class FlatTrees:
     base: Floats
     combine: Combine
     single: bool
+    arrays: tuple[Any, ...] = field(init=False, repr=False)
+    """What the kernels take beside the columns."""
 
     def __post_init__(self) -> None:
         """Check and freeze the arrays."""
@@ -87,6 +88,15 @@ class FlatTrees:
             "a category's bits lie outside the bits",
         )
         self._check_links(nodes)
+        object.__setattr__(
+            self,
+            "arrays",
+            (
+                self.roots, self.feature, self.threshold, self.left, self.right, self.value,
+                self.missing_left, self.category, self.bits, self.base,
+                self.combine == "mean", self.combine == "single_sum", self.single,
+            ),
+        )  # fmt: skip
 
     def _check_links(self, nodes: int) -> None:
         split = self.left != _LEAF
@@ -115,17 +125,12 @@ class FlatTrees:
         """The columns it looks at."""
         return np.unique(self.feature[self.left != _LEAF])
 
-    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """What the kernels take beside the columns."""
-        return (
-            self.roots, self.feature, self.threshold, self.left, self.right, self.value,
-            self.missing_left, self.category, self.bits, self.base,
-        )  # fmt: skip
-
 
 def trees_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
     columns: Matrix,
     owners: Ints,
+    raw: Floats,
+    attributions: Floats,
     roots: Ints,
     feature: Ints,
     threshold: Floats,
@@ -139,8 +144,6 @@ def trees_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
     is_mean: bool,
     is_narrow: bool,
     single: bool,
-    raw: Floats,
-    attributions: Floats,
 ) -> None:
     """Fill `raw` and `attributions`, row by row, tree by tree and down each path."""
     rows, width = columns.shape
@@ -185,6 +188,8 @@ def trees_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects
 def trees_numpy(  # noqa: PLR0917 - as the kernel
     columns: Matrix,
     owners: Ints,
+    raw: Floats,
+    attributions: Floats,
     roots: Ints,
     feature: Ints,
     threshold: Floats,
@@ -198,8 +203,6 @@ def trees_numpy(  # noqa: PLR0917 - as the kernel
     is_mean: bool,
     is_narrow: bool,
     single: bool,
-    raw: Floats,
-    attributions: Floats,
 ) -> None:
     """The same in plain numpy: all rows at once, and every sum taken in the order of the loops."""
     rows, features = attributions.shape

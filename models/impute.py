@@ -17,7 +17,10 @@ NOTHING_KNOWN: Final = 0.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fills:
-    """What is put where a feature is unknown; a category is always given the most frequent one.
+    """What is put where a feature is unknown.
+
+    A category is given the most frequent one; but what OneHot, Hashing or TargetEncoding takes stays unknown,
+    for to them that is a category of its own.
 
     With `flag_missing` a feature that was sometimes unknown in training has a column beside it, 1.0 where it
     is unknown, so that the predictor can learn what being unknown means.
@@ -116,8 +119,11 @@ def fit_imputer(
     filling: Filling | None = Median(flag_missing=True),
     *,
     categorical: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> Imputer:
     """What the known values of the training orders say of each feature; None fills nothing.
+
+    Of the `kept` too nothing is filled nor flagged: an encoder that comes next knows what missing is.
 
     >>> fit_imputer(np.array([[1.0, np.nan], [3.0, 5.0], [8.0, np.nan]]), ["amount", "days_since_last_order"])
     Imputer(names=('amount', 'days_since_last_order'), fills=(3.0, 5.0), flagged=('days_since_last_order',), all_missing=())
@@ -133,9 +139,10 @@ def fit_imputer(
         known = column[~np.isnan(column)]
         if not len(known):
             all_missing.append(name)
-        elif len(known) < len(column) and filling is not None and filling.flag_missing:
+        how = None if name in kept else MostFrequent() if filling and name in categorical else filling
+        if 0 < len(known) < len(column) and how is not None and filling is not None and filling.flag_missing:
             flagged.append(name)
-        fills.append(_filled(known, MostFrequent() if filling and name in categorical else filling))
+        fills.append(_filled(known, how))
     return Imputer(tuple(names), tuple(fills), tuple(flagged), tuple(all_missing))
 
 

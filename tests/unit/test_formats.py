@@ -225,6 +225,14 @@ def test_a_manifest_of_version_1_is_read() -> None:
     assert (manifest.format, manifest.name) == (1, "order_risk")
 
 
+def test_a_manifest_of_version_2_is_read_and_written_as_it_was() -> None:
+    content = (FIXTURES / "manifest.v2.json").read_text()
+    manifest = Manifest.model_validate_json(content)
+
+    assert [node.name for node in manifest.nodes] == ["basket_risk", "oddity", "order_risk"]
+    assert json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n" == content
+
+
 @pytest.mark.parametrize("kind", ["logistic_regression", "random_forest"])
 @pytest.mark.parametrize("engine", ["numba", "numpy"])
 def test_a_model_of_format_1_scores_as_it_did_to_the_last_bit(kind: str, engine: Engine) -> None:

@@ -1,0 +1,123 @@
+"""Orders and what became of them, through the stages of two entities, by two workers on a real broker."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.catalogue import by_names
+from features.events import Order, Outcome
+from features.plan import Plan
+from features.replay import Replay
+from models.registry import Registry
+from models.train import train
+from stream import topics
+from stream.settings import Settings
+from tests.running import Worker, decisions, read, send
+from tests.strategies import as_json
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ASKED = by_names(
+    [
+        "amount",
+        "orders_count_30d",
+        "by_device_orders_count_1h",
+        "by_device_customer_distinct_30d",
+        "by_device_fraud_count_90d_known_after_7d",
+        "by_merchant_fraud_share_7d_known_after_7d",
+    ]
+)
+ROUNDS, AT_ONCE = 5, 12
+
+
+def an_order(number: int) -> Order:
+    """In one round no two orders share a device or a merchant, so that nothing hangs on who comes first."""
+    turn, within = divmod(number, AT_ONCE)
+    return Order(
+        order_id=f"o{number}",
+        customer_id=f"c{within % 5}",
+        device_id=f"d{(within + turn) % AT_ONCE}",
+        merchant_id=f"m{(within * 5 + turn) % AT_ONCE}" if within else None,
+        placed_at=START + timedelta(days=8 * turn, minutes=number),
+        amount=1000 + number,
+        currency="EUR",
+    )
+
+
+def an_outcome(order: Order) -> Outcome:
+    known_at = order.placed_at + timedelta(seconds=30)
+    return Outcome(
+        order_id=order.order_id,
+        customer_id=order.customer_id,
+        kind="chargeback",
+        is_fraud=True,
+        occurred_at=known_at,
+        known_at=known_at,
+    )
+
+
+@pytest.fixture
+def shop(settings: Settings) -> Settings:
+    """Two entities, every topic, and a model that asks them."""
+    made = settings.model_copy(
+        update={"entities": ("device", "merchant"), "session_s": 6.0, "transaction_s": 5.0}
+    )
+    topics.create(made)
+    examples: list[Any] = []
+    for number in range(300):
+        examples.append((an_order(number), number % 3 == 0))
+        if number % 3 == 0:
+            examples.append(an_outcome(an_order(number)))
+    trained = train(
+        examples,
+        name="starter",
+        predictor="logistic_regression",
+        row_limit=512,
+        trained_at=date(2026, 2, 1),
+        features=ASKED,
+        entities=made.entities,
+    )
+    published = Registry(made.home / "models", entities=made.entities)
+    published.publish(trained)
+    published.promote("starter", trained.version)
+    return made
+
+
+def test_orders_through_two_stages_by_two_workers_have_the_features_of_a_replay(
+    shop: Settings, tmp_path: Path
+) -> None:
+    past = Replay(Plan(ASKED), row_limit=512, entities=("customer", *shop.entities))
+    expected: dict[str, Sequence[float | None]] = {}
+    last_stage = shop.stages["merchant"]
+    other = shop.model_copy(update={"worker": "w2", "home": shop.home})
+    with Worker(shop, tmp_path / "log") as worker, Worker(other, tmp_path / "log2") as second:
+        passed = 0
+        decided: list[Any] = []
+        for turn in range(ROUNDS):
+            orders = [an_order(turn * AT_ONCE + n) for n in range(AT_ONCE)]
+            send(shop, [(order.key.encode(), as_json(order)) for order in orders])
+            for order in orders:
+                vector = past.follow(order)
+                assert isinstance(vector, tuple)
+                expected[order.order_id] = vector
+            decided = decisions(shop, len(expected), within_s=120.0)
+            frauds = [order for order in orders[::4] if order.merchant_id is not None]
+            told = [(order.key.encode(), an_outcome(order).model_dump_json().encode()) for order in frauds]
+            send(shop, told, topic=shop.topics.outcomes)
+            for order in frauds:
+                past.follow(an_outcome(order))
+            passed += len(orders) + len(frauds)
+            # once it lies before the next round's orders in every log it passes, they are decided with it
+            read(shop, last_stage, passed, within_s=60.0)
+        assert worker.stop() == 0, worker.said()
+        assert second.stop() == 0, second.said()
+
+    assert Counter(each["order_id"] for each in decided) == Counter(list(expected))
+    names = [each.name for each in ASKED]
+    assert {each["order_id"]: tuple(each["features"][name] for name in names) for each in decided} == expected
+    assert any(each["features"]["by_device_fraud_count_90d_known_after_7d"] for each in decided), (
+        "nothing was learned of any device"
+    )
