@@ -27,7 +27,6 @@ if __name__ == "__main__":
 
 import numpy as np
 
-import models.model
 from features.catalogue import GROUPS, amount
 from features.define import Feature, days
 from models.labels import Labelling
@@ -51,8 +50,6 @@ TARGET_S = 45.0
 SMOKE = 12_000
 WEEK = timedelta(days=7)
 AS_OF = datetime(2018, 9, 1, tzinfo=UTC)
-
-models.model.unserved = lambda _: ""  # no worker serves yet what became of orders
 
 
 @dataclass(frozen=True)
