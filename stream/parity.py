@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from features.define import Feature
 from stream.ports import Record
 from stream.recorded import Recorded
-from stream.replay import Bounds, Features, ReplayError, Tally, Told, refuse_unequal, spans_of
+from stream.replay import Bounds, Features, ReplayError, Tally, Told, lost_of, refuse_unequal, spans_of
 from stream.settings import Settings
 from stream.training_set import logged_in
 
@@ -123,6 +123,7 @@ def held_against(
         # within bounds others are left over, of which nobody asked
         parity.not_replayed += len(logged) if bounds == Bounds() else 0
         tally.add(of_part)
+    tally.lost = lost_of(recorded, spans)
     if not parity.compared:
         raise ReplayError(
             f"no scored decision in '{topic}' is about an order in '{settings.topics.orders}'; "
