@@ -160,7 +160,7 @@ class _Position(msgspec.Struct, frozen=True):
     watermark: int | UnsetType = UNSET
     source: str | UnsetType = UNSET
     copied: int | UnsetType = UNSET
-    together: int = 0
+    together: int | UnsetType = UNSET
 
 
 class Rebuilding(NamedTuple):
@@ -248,7 +248,11 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
         rebuilding=(
             None
             if position.source is UNSET or position.copied is UNSET
-            else Rebuilding(position.source, position.copied, position.together)
+            else Rebuilding(
+                position.source,
+                position.copied,
+                0 if position.together is UNSET else position.together,
+            )
         ),
         is_partial=theirs != position.group,
         logs=position.logs,
