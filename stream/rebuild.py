@@ -240,7 +240,7 @@ class Rebuild:
                     f"'{self._target}' was not rebuilt from '{self._source}', or workers use it already; "
                     "'fraudstream lag' shows whether they do, else name another topic"
                 )
-            if set(position.logs) != set(self._logs):
+            if set(position.rebuilding.inputs) != set(self._logs):
                 raise RebuildError(
                     f"'{self._target}' was begun with other entities than "
                     f"'{','.join(self._settings.entities)}': go on with those, or name another topic"

@@ -172,6 +172,8 @@ class Rebuilding(NamedTuple):
     """Its next offset to be copied."""
     together: int = 0
     """How many partitions are made together and served together; 0 where a version said nothing of it."""
+    inputs: tuple[str, ...] = ()
+    """The inputs of the workers that are to take it over; told when read, not when written."""
 
 
 class Position(NamedTuple):
@@ -185,8 +187,6 @@ class Position(NamedTuple):
     """What the rebuild says that wrote it; None where a worker did."""
     is_partial: bool = False
     """Whether that rebuild was not yet complete: no worker may go on from here."""
-    logs: Mapping[str, str] = _NO_LOGS
-    """In which log the offset of each input counts; of all that are read, be there an offset or not."""
 
 
 def encode_position(
@@ -207,7 +207,7 @@ def encode_position(
         group,
         dict(logs),
         UNSET if watermark is None else watermark,
-        *(rebuilding or ()),
+        *(rebuilding or ())[:3],
     )
     return msgspec.json.encode(position)
 
@@ -252,10 +252,10 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
                 position.source,
                 position.copied,
                 0 if position.together is UNSET else position.together,
+                tuple(position.logs),
             )
         ),
         is_partial=theirs != position.group,
-        logs=position.logs,
     )
 
 
