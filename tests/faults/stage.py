@@ -98,7 +98,9 @@ def publish_starter(settings: Settings, predictor: PredictorKind = "random_fores
 def environment_of(settings: Settings, worker: str) -> dict[str, str]:
     """What a worker's process is told, without anything the caller's shell may have set for another."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDSTREAM_")}
+    asked = {"FRAUDSTREAM_ENTITIES": ",".join(settings.entities), "FRAUDSTREAM_FEATURES": settings.features}
     return environment | {
+        **{name: value for name, value in asked.items() if value},
         "PYTHONPATH": str(ROOT),
         "FRAUDSTREAM_BROKER": settings.broker,
         "FRAUDSTREAM_HOME": str(settings.home),

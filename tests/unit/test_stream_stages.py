@@ -142,6 +142,23 @@ def test_a_message_goes_to_the_partition_of_its_entity_and_says_when_it_arrived(
     assert dict(sent.headers)["arrived_at"] == b"1800000000000"
 
 
+def test_what_arrived_elsewhere_before_says_so_at_every_stage() -> None:
+    shop = a_shop()
+    where = partition_of(b"c1", 4)
+    before = (("arrived_at", b"1700000000000"),)
+
+    shop.only([shop.record("orders", where, b"c1", as_json(placed(1)), before)])
+    (at_device,) = shop.waiting
+    shop.go_on(Effects())
+    (at_merchant,) = shop.waiting
+
+    assert at_device.topic == "orders-by-device"
+    assert at_merchant.topic == "orders-by-merchant"
+    assert (
+        dict(at_device.headers)["arrived_at"] == dict(at_merchant.headers)["arrived_at"] == b"1700000000000"
+    )
+
+
 def test_facts_pass_over_stages_where_the_order_names_nobody() -> None:
     road = Road({"device": "orders-by-device", "merchant": "orders-by-merchant"}, 4)
     home = Home("outcomes", 0, 0, 0, 0, {})
