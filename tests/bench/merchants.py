@@ -27,8 +27,8 @@ if __name__ == "__main__":
 
 from confluent_kafka import Producer
 
-from features.events import Order, Outcome, microseconds
-from models.train import train
+from features.events import microseconds
+from models.train import Heard, train
 from stream.merge import ARRIVED_AT
 from stream.own_features import catalogue_of
 from stream.publish import HISTORY
@@ -134,7 +134,8 @@ def publish(settings: Settings, records: Iterator[Sent]) -> tuple[int, int]:
     )
     orders = outcomes = 0
     for each in records:
-        headers = [(ARRIVED_AT, str(microseconds(each.arrived_at) // 1000).encode())]
+        arrived_at = str(microseconds(each.arrived_at) // 1000).encode()
+        headers: list[tuple[str, str | bytes | None]] = [(ARRIVED_AT, arrived_at)]
         headers += HISTORY if each.is_history else ()
         while True:
             try:
@@ -160,15 +161,15 @@ def publish_model(settings: Settings, sent: Sequence[Transaction]) -> None:
     """A model that asks for the published features, as the champion."""
     merchants = sorted({each.terminal for each in sent})
     of = set(random.Random(2).sample(merchants, max(1, len(merchants) // LEARNT_FROM)))
-    heard: list[tuple[Order, bool] | Outcome] = []
+    heard: list[Heard] = []
     for each in sent:
         if each.terminal in of:
             heard.append((each.order(), each.is_fraud))
             if each.is_fraud:
                 heard.append(an_outcome_of(each.order()))
 
-    def at(event: tuple[Order, bool] | Outcome) -> datetime:
-        return event.known_at if isinstance(event, Outcome) else event[0].placed_at
+    def at(event: Heard) -> datetime:
+        return event[0].placed_at if isinstance(event, tuple) else event.known_at
 
     trained = train(
         sorted(heard, key=at),
