@@ -15,11 +15,13 @@ from features.define import Feature, days
 from features.events import Order, OrderEvent, Outcome
 from features.facts import Fact
 from features.fast import read_usual
+from features.history import Row
 from models.decision import ModelRef
 from models.policy import Action
 from models.scorer import Scored
 from stream.control import ControlState
 from stream.keeping import CLOCK, PASSED, ROWS, Horizons
+from stream.passed import Passed, Place
 from stream.ports import Effects, Produce, Record, Refused
 from stream.road import Home, Passing, PassingBytesError, Road, Travelling, partition_of, written
 from tests.small_desk import Shop, decisions, rejects
@@ -230,6 +232,16 @@ def test_a_resend_hears_at_the_end_of_its_road_what_it_heard_the_first_time(at_o
     assert len(shop.row("device", "d1")) == len(shop.row("merchant", "m1")) == 3
 
 
+def test_a_resend_hears_what_it_heard_although_more_is_known_of_what_came_before() -> None:
+    shop = a_shop()
+    (first,) = arrive(shop, placed(2))
+    arrive(shop, placed(1))
+
+    (again,) = arrive(shop, placed(2))
+
+    assert (again.repeat_of, again.features) == (first.decision_id, first.features)
+
+
 def test_a_resend_in_the_same_batch_hears_the_same() -> None:
     shop = a_shop()
 
@@ -405,6 +417,48 @@ def test_an_order_takes_what_became_of_it_along_when_it_is_revised() -> None:
     assert shop.row("device", "d1").as_of(later).known_at("fraud") is None
     assert shop.row("device", "d2").as_of(later).known_at("fraud") is not None
     assert shop.row("customer", "c1").as_of(later).known_at("fraud") is not None
+
+
+def test_what_is_told_of_an_order_after_it_has_left_a_history_is_not_learned_there() -> None:
+    """A fact comes through the device's stage, and that the order has left straight from home."""
+    shop = a_shop()
+    order = placed(1)
+    arrive(shop, order)
+    home = partition_of(b"c1", 4)
+    shop.only([shop.record("outcomes", home, b"c1", fraud(order).model_dump_json().encode())])
+    elsewhere = next(f"m{n}" for n in range(2, 99) if partition_of(b"m%d" % n, 4) != partition_of(b"m1", 4))
+    revised = placed(1, revision=1, merchant_id=elsewhere)
+    shop.only([shop.record("orders", home, b"c1", as_json(revised))])
+    assert [each.topic for each in shop.waiting].count("orders-by-merchant") == 1, "it is told to forget"
+
+    while shop.waiting:
+        shop.go_on(Effects())  # of the last stage first
+
+    assert shop.row("merchant", "m1").encode() == Row(100).encode()
+    assert shop.row("merchant", elsewhere).as_of(NOON + 2 * DAY).known_at("fraud") is not None
+
+
+def test_an_order_stands_where_its_newest_revision_says_whichever_comes_first() -> None:
+    first, second, third = (Place(named, NOON) for named in ("d1", "d2", "d3"))
+    passed = Passed()
+    assert passed.put(3, third, second) == ([], True)
+
+    assert passed.put(2, second, first) == ([first], False)
+    assert passed.put(1, first, None) == ([], False)
+
+    assert passed.place == third
+
+
+def test_what_was_superseded_before_it_was_known_is_known_to_no_history() -> None:
+    shop = a_shop()
+    order = placed(1)
+    arrive(shop, order)
+    tell(shop, fraud(order, outcome_id="x1", known_at=NOON + 2 * DAY))
+
+    tell(shop, fraud(order, outcome_id="x2", supersedes="x1", is_fraud=False, kind="confirmed_legitimate"))
+
+    for row in (shop.row("customer", "c1"), shop.row("device", "d1"), shop.row("merchant", "m1")):
+        assert row.as_of(NOON + 3 * DAY).known_at("fraud") is None
 
 
 def test_an_order_event_is_known_to_every_history_too() -> None:
