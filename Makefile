@@ -139,6 +139,14 @@ bench-replay: $(READY) ## Replay the main data set: records, and orders through 
 bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide them all again and compare every byte.
 	$(PY) tests/bench/verify.py $(ARGS)
 
+.PHONY: accuracy
+accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (15 min).
+	$(PY) tests/bench/accuracy.py $(ARGS)
+
+.PHONY: bench-learning
+bench-learning: $(READY) ## Measure a training set of 622,892 orders, and a tree of models learned at once, serially and again (5 min).
+	$(PY) tests/bench/learning.py $(ARGS)
+
 .PHONY: bench-models
 bench-models: $(READY) ## Hold models of every kind against their libraries, time them, damage their files, condense (10 min).
 	$(PY) tests/bench/models.py --keep $(ARGS)
