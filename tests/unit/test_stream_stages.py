@@ -159,6 +159,26 @@ def test_what_arrived_elsewhere_before_says_so_at_every_stage() -> None:
         assert dict(each.headers)["arrived_at"] == b"1700000000000"
 
 
+def test_a_message_has_the_same_bytes_however_records_are_batched() -> None:
+    """Of outcomes and order events whichever came first may be in the same batch or in one before."""
+    refund = OrderEvent(
+        order_id="o1", customer_id="c1", kind="refunded", occurred_at=NOON, known_at=NOON + DAY
+    )
+    values = {
+        "order-events": refund.model_dump_json().encode(),
+        "outcomes": fraud(placed(1)).model_dump_json().encode(),
+        "orders": as_json(placed(1)),
+    }
+    where = partition_of(b"c1", 4)
+    together, apart = a_shop(), a_shop()
+
+    together.only([together.record(topic, where, b"c1", value) for topic, value in values.items()])
+    for topic, value in values.items():
+        apart.only([apart.record(topic, where, b"c1", value)])
+
+    assert [each.value for each in together.waiting] == [each.value for each in apart.waiting]
+
+
 def test_facts_pass_over_stages_where_the_order_names_nobody() -> None:
     road = Road({"device": "orders-by-device", "merchant": "orders-by-merchant"}, 4)
     home = Home("outcomes", 0, 0, 0, 0, {})
