@@ -102,11 +102,12 @@ class Evidence:
     def customers(self) -> list[tuple[str | None, int, int]]:
         """Each customer, with how many of the orders are theirs and how many of these known fraud.
 
-        Most orders first; None stands for all guests.
+        Most orders first, of as many most fraud; None stands for all guests.
         """
         orders = Counter(each.customer_id for each in self.orders)
         frauds = Counter(each.customer_id for each in self.frauds)
-        return [(customer_id, count, frauds[customer_id]) for customer_id, count in orders.most_common()]
+        told = [(customer_id, count, frauds[customer_id]) for customer_id, count in orders.items()]
+        return sorted(told, key=lambda each: each[1:], reverse=True)
 
     def as_json(self, most: int) -> dict[str, Any]:
         """The same for machines; of orders and customers at most so many each."""

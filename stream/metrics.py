@@ -142,8 +142,8 @@ METRICS: Final = (
     ),
     MetricDescription(
         "fraudstream_order_latency_seconds", "histogram", (),
-        "From the broker's timestamp of an order in `orders` to the commit of its decision, through all stages; "
-        "what is decided by nobody (history) left out. The difference between the broker's clock and this "
+        "From the broker's timestamp of an order in `orders` to the commit of its decision, through all "
+        "stages; what nobody decides (history) left out. The difference between the broker's clock and this "
         "worker's is part of it.",
     ),
     MetricDescription(
@@ -164,8 +164,8 @@ METRICS: Final = (
     ),
     MetricDescription(
         "fraudstream_hottest_key_share", "gauge", ("topic", "partition"),
-        "Share that the most frequent key of an opened partition had of its last whole 1,000 records (or of one "
-        "larger batch); above the setting `hot_share` the log warns.",
+        "Share that the most frequent key of an opened partition had of its last whole 1,000 records (or of "
+        "a larger batch); above the setting `hot_share` the log warns.",
     ),
     MetricDescription(
         "fraudstream_waiting_orders", "gauge", (), "Orders fetched and not yet in a transaction."

@@ -13,7 +13,17 @@ from features.facts import FACTS
 from features.history import Row
 from features.remembered import hashed
 from stream.cli import app
-from stream.entity import EntityError, Evidence, Linked, Span, _Ledger, _OfCustomer, _OfStage, evidence_of, told
+from stream.entity import (
+    EntityError,
+    Evidence,
+    Linked,
+    Span,
+    _Ledger,
+    _OfCustomer,
+    _OfStage,
+    evidence_of,
+    told,
+)
 from stream.ports import Headers, Record
 from stream.road import Road, partition_of
 from stream.settings import Settings
