@@ -63,7 +63,7 @@ simulate-faults: $(READY) ## Try the transaction core against 50,000 seeded sche
 	$(PY) tests/faults/simulate.py --record $(ARGS)
 
 .PHONY: chaos
-chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust).
+chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust, ARGS=--entities stages).
 	$(PY) tests/faults/chaos.py --record $(ARGS)
 
 .PHONY: broker-kills
@@ -94,13 +94,17 @@ faults: simulate-faults chaos broker-kills ## All three: every promise held agai
 real: $(READY) ## Send 622,892 real orders through publish, worker and decisions, and check each.
 	$(PY) tests/bench/real.py $(ARGS)
 
+.PHONY: bench-merchants
+bench-merchants: $(READY) ## Hold what a worker decides with against the published features of 201,287 orders (ARGS=--orders N).
+	$(PY) tests/bench/merchants.py $(ARGS)
+
 .PHONY: parity
 parity: $(READY) ## Hold rows against lists and for loops: 10,000 generated histories, then every order of two data sets (25 min).
 	PARITY_HISTORIES=10000 $(PY) -m pytest -q -n 2 tests/parity $(ARGS)
 	$(PY) tests/parity/real_data.py
 
 .PHONY: mutants
-mutants: $(READY) ## Make known mistakes in the features, each of which a test must catch (5 min; ARGS=words of their names).
+mutants: $(READY) ## Make known mistakes in the features and the stages, each of which a test must catch (8 min; ARGS=words of their names).
 	$(PY) tests/parity/mutants.py $(ARGS)
 
 .PHONY: bench-latency
@@ -134,6 +138,14 @@ bench-replay: $(READY) ## Replay the main data set: records, and orders through 
 .PHONY: bench-verify
 bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide them all again and compare every byte.
 	$(PY) tests/bench/verify.py $(ARGS)
+
+.PHONY: accuracy
+accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (15 min).
+	$(PY) tests/bench/accuracy.py $(ARGS)
+
+.PHONY: bench-learning
+bench-learning: $(READY) ## Measure a training set of 622,892 orders, and a tree of models learned at once, serially and again (5 min).
+	$(PY) tests/bench/learning.py $(ARGS)
 
 .PHONY: bench-models
 bench-models: $(READY) ## Hold models of every kind against their libraries, time them, damage their files, condense (10 min).

@@ -89,12 +89,12 @@ def flat_node(pipeline: Any, *, name: str, features: Sequence[str]) -> Node:
     if asked != len(features):
         raise ExportError(f"the pipeline takes {asked} columns, and {len(features)} features are named")
     imputer, before = _imputer(steps[:-1], features)
+    layout = Layout.of(imputer)
+    transforms = [_scaled(step, layout) for step in before]
     if any(map(np.isnan, imputer.fills)) and not predictor.takes_missing:
         raise ExportError(
             f"{type(estimator).__name__} does not say what an unknown value is; put a SimpleImputer before it"
         )
-    layout = Layout.of(imputer)
-    transforms = [_scaled(step, layout) for step in before]
     if "n_jobs" in estimator.get_params():
         estimator.set_params(n_jobs=1)  # by threads, trees would be added up in any order
     fitted = _Brought(

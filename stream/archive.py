@@ -8,6 +8,7 @@ next one finishes or undoes (docs/decisions/0013).
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 import msgspec
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -117,9 +117,14 @@ class ArchivableTopics(TopicsRecorded):
 
 
 def archived_topics(settings: Settings) -> tuple[str, ...]:
-    """The topics that are archived: all of the settings but the changelog, which holds no events."""
-    names = settings.topics.model_dump(exclude={"prefix", "changelog"})
-    return (*names.values(), *settings.stages.values())
+    """The topics that are archived: all of the settings but the changelog, which holds no events.
+
+    What comes of others stands before them.
+    """
+    names = settings.topics
+    of_workers = (names.decisions, names.decisions_shadow, names.rejected)
+    stages = reversed(settings.stages.values())
+    return (*of_workers, *stages, names.orders, names.outcomes, names.order_events, names.control)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,13 +361,16 @@ class Archive:
     ) -> Archived:
         """Archive what the topics have gained since, up to their ends as of now.
 
+        Topics that come of others are named before them: then what a record speaks of is archived with it,
+        and before it.
         Raises ArchiveError where records are lost that were not archived, or a topic is not the one that
         was archived before; `accept_gap` notes what is lost in the manifest and goes on.
         """
         began = time.monotonic()
         done = Archived(recovered=self.recovered)
         self.recovered = ""
-        ranges = self._ranges(source, sorted(set(topics)), accept_gap=accept_gap)
+        # asked last where it ends, a cause has all that its effects name; written first, none waits for it
+        ranges = self._ranges(source, list(dict.fromkeys(topics)), accept_gap=accept_gap)[::-1]
         done.expected = sum(end - start for _, start, end in ranges)
         building, is_erased = _Building(self.manifest), self.is_erased
         at_once = min(_AT_ONCE, self.limits.records)
@@ -498,6 +506,11 @@ class Archive:
             if any(file.import_id == imported.id for file in gone):
                 kept = [file for file in files if file.import_id == imported.id]
                 imported.rows = self._counted(topic, kept, imported.rows)
+                imported.counts = Counter(
+                    partition
+                    for table in merged(self.place, kept)
+                    for partition in table.column("partition").to_pylist()
+                )
         records = sum(file.rows for file in gone)
         manifest.forgotten.append(Forgotten(topic, day, through, records, _now()))
         self.commit(pending, {})
@@ -765,9 +778,13 @@ class ArchiveRecorded:
         """What tells the topic that was archived from one of the same name made later. Raises TopicError."""
         return self._topic(topic).id
 
-    def gaps(self, topic: str) -> Sequence[Gap]:
+    def imported(self, topic: str) -> int:
+        """How many records of the topic were imported; nothing here gives them."""
+        return sum(each.rows.count for each in self._manifest.imports if each.topic == topic)
+
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
         """What the topic had lost before it was archived, and that was given up."""
-        return [gap for gap in self._manifest.gaps if gap.topic == topic]
+        return [(gap.start, gap.end) for gap in self._manifest.gaps if (gap.topic, gap.partition) == tp]
 
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """Records in [start, end), in chunks that are not empty; erased ones are gaps."""
@@ -793,32 +810,16 @@ class ArchiveRecorded:
             else:
                 return
 
-    def imports(self, tp: TP) -> Iterator[Sequence[Record]]:
-        """What was imported for a partition, in chunks that are not empty; it comes before what was recorded.
-
-        Imports in the order they were made in, each in the order of its file. An offset is the row's number
-        in its import, and the timestamp is unknown: no broker has seen it.
-        """
-        topic, partition = tp
-        for imported in self._manifest.imports:
-            if imported.topic != topic:
-                continue
-            files = [file for file in self._manifest.files if file.import_id == imported.id]
-            for table in merged(self._place, files):
-                rows = table.filter(pc.equal(table.column("partition"), partition))
-                if records := records_in(topic, rows):
-                    yield records
-
     def close(self) -> None:
         """Nothing is kept open between two reads."""
 
     def _topic(self, topic: str) -> TopicEntry:
         if (found := self._manifest.topics.get(topic)) is None:
             there = ", ".join(sorted(self._manifest.topics)) or "none"
-            if any(each.topic == topic for each in self._manifest.imports):
+            if self.imported(topic):
                 raise TopicError(
-                    f"the archive {self._place} has of '{topic}' only what was imported, which has no place "
-                    "in a log; to have it replayed, publish its file: fraudstream publish FILE --history"
+                    f"the archive {self._place} has of '{topic}' only what was imported, which no worker has "
+                    "seen; to have workers remember it, publish its file: fraudstream publish FILE --history"
                 )
             raise TopicError(f"the archive {self._place} has no topic '{topic}'; it has {there}")
         return found

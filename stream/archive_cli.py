@@ -47,12 +47,13 @@ def _topics(settings: "Settings", asked: list[str] | None, there: frozenset[str]
     from stream.archive import archived_topics
     from stream.archive_place import ArchiveError
 
+    ours = archived_topics(settings)
     if not asked:
-        return [topic for topic in archived_topics(settings) if topic in there]
+        return [topic for topic in ours if topic in there]
     for topic in asked:
         if topic not in there:
             raise ArchiveError(f"there is no topic '{topic}'; see them: fraudstream topics describe")
-    return asked
+    return [*sorted({*asked}.difference(ours)), *(topic for topic in ours if topic in asked)]
 
 
 @archive_app.command("run")
@@ -201,14 +202,14 @@ def archive_verify(
 
     Against topics: that they are the ones that were archived, and how many records are not archived yet.
     """
-    from stream.archive import ArchivableTopics
+    from stream.archive import ArchivableTopics, archived_topics
     from stream.archive_verify import verify
 
     settings = settings_of(asked)
     place = _place(settings, at)
     source = ArchivableTopics(settings) if against_topics else None
     try:
-        found = verify(place, source)
+        found = verify(place, source, archived_topics(settings))
     finally:
         if source is not None:
             source.close()

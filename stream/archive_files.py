@@ -19,6 +19,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from stream.merge import arrived_at
 from stream.ports import Headers, Record
 
 __all__ = [
@@ -217,14 +218,14 @@ def table_of(
 ) -> tuple[pa.Table, list[tuple[str, str]]]:
     """The records as columns, and of each the day and the country it belongs to.
 
-    `is_erased` says, given a record and the customer it names, whether only its place may be kept; then
-    `digests` has the records' digests.
+    What was imported belongs to the day it says it arrived on. `is_erased` says, given a record and the
+    customer it names, whether only its place may be kept; then `digests` has the records' digests.
     """
     count = len(records)
     _, partitions, offsets, timestamps, keys, values, headers = zip(*records, strict=True)
     told = list(map(_told, values))
     countries = list(map(_country, told))
-    days = _days(timestamps if import_id is None else [_placed_ms(each) for each in told])
+    days = _days(timestamps if import_id is None else list(map(arrived_at, records)))
     models = [each.model or _NO_MODEL for each in told]
     appended = np.array(timestamps, dtype=np.int64)
     columns: dict[str, Any] = {
@@ -283,10 +284,6 @@ def _without(column: Any, marks: Sequence[bool], marked: Any) -> Any:
 
 def _type(name: str) -> Any:
     return SCHEMA.field(name).type
-
-
-def _placed_ms(told: _Told) -> int:
-    return -1 if told.placed_at is None else int(told.placed_at.timestamp() * 1000)
 
 
 def _days(timestamps: Sequence[int]) -> list[str]:

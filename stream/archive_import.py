@@ -1,5 +1,6 @@
 """A database extract into the archive, without Kafka: mapped and refused as `fraudstream publish` does."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def import_file(
     held: list[Record] = []
     held_bytes = 0
     keys: dict[str, int] = {}
+    counts = Counter[int]()
 
     def settle() -> None:
         if not held:
@@ -75,6 +77,7 @@ def import_file(
             contents[entry.path] = content
         archive.write_ahead(pending, contents)
         rows.count += len(held)
+        counts.update(each.partition for each in held)
         rows.digest = chained(bytes.fromhex(rows.digest), digests).hex()
         held.clear()
 
@@ -110,7 +113,7 @@ def import_file(
     done.records = rows.count
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest.imports.append(
-        Imported(done.id, topic, source.file, rows, partitions, done.refused, done.left_out, now)
+        Imported(done.id, topic, source.file, rows, partitions, done.refused, done.left_out, now, counts)
     )
     archive.commit(pending, {})
     return done

@@ -127,6 +127,8 @@ class Imported(msgspec.Struct, forbid_unknown_fields=True):
     refused: int
     left_out: int
     at: str
+    counts: dict[int, int] = {}
+    """Its records, erased ones too, by partition."""
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):

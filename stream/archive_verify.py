@@ -2,13 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from stream.archive import ArchiveSource, opened
 from stream.archive_files import NO_RECORDS, chained, day_of, digests_in, digests_of
-from stream.archive_manifest import DATA, Imported, Manifest, TopicEntry
+from stream.archive_manifest import DATA, Imported, Manifest
 from stream.archive_place import ArchiveError, Place
 from stream.archive_reading import merged
 from stream.ports import TP
@@ -47,8 +47,10 @@ class Verified:
         return f"{said}; all of it is whole and there once"
 
 
-def verify(place: Place, source: ArchiveSource | None = None) -> Verified:
+def verify(place: Place, source: ArchiveSource | None = None, expected: Iterable[str] = ()) -> Verified:
     """Hold the archive against its manifest, and against the topics where they are given.
+
+    Topics that are there and expected, and were never archived, are noted.
 
     Raises ArchiveError where there is no archive or its manifest can't be read.
     """
@@ -80,19 +82,24 @@ def verify(place: Place, source: ArchiveSource | None = None) -> Verified:
         for partition in entry.partitions:
             _Line(place, manifest, (topic, partition), found).look(its_source)
         if its_source is not None:
-            _new_partitions(its_source, topic, entry, found)
+            _new_partitions(its_source, topic, len(entry.partitions), found)
+    if source is not None:
+        for topic in source.topics().intersection(expected).difference(manifest.topics):
+            found.notes.append(f"topic '{topic}' was never archived; fraudstream archive run --at {place}")
+            _new_partitions(source, topic, 0, found)
     for imported in manifest.imports:
         _Line(place, manifest, imported, found).look(None)
     found.seconds = time.monotonic() - began
     return found
 
 
-def _new_partitions(source: ArchiveSource, topic: str, entry: TopicEntry, found: Verified) -> None:
+def _new_partitions(source: ArchiveSource, topic: str, known: int, found: Verified) -> None:
     """Partitions that the topic got since the last run are not archived yet."""
-    for partition in range(len(entry.partitions), source.partitions(topic)):
+    for partition in range(known, source.partitions(topic)):
         low, end = source.bounds((topic, partition))
         found.behind = (found.behind or 0) + end - low
-        found.notes.append(f"{topic}/{partition} was added since the last run, and is not archived yet")
+        if known:
+            found.notes.append(f"{topic}/{partition} was added since the last run, and is not archived yet")
 
 
 def _losses(manifest: Manifest) -> list[str]:

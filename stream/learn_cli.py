@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.plainly import settings_of
-from stream.replay_topics_cli import Archive, bounds_of, chosen, ends_plainly, opened, replay_into, tell_bad
+from stream.replay_topics_cli import (
+    Archive,
+    Imports,
+    bounds_of,
+    chosen,
+    ends_plainly,
+    opened,
+    replay_into,
+    tell_bad,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -82,6 +91,7 @@ def training_set(
         ),
     ] = False,
     archive: Archive = None,
+    imports: Imports = True,
     as_of: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="What became known later does not count [default: now]."),
@@ -159,7 +169,8 @@ def training_set(
     settings = settings_of(asked)
     by = partial(chosen, settings, features or "", None if features else model or settings.model)
     job = TrainingRows(settings, by, choice, from_decisions)
-    replay_into(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="orders")
+    source = opened(settings, archive, imports=imports)
+    replay_into(job, source, to, processes, quiet=quiet, as_json=as_json, what="orders")
     made = TrainingSet.open(Path(to))
     if not as_json and made.bytes_in_memory > budget:
         typer.echo(
@@ -317,6 +328,7 @@ def retrain(
     ],
     *,
     archive: Archive = None,
+    imports: Imports = True,
     as_of: Annotated[
         str | None, typer.Option(metavar="TIME", help="As if it were then [default: now].")
     ] = None,
@@ -356,7 +368,7 @@ def retrain(
     where = settings.home / "learning" if folder is None else folder
     past = Past(
         settings,
-        opened(settings, archive),
+        opened(settings, archive, imports=imports),
         _moment(as_of, "--as-of") or datetime.now(UTC),
         "not_fraud" if silence_is_legitimate else "unknown",
         archive or "",

@@ -148,12 +148,12 @@ class Overlay:
         if others is None:
             positions = self._positions.get(partition, {})
             beside = {topic: read for topic in self._beside if (read := positions.get(topic, 0))}
-            others = self._others[partition] = {**self._read, **beside}
+            others = self._others[partition] = _in_one_order({**self._read, **beside})
         return others
 
     def reach(self, topic: str, partition: int, offset: int) -> None:
         """Note how far an input beside the orders is read."""
-        self._others[partition] = self.others(partition) | {topic: offset}
+        self._others[partition] = _in_one_order(self.others(partition) | {topic: offset})
 
     # The end ------------------------------------------------------------------------------------
 
@@ -177,3 +177,8 @@ class Overlay:
             }
             effects.gone_before[partition] = self._horizons.at_stages(known)
         return effects
+
+
+def _in_one_order(read: Mapping[str, int]) -> dict[str, int]:
+    """By name, and not by what came first in a batch: the bytes of a message must not depend on batches."""
+    return dict(sorted(read.items()))

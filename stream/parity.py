@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from features.define import Feature
 from stream.ports import Record
 from stream.recorded import Recorded
-from stream.replay import Bounds, Features, ReplayError, Tally, Told, spans_of
+from stream.replay import Bounds, Features, ReplayError, Tally, Told, lost_of, refuse_unequal, spans_of
 from stream.settings import Settings
 from stream.training_set import logged_in
 
@@ -90,13 +90,16 @@ def held_against(
 ) -> tuple[Parity, Tally]:
     """Replay the orders that were decided, and hold each feature against what its decision says.
 
-    `chosen` gives the features. Raises ReplayError where there are no decisions at all.
+    `chosen` gives the features. Raises ReplayError where there are no decisions at all, TopicError where
+    there is no topic of them.
     """
     bounds = bounds or Bounds()
     job = Features(settings, chosen, bounds)
     spans = job.inputs(recorded)
     topic = settings.topics.decisions
     partitions = sorted({partition for _, partition in spans})
+    orders = settings.topics.orders
+    refuse_unequal({orders: recorded.partitions(orders), topic: recorded.partitions(topic)})
     decisions = spans_of(recorded, topic, partitions)
     names = [each.name for each in chosen()]
     parity, tally, lies_within = Parity({name: Counter() for name in names}), Tally(), bounds.place()
@@ -120,6 +123,7 @@ def held_against(
         # within bounds others are left over, of which nobody asked
         parity.not_replayed += len(logged) if bounds == Bounds() else 0
         tally.add(of_part)
+    tally.lost = lost_of(recorded, spans)
     if not parity.compared:
         raise ReplayError(
             f"no scored decision in '{topic}' is about an order in '{settings.topics.orders}'; "

@@ -45,6 +45,8 @@ _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _AHEAD: Final = 1_000
 """How many decisions are read ahead of an order that has none, before it is taken for one without."""
 _ROWS_IN_MEMORY: Final = 128 * 1024 * 1024
+SPILLED: Final = "fraudstream-verify-"
+"""What the names of temporary folders begin with."""
 _A_ROW_COSTS: Final = 200
 """Bytes beside key and value, about."""
 _SETTLED_MS: Final = 10_000
@@ -338,9 +340,11 @@ class Models:
 class ControlPast:
     """The control states that were in force, by the offset up to which the topic had been read."""
 
-    def __init__(self, group: str, records: Sequence[Record], low: int) -> None:
+    def __init__(
+        self, group: str, records: Sequence[Record], low: int, gaps: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self._records = records
-        self._low = low
+        self._first_lost = min((start for start, _ in gaps), default=None) if not low else 0
         self._group = group
         self._states: dict[int, ControlState | Doubt] = {}
 
@@ -353,7 +357,8 @@ class ControlPast:
         except TopicError:
             return cls(settings.group, (), 0)
         low, end = recorded.bounds(tp)
-        return cls(settings.group, [each for chunk in recorded.read(tp, low, end) for each in chunk], low)
+        records = [each for chunk in recorded.read(tp, low, end) for each in chunk]
+        return cls(settings.group, records, low, recorded.gaps(tp))
 
     def at(self, offset: int) -> ControlState | Doubt:
         """The state after the records before the offset, or why it can't be told."""
@@ -365,8 +370,10 @@ class ControlPast:
     def _fold(self, offset: int) -> ControlState | Doubt:
         before = [each for each in self._records if each.offset < offset]
         reached = before[-1].offset + 1 if before else 0
-        if reached != offset or (offset and self._low):
-            there = f"from {self._low:,} to {self._records[-1].offset:,}" if self._records else "none"
+        is_lost = self._first_lost is not None and self._first_lost < offset
+        if reached != offset or is_lost:
+            records = self._records
+            there = f"from {records[0].offset:,} to {records[-1].offset:,}" if records else "none"
             return Doubt(
                 "control_missing",
                 f"decided under control offset {offset:,}, and the records of control that are there are "
@@ -427,8 +434,10 @@ _UNTOLD: Final = _Under()
 class _Rows:
     """The rows of one partition: a dict, and a temporary database for what does not fit."""
 
-    def __init__(self, most: int = _ROWS_IN_MEMORY) -> None:
+    def __init__(self, most: int = _ROWS_IN_MEMORY, beside: Path | None = None) -> None:
+        """What does not fit goes below a folder, the temporary one if none is given."""
         self._most = most
+        self._beside = beside
         self._rows: dict[bytes, bytes | None] = {}
         self._size = 0
         self._folder: Path | None = None
@@ -462,7 +471,7 @@ class _Rows:
 
     def _spill(self) -> None:
         if self._spilled is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="fraudstream-verify-"))
+            self._folder = Path(tempfile.mkdtemp(prefix=SPILLED, dir=self._beside))
             options = Options(raw_mode=True)
             options.create_if_missing(create_if_missing=True)
             options.set_compression_type(DBCompressionType.lz4())
@@ -523,8 +532,12 @@ class Past:
         models: Models,
         from_archive: bool = False,
         read: Read = lambda _: None,
+        beside: Path | None = None,
     ) -> None:
-        """Ask where the topics begin and end. In an archive they may end at different times."""
+        """Ask where the topics begin and end. In an archive they may end at different times.
+
+        Rows that do not fit into memory go below the folder `beside`.
+        """
         self._sources = sources
         self._settings = settings
         self._own = Deciding.of(settings)
@@ -540,7 +553,7 @@ class Past:
         self._control = ControlPast.read(sources.asked, settings)
         self._desks: dict[tuple[_Under, bool], tuple[ScoringDesk, Doubt | None]] = {}
         self._state = ControlState(settings.group)
-        self._rows = self._stack.enter_context(_Rows())
+        self._rows = self._stack.enter_context(_Rows(beside=beside))
         self._watermarks: dict[int, int] = {}
         self._heard = {topics.outcomes: 0, topics.order_events: 0}
         """How far is heard what became of orders, by topic."""
@@ -548,6 +561,9 @@ class Past:
         position = None if from_archive else self._position()
         self.low, end = sources.asked.bounds(self.orders)
         self._bounds = [self._bounds_of(each) for each in self._outputs]
+        heard = [(topic, partition) for topic in self._heard]
+        self.gaps = {tp: sources.asked.gaps(tp) for tp in (self.orders, *heard, *self._output_partitions)}
+        """Of orders, what became of them, and decisions: offsets [start, end) that an archive lacks."""
         self.end = max(self.low, min(end, self._decided_to(position)))
         self._orders_end = end
         """The first order that the workers have not decided, as far as that can be told."""
@@ -580,6 +596,25 @@ class Past:
     def records(self) -> int:
         """How many records are to be read, about."""
         return self.end - self.low + sum(end - low for low, end in self._bounds)
+
+    def lacks_history_of(self, made: Made, offset: int) -> bool:
+        """Whether something was lost that was known when the order at the offset was decided."""
+        others = {} if made.word is None else made.word.source.others
+        known = {(topic, self.partition): end for topic, end in others.items()} | {self.orders: offset}
+        return any(start < known.get(tp, 0) for tp, gaps in self.gaps.items() for start, _ in gaps)
+
+    def has_lost(self, offset: int) -> bool:
+        """Whether the order at the offset was lost."""
+        return any(start <= offset < end for start, end in self.gaps[self.orders])
+
+    @property
+    def has_lost_decisions(self) -> bool:
+        """Whether decisions were lost."""
+        return any(self.gaps[tp] for tp in self._output_partitions)
+
+    @property
+    def _output_partitions(self) -> tuple[TP, ...]:
+        return tuple((topic, self.partition) for topic in self._outputs)
 
     @property
     def has_mapping(self) -> bool:

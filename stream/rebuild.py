@@ -9,12 +9,14 @@ position is marked as being rebuilt, and no worker opens it.
 Why it is safe to switch while this runs is in docs/decisions/0015-state-is-rebuilt-beside-the-workers.md.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 from features.define import Feature
@@ -48,7 +50,7 @@ from stream.writer import (
     rebuilds,
 )
 
-__all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop"]
+__all__ = ["Rebuild", "RebuildError", "Rebuilt", "TakenOver", "drop", "forget_local"]
 
 _KEYS: Final = 10_000
 """So many keys go into a transaction, give or take what one chunk of orders changes."""
@@ -149,7 +151,7 @@ class Rebuild:
         self._cluster = KafkaCluster(settings, quiet=True)
         self._logs = {topic: once_it_answers(self._cluster.log_id, topic) for topic in settings.inputs}
         self._source_log = once_it_answers(self._cluster.log_id, source)
-        self._store = RocksStore(settings.home / "rebuild" / self._target)
+        self._store = RocksStore(_local(settings))
         self._desk = ScoringDesk(
             scorer=cast("Scorer", _NobodyScores()),
             policy=Policy(review_at=1.0, decline_at=1.0),
@@ -383,6 +385,18 @@ def _chunks(cluster: KafkaCluster, tp: TP, start: int, end: int) -> Iterator[Seq
             return
 
 
+def _local(settings: Settings) -> Path:
+    return settings.home / "rebuild" / settings.topics.changelog
+
+
+def forget_local(settings: Settings) -> None:
+    """Delete a rebuild's own copy of the rows: nobody needs it once workers have the changelog."""
+    folder = _local(settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others are being rebuilt, or there is none
+        folder.parent.rmdir()
+
+
 def drop(settings: Settings, source: str) -> None:
     """Delete the changelog that workers used before.
 
@@ -414,3 +428,4 @@ def drop(settings: Settings, source: str) -> None:
             "decided with it"
         )
     delete(settings, source)
+    forget_local(settings)

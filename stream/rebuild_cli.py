@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import typer
 
-from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver
+from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver, forget_local
 from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
 from stream.settings import Settings
 from stream.topics import create
@@ -47,6 +47,8 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
         except TakenOver as over:
             words = f"{over}; '{source}' is kept until 'fraudstream rebuild confirm --drop {source}'"
             typer.echo(json.dumps({"taken_over": target}) if as_json else words)
+            stack.close()
+            forget_local(settings)  # the worker restores rows of its own
             return
         if not told:
             left = sum(rebuild.behind.values())
@@ -72,10 +74,18 @@ def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
                     f"the archive {archive} is of another topic '{topic}' than the one that is there, which "
                     "was made anew or is another cluster's; give the archive of this one"
                 )
-            if gaps := earlier.gaps(topic):
-                raise RebuildError(
-                    f"the archive {archive} lacks the offsets {gaps[0].start:,} to {gaps[0].end - 1:,} of "
-                    f"{topic}/{gaps[0].partition}, and the rows would lack them; give one that has them"
+            for partition in range(earlier.partitions(topic)):
+                for start, end in earlier.gaps((topic, partition)):
+                    raise RebuildError(
+                        f"the archive {archive} lacks the offsets {start:,} to {end - 1:,} of "
+                        f"{topic}/{partition}, and the rows would lack them; give one that has them"
+                    )
+            if count := earlier.imported(topic):
+                typer.echo(
+                    f"fraudstream: {count:,} records of '{topic}' were imported into {archive}; workers "
+                    "never saw them, so the rows are made without them; to have workers remember them: "
+                    "fraudstream publish FILE --history",
+                    err=True,
                 )
     return earlier
 

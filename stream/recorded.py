@@ -12,7 +12,7 @@ from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
 
-__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "last_with", "recorded_of"]
+__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "last_with", "losses", "recorded_of"]
 
 _BACK: Final = (64, 4_096, None)
 """How many offsets before its end a log is searched for a key's last record; None is all of it."""
@@ -33,17 +33,32 @@ class Recorded(Protocol):
         Records before `start` and after `end` that are kept are not looked at.
         """
 
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """Offsets [start, end) whose records were lost before they could be kept here."""
+
     def close(self) -> None:
         """Let go of files and connections."""
 
 
-def recorded_of(settings: Settings, archive: str | None) -> Recorded:
-    """What an archive has, a folder or an address; without one, what the topics have."""
+def recorded_of(settings: Settings, archive: str | None, *, imports: bool = False) -> Recorded:
+    """What an archive has, a folder or an address; without one, what the topics have.
+
+    With `imports` what was imported into the archive comes before what was recorded. No worker has seen it.
+    """
     if archive is None:
         return TopicsRecorded(settings)
     from stream.archive import ArchiveRecorded  # noqa: PLC0415 - pyarrow only where it is asked for
+    from stream.archive_imports import ImportsThenRecorded  # noqa: PLC0415
 
-    return ArchiveRecorded(archive)
+    return ImportsThenRecorded(archive) if imports else ArchiveRecorded(archive)
+
+
+def losses(tp: TP, gaps: Iterable[tuple[int, int]]) -> list[str]:
+    """Each gap in words."""
+    return [
+        f"{tp[0]}/{tp[1]} lacks the offsets {start:,} to {end - 1:,}, lost before they were archived"
+        for start, end in gaps
+    ]
 
 
 def last_with(
@@ -81,6 +96,10 @@ class TopicsRecorded:
         """Committed records in [start, end), in chunks that are not empty; offsets may leave gaps."""
         return self._cluster.read(tp, start, end)
 
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        """None: what a topic lost lies before its beginning."""
+        return ()
+
     def close(self) -> None:
         """Close the connection."""
         self._cluster.close()
@@ -110,6 +129,10 @@ class EarlierThenLater:
             yield from self._earlier.read(tp, start, min(end, until))
         if end > until:
             yield from self._later.read(tp, max(start, until), end)
+
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """Those of the earlier."""
+        return self._earlier.gaps(tp)
 
     def close(self) -> None:
         """Nothing: what was given is closed by who gave it."""

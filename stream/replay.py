@@ -7,8 +7,8 @@ commits and changes nothing. Only `send_again` writes to a topic, in transaction
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -32,7 +32,7 @@ from stream.desk import is_history
 from stream.errors import Refusal
 from stream.merge import ARRIVED_AT, by_arrival
 from stream.ports import TP, Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, losses
 from stream.settings import Settings
 from stream.topics import TopicError
 
@@ -53,6 +53,7 @@ __all__ = [
     "Span",
     "Tally",
     "event_in",
+    "lost_of",
     "of_the_order",
     "refuse_unequal",
     "spans_of",
@@ -62,6 +63,8 @@ ROWS_AT_ONCE: Final = 10_000
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _PIECE: Final = 10_000
 """Offsets that are read at once of each of several inputs that are merged."""
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of values after which fewer are."""
 _BAD_KEPT: Final = 20
 """Bad records of which the place is kept, of a part; all are counted."""
 _TOLD_EVERY: Final = 2_000
@@ -139,9 +142,9 @@ class Bounds:
         ends = [end for _, end in ranges]
         return None if None in ends else max(end for end in ends if end is not None)
 
-    def first_offset(self, partition: int) -> int:
-        """The first offset out of which something may come."""
-        return min((begin for begin, _ in self.offsets.get(partition, ())), default=0)
+    def first_offset(self, partition: int) -> int | None:
+        """The first offset out of which something may come; None where there is no first."""
+        return min((begin for begin, _ in self.offsets.get(partition, ())), default=None)
 
 
 def _everywhere(_: Record) -> bool:
@@ -183,6 +186,8 @@ class Tally:
     waiting: int = 0
     """Outcomes and order events whose order was not seen."""
     partitions: int = 0
+    lost: list[str] = field(default_factory=list)
+    """What an archive lacks of what was to be read, in words."""
 
     def note(self, record: Record, code: str, detail: str) -> None:
         """Count a record that can't be read."""
@@ -200,6 +205,7 @@ class Tally:
         self.left_out += other.left_out
         self.waiting += other.waiting
         self.partitions += other.partitions
+        self.lost += other.lost
 
 
 class Sheet(Protocol):
@@ -237,6 +243,15 @@ class Job(Protocol):
 # ---------------------------------------------------------------------- reading
 
 
+def lost_of(recorded: Recorded, spans: Span) -> list[str]:
+    """What was lost, before it was archived, of what is to be read."""
+    return [
+        told
+        for tp, (begin, end) in sorted(spans.items())
+        for told in losses(tp, [gap for gap in recorded.gaps(tp) if gap[1] > begin and gap[0] < end])
+    ]
+
+
 def spans_of(recorded: Recorded, topic: str, partitions: Sequence[int]) -> dict[TP, tuple[int, int]]:
     """What there is of these partitions now."""
     return {(topic, each): recorded.bounds((topic, each)) for each in partitions}
@@ -258,7 +273,17 @@ def in_recorded_order(recorded: Recorded, inputs: Sequence[tuple[TP, tuple[int, 
 def _pieces(recorded: Recorded, tp: TP, begin: int, end: int) -> Iterator[Sequence[Record]]:
     while begin < end:
         until = min(begin + _PIECE, end)
-        yield list(chain.from_iterable(recorded.read(tp, begin, until)))
+        piece: list[Record] = []
+        size = 0
+        chunks = cast("Generator[Sequence[Record], None, None]", recorded.read(tp, begin, until))
+        with closing(chunks):  # what is not read to its end would hold the reader
+            for chunk in chunks:
+                piece += chunk
+                size += sum([len(each.value or b"") for each in chunk])
+                if size >= _PIECE_BYTES:
+                    until = chunk[-1].offset + 1
+                    break
+        yield piece
         begin = until
 
 
@@ -300,9 +325,9 @@ class Records:
         found: dict[TP, tuple[int, int]] = {}
         for topic, count in counts.items():
             for tp, (begin, end) in spans_of(recorded, topic, self.bounds.of(count)).items():
-                last = self.bounds.last_offset(tp[1])
+                first, last = self.bounds.first_offset(tp[1]), self.bounds.last_offset(tp[1])
                 until = end if last is None else min(end, last + 1)
-                found[tp] = (min(max(begin, self.bounds.first_offset(tp[1])), until), until)
+                found[tp] = (min(begin if first is None else max(begin, first), until), until)
         return found
 
     def parts(self, spans: Span) -> list[tuple[int, ...]]:

@@ -41,9 +41,10 @@ def mount(
         Its customer's history is made anew from the beginning of its partition, so a large topic takes a
         while; nothing is changed. Exit code 1 when the two differ. This prints a customer's data.
         """
+        from stream.replay_topics_cli import ends_plainly  # noqa: PLC0415
         from stream.verify import replay_decision  # noqa: PLC0415 (help must be quick)
 
-        with progress("reading the past") as told:
+        with ends_plainly(), progress("reading the past") as told:
             replayed = replay_decision(settings(), order_id, archive=archive, told=told)
         for each in replayed:
             for line in [json.dumps(_as_json(each))] if as_json else _said(each, order_id):

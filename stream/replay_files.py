@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Literal, NamedTuple, Protocol
 
 from stream.recorded import Recorded
-from stream.replay import Job, Opened, ReplayError, Sheet, Span, Tally
+from stream.replay import Job, Opened, ReplayError, Sheet, Span, Tally, lost_of
 
 __all__ = ["Format", "Reading", "format_of", "replay_to"]
 
@@ -80,8 +80,11 @@ def replay_to(
                 beside = to.parent if isinstance(to, Path) else None
                 folder = closing_.enter_context(tempfile.TemporaryDirectory(prefix=".replay-", dir=beside))
                 work = _Work(job, opened, spans, parts, Path(folder), is_table)
-                return _by_several(work, at_once, out, told)
-            return _by_one(_Work(job, opened, spans, parts), recorded, out, told)
+                tally = _by_several(work, at_once, out, told)
+            else:
+                tally = _by_one(_Work(job, opened, spans, parts), recorded, out, told)
+        tally.lost = lost_of(recorded, spans)
+        return tally
 
 
 def _offsets(spans: Span) -> int:

@@ -18,7 +18,7 @@ from stream.kafka import KafkaCluster, once_it_answers
 from stream.merge import ARRIVED_AT, arrived_at
 from stream.ports import TP, Aborted, Fenced, Headers, NotStable, OutcomeUnknown, Produce, Record
 from stream.recorded import Recorded
-from stream.replay import Bounds, Opened, Records, ReplayError, Span, Tally
+from stream.replay import Bounds, Opened, Records, ReplayError, Span, Tally, lost_of
 from stream.replay_files import Reading
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
@@ -180,6 +180,7 @@ class _Sending:
                     self._commit()
             self._commit()
             done.tally.add(tally)
+        done.tally.lost = lost_of(recorded, left)
         self._told(Reading(done.tally.read, self._of, time.monotonic() - self._began))
         return done
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Archive",
+    "Imports",
     "bounds_of",
     "chosen",
     "counts_of",
@@ -39,6 +40,13 @@ Archive = Annotated[
     str | None,
     typer.Option(
         metavar="PLACE", help="Read an archive, a folder or s3 address, instead of the broker's topics."
+    ),
+]
+Imports = Annotated[
+    bool,
+    typer.Option(
+        "--imports/--no-imports",
+        help="Of an archive also what was imported, before what was recorded; workers never saw it.",
     ),
 ]
 Since = Annotated[
@@ -90,6 +98,7 @@ def replay_records(
         ),
     ] = None,
     archive: Archive = None,
+    imports: Imports = True,
     since: Since = None,
     until: Until = None,
     country: Country = None,
@@ -110,7 +119,8 @@ def replay_records(
     settings = settings_of(asked)
     bounds = bounds_of((since, until), country, customer, offsets, partition)
     job = Records(settings, tuple(topic or (settings.topics.orders,)), bounds)
-    replay_into(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="records")
+    source = opened(settings, archive, imports=imports)
+    replay_into(job, source, to, processes, quiet=quiet, as_json=as_json, what="records")
 
 
 def replay_features(
@@ -129,6 +139,7 @@ def replay_features(
         str | None, typer.Option(metavar="NAME[@VERSION]", help="The features of this model.")
     ] = None,
     archive: Archive = None,
+    imports: Imports = True,
     since: Since = None,
     until: Until = None,
     country: Country = None,
@@ -152,7 +163,8 @@ def replay_features(
     settings = settings_of(asked)
     bounds = bounds_of((since, until), country, customer, offsets, partition)
     job = Features(settings, partial(chosen, settings, features or "served", model), bounds)
-    replay_into(job, settings, archive, to, processes, quiet=quiet, as_json=as_json, what="orders")
+    source = opened(settings, archive, imports=imports)
+    replay_into(job, source, to, processes, quiet=quiet, as_json=as_json, what="orders")
 
 
 def replay_to_topic(
@@ -216,11 +228,11 @@ def replay_to_topic(
     tell_bad(tally)
 
 
-def opened(settings: "Settings", archive: str | None) -> "Opened":
-    """What opens the recorded past, in this process or another."""
+def opened(settings: "Settings", archive: str | None, *, imports: bool = False) -> "Opened":
+    """What opens the recorded past, in this process or another; with `imports` those of the archive too."""
     from stream.recorded import recorded_of
 
-    return partial(recorded_of, settings, archive)
+    return partial(recorded_of, settings, archive, imports=imports)
 
 
 def chosen(settings: "Settings", names: str, model: str | None) -> "Sequence[Feature]":
@@ -284,8 +296,7 @@ def bounds_of(
 
 def replay_into(
     job: "Job",
-    settings: "Settings",
-    archive: str | None,
+    source: "Opened",
     to: str,
     processes: int,
     *,
@@ -305,7 +316,7 @@ def replay_into(
     with ends_plainly(), progress(quiet=quiet) as told:
         tally = replay_to(
             job,
-            opened(settings, archive),
+            source,
             sys.stdout.buffer if piped else Path(to),
             processes=processes,
             told=told,
@@ -339,6 +350,7 @@ def counts_of(tally: "Tally") -> dict[str, Any]:
         ],
         "left_out": dict(tally.left_out.most_common()),
         "waiting": tally.waiting,
+        "lost": tally.lost,
     }
 
 
@@ -347,7 +359,9 @@ def listed(counts: Any) -> str:
 
 
 def tell_bad(tally: "Tally") -> None:
-    """What could not be read, with its place, on stderr: it did not stop the others."""
+    """What could not be read, or is not there, with its place, on stderr: it did not stop the others."""
+    for told in tally.lost:
+        typer.echo(f"fraudstream: {told}", err=True)
     if not tally.bad:
         return
     for each in tally.bad_records:

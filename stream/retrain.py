@@ -217,27 +217,17 @@ def _noted(evaluation: Evaluated, notes: list[str]) -> Evaluated:
 
 
 def moved(model: Model, to: Period) -> Model:
-    """The model with its period moved so that it ends with `to`, and its submodels' periods with it."""
-    shift = to.end - model.trained_on.end
+    """The model with another period; its submodels' periods stay as long before it, or its own."""
+    shift = to.start - model.trained_on.start
 
     def shifted(each: Any) -> Any:
         if not isinstance(each, Model):
             return each
-        period = Period(each.trained_on.start + shift, each.trained_on.end + shift)
-        return replace(each, features=tuple(map(shifted, each.features)), trained_on=period)
+        if each.trained_on == model.trained_on:
+            return moved(each, to)
+        return moved(each, Period(each.trained_on.start + shift, each.trained_on.end + shift))
 
-    features = tuple(
-        # one of the parent's own period goes on sharing it
-        _of_period(shifted(each), to)
-        if isinstance(each, Model) and each.trained_on == model.trained_on
-        else shifted(each)
-        for each in model.features
-    )
-    return replace(model, features=features, trained_on=to)
-
-
-def _of_period(model: Model, period: Period) -> Model:
-    return replace(model, trained_on=period)
+    return replace(model, features=tuple(map(shifted, model.features)), trained_on=to)
 
 
 def _parity(model: Model, past: Past) -> Mapping[str, float] | None:

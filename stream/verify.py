@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
@@ -19,9 +21,9 @@ from stream.deciding import said_in
 from stream.decoder import CONTRACT, decoder_of
 from stream.desk import is_history
 from stream.errors import Refusal
-from stream.past import Made, Models, Outcome, Past, Read, Sources
+from stream.past import SPILLED, Made, Models, Outcome, Past, Read, Sources
 from stream.ports import Record
-from stream.recorded import Recorded, recorded_of
+from stream.recorded import Recorded, losses, recorded_of
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.version import program_version
@@ -53,6 +55,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "order_gone": "the order that the decision is about is not there any more",
         "other_order": "the decision is about another order than the one at its place",
         "beginning_missing": "the beginning of the orders is not there, so histories are incomplete",
+        "lost": "records that it may depend on were lost before they were archived, and were given up",
         "decisions_begin_later": "it speaks of a decision that is no longer there",
         "history_evicted": "what a worker had forgotten can't be told after it was to remember for longer",
         "model_unknown": "the model that decided is not in the registry",
@@ -190,6 +193,7 @@ class Verified:
 
 _SEE_WHO: Final = "see which worker or group wrote it (its headers say)"
 _OF_HISTORY: Final = ("features", "repeat_of", "supersedes")
+_GIVEN_UP: Final = "were lost before they were archived (archive run --accept-gap)"
 
 
 def verify_partition(past: Past, window: Window = EVER, *, most: int = 20) -> Verified:
@@ -230,15 +234,16 @@ def _differences(outcome: Outcome, past: Past) -> Iterator[Difference | None]:
     if not made:
         if again is None or not outcome.is_recorded:
             return
-        yield Difference(
-            "missing",
-            past.partition,
-            record.offset,
-            _named(again),
-            None,
-            f"the order is decided again, and {outcome.topic}/{past.partition} has no decision about it; "
-            "see whether somebody deleted records of that topic, or another group decided",
+        cause, why = (
+            ("lost", f"it may be among the decisions that {_GIVEN_UP}")
+            if past.has_lost_decisions
+            else (
+                "missing",
+                "see whether somebody deleted records of that topic, or another group decided",
+            )
         )
+        said = f"the order is decided again, and {outcome.topic}/{past.partition} has no decision about it"
+        yield Difference(cause, past.partition, record.offset, _named(again), None, f"{said}; {why}")
         return
     same = _compared_one(outcome)
     if _is_equal(same, outcome):
@@ -311,6 +316,9 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
             f"{where} begins at offset {past.low:,}, and the orders before it are part of histories; read an "
             "archive that has them (--archive)"
         )
+    elif of_history and past.lacks_history_of(made, outcome.record.offset):
+        cause = "lost"
+        said = f"orders before it, or what became of them, {_GIVEN_UP}, and are part of histories"
     elif differing.intersection({"repeat_of", "supersedes"}) and past.first_recorded > past.low:
         cause = "decisions_begin_later"
         said = (
@@ -403,6 +411,9 @@ def _stray(made: Made, past: Past, window: Window) -> Difference | None:
         return None
     elif (about.topic, about.partition) == past.orders and past.decided.has_answered(about.offset):
         cause, offset, said = "repeated", about.offset, f"the order has a decision already; {_SEE_WHO}"
+    elif (about.topic, about.partition) == past.orders and past.has_lost(about.offset):
+        cause, offset = "lost", about.offset
+        said = f"its order is among those of {about.topic}/{about.partition} that {_GIVEN_UP}"
     else:
         cause, offset = "order_gone", about.offset
         said = (
@@ -419,6 +430,7 @@ def _notes(past: Past) -> list[str]:
             f"{past.orders[0]}/{past.partition} begins at offset {past.low:,}: what customers ordered before "
             "is not known here"
         )
+    notes += [told for tp, gaps in past.gaps.items() for told in losses(tp, gaps)]
     return notes
 
 
@@ -432,6 +444,8 @@ class _Asked(NamedTuple):
     window: Window
     archive: str | None
     most: int
+    folder: Path | None = None
+    """Where rows that do not fit into memory go: whoever is ended does not tidy up, so we do."""
 
 
 def verify(
@@ -460,8 +474,10 @@ def verify(
                 found = _verified(sources, models, asked, number, begun=count.begin, read=count)
                 together.add(found, most)
         return together
-    for found in _in_processes(asked, wanted, min(processes, len(wanted)), count):
-        together.add(found, most)
+    with tempfile.TemporaryDirectory(prefix=SPILLED, ignore_cleanup_errors=True) as folder:
+        asked = asked._replace(folder=Path(folder))
+        for found in _in_processes(asked, wanted, min(processes, len(wanted)), count):
+            together.add(found, most)
     return together
 
 
@@ -501,7 +517,15 @@ def _verified(
     sources: Sources, models: Models, asked: _Asked, number: int, *, begun: Callable[[int], None], read: Read
 ) -> Verified:
     is_archive = asked.archive is not None
-    with Past(sources, asked.settings, number, models=models, from_archive=is_archive, read=read) as past:
+    with Past(
+        sources,
+        asked.settings,
+        number,
+        models=models,
+        from_archive=is_archive,
+        read=read,
+        beside=asked.folder,
+    ) as past:
         begun(past.records)
         return verify_partition(past, asked.window, most=asked.most)
 

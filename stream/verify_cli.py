@@ -82,6 +82,7 @@ def mount(
         order. Nothing is joined, committed or changed. Exit code 1 when one of them differs; the cause says
         what to do. A difference may print a customer's data.
         """
+        from stream.replay_topics_cli import ends_plainly  # noqa: PLC0415
         from stream.verify import Window  # noqa: PLC0415 (help must be quick)
         from stream.verify import verify as verified  # noqa: PLC0415
 
@@ -89,7 +90,7 @@ def mount(
         if None not in window and window.since >= window.until:  # type: ignore[operator]
             raise typer.BadParameter("nothing lies between --from and --to", param_hint="--to")
         began = time.monotonic()
-        with progress("deciding again") as told:
+        with ends_plainly(), progress("deciding again") as told:
             found = verified(
                 settings(),
                 partitions=partition or (),

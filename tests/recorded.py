@@ -31,6 +31,9 @@ class Lists:
         for at in range(0, len(found), _CHUNK):
             yield found[at : at + _CHUNK]
 
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        return ()
+
     def close(self) -> None:
         pass
 

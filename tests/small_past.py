@@ -32,6 +32,8 @@ class Lists:
     topics: dict[str, list[Record]] = field(default_factory=dict)
     beginnings: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Offsets of each that were never kept."""
 
     def partitions(self, topic: str) -> int:
         if topic not in self.topics:
@@ -45,9 +47,17 @@ class Lists:
 
     def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         begin = self.beginnings.get(tp[0], 0)
-        found = [each for each in self.topics[tp[0]] if max(start, begin) <= each.offset < end]
+        found = [
+            each
+            for each in self.topics[tp[0]]
+            if max(start, begin) <= each.offset < end
+            and not any(first <= each.offset < last for first, last in self.gaps(tp))
+        ]
         for first in range(0, len(found), 7):
             yield found[first : first + 7]
+
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        return self.lost.get(tp[0], [])
 
     def close(self) -> None:
         """Nothing is open."""

@@ -189,7 +189,9 @@ class Counted:
     last_at: float = 0.0
 
 
-def count_decisions(settings: Settings, expected: int, sample: set[bytes], fleet: Fleet) -> Counted:
+def count_decisions(
+    settings: Settings, expected: int, sample: set[bytes], fleet: Fleet, silence_s: float = SILENCE_S
+) -> Counted:
     """Read until all were seen or nothing came for a long while; afterwards whatever came too many."""
     consumer = Consumer(
         settings.confluent(
@@ -201,7 +203,7 @@ def count_decisions(settings: Settings, expected: int, sample: set[bytes], fleet
     counted = Counted()
     decode = msgspec.json.Decoder(_Named).decode
     quiet_since = time.monotonic()
-    while time.monotonic() - quiet_since < (2.0 if counted.decisions >= expected else SILENCE_S):
+    while time.monotonic() - quiet_since < (2.0 if counted.decisions >= expected else silence_s):
         messages = [each for each in consumer.consume(5_000, 0.1) if each.error() is None]
         fleet.tick()
         if fleet.exits:

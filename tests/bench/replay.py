@@ -88,6 +88,10 @@ class Files:
                 if chunk:
                     yield chunk
 
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        """None."""
+        return ()
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -78,6 +78,20 @@ def test_what_a_killed_worker_decided_of_the_first_real_orders_is_decided_again(
 
 @pytest.mark.slow
 @pytest.mark.broker
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_a_worker_decides_with_the_published_features_of_customers_and_merchants() -> None:
+    figures = smoke("merchants.py")
+
+    assert figures["orders decided"] == figures["published rows held"]
+    assert (figures["missing"], figures["repeated"], figures["published rows missed"]) == (0, 0, 0)
+    for whose in ("customer", "merchant"):
+        met = figures[f"of them met to 1e-6 by {whose}"]
+        assert isinstance(met, int)
+        assert met > 500
+
+
+@pytest.mark.slow
+@pytest.mark.broker
 def test_live_orders_are_decided_with_the_past_that_was_loaded_and_the_past_is_not() -> None:
     figures = smoke("history.py")
 

@@ -15,7 +15,7 @@ from features.events import Order
 from features.history import Row
 from stream import topics
 from stream.archive import ArchivableTopics, Archive
-from stream.archive_manifest import Gap
+from stream.archive_manifest import Gap, Imported, PartitionEntry
 from stream.archive_place import Place
 from stream.desk import customer_key
 from stream.ports import TP
@@ -98,6 +98,7 @@ def test_rows_are_made_wider_beside_a_worker_that_goes_on_and_taken_over_without
 
     assert "is complete" in said
     assert "the workers' from here on" in said
+    assert not (after.home / "rebuild").exists(), "the worker has rows of its own"
     assert Counter(d["order_id"] for d in decided if d["repeat_of"] is None) == Counter(
         f"o{n}" for n in range(600)
     )
@@ -203,7 +204,7 @@ def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
     topics.create(before)
     place = Place(str(tmp_path / "archive"))
     with closing(ArchivableTopics(before)) as source, Archive(place) as archive:
-        archive.append(source, [before.topics.orders])
+        archive.append(source, before.inputs)
         words = ("start", "--once", "--from", before.topics.changelog, "--archive", str(place))
         for harm, said in (
             ({"id": "made-before"}, "is of another topic"),
@@ -216,6 +217,16 @@ def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
             entry.id = identity
             told, _ = (making := rebuild(after, *words)).communicate(timeout=60)
             assert (making.returncode, said in told) == (1, True), told
+        archive.manifest.gaps = []
+        rows = PartitionEntry(next=4, first=0, count=4)
+        archive.manifest.imports = [
+            Imported("0f", before.topics.orders, "old.csv", rows, before.partitions, 0, 0, "2026-01-01")
+        ]
+        archive.save()
+    told, _ = (making := rebuild(after, *words)).communicate(timeout=60)
+    assert making.returncode == 0, told
+    assert "4 records" in told, "a past that no worker has seen is not taken for one that they have"
+    assert "rows are made without them" in told
 
 
 class Truncated(TopicsRecorded):

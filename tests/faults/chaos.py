@@ -3,6 +3,7 @@
     python tests/faults/chaos.py                    # 30 kills, 6 pauses, 6 wipes, 4 clean restarts
     python tests/faults/chaos.py --short            # what CI runs, two to three minutes
     python tests/faults/chaos.py --seed 7 --compare # the same faults on stock Faust, side by side
+    python tests/faults/chaos.py --entities         # two more stages, outcomes and order events beside orders
 
 Two workers share the orders of one topic. A kill is SIGKILL, most of them aimed at the moment a
 decision has been written and its transaction not yet committed; a pause is SIGSTOP for longer than
@@ -17,8 +18,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from stream.store import RocksStore
 from stream.worker import load_model
 from stream.writer import POSITION_KEY, Owner, decode_position
 from tests.bench.results import record as keep_figures
+from tests.faults import on_the_road
 from tests.faults.checks import (
     Answers,
     Fault,
@@ -87,6 +89,8 @@ class Expected:
     decisions: Mapping[Key, bytes]
     rejected: Mapping[Key, bytes]
     rows: Mapping[tuple[int, bytes], bytes]
+    messages: Mapping[str, bytes] = field(default_factory=dict)
+    """What goes from stage to stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def _source_of(record: Record) -> Key:
 
 def _rejected_source(record: Record) -> Key:
     headers = dict(record.headers)
-    return int(headers["source_partition"]), int(headers["source_offset"])
+    return b"/".join(headers["source_" + name] for name in ("topic", "partition", "offset")).decode()
 
 
 def _whole(partition: int, key: bytes | None, value: bytes | None) -> bytes:
@@ -184,6 +188,23 @@ def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], 
     return Expected(decisions, rejected, rows)
 
 
+def run_on_the_road(settings: Settings, _: Mapping[int, Sequence[Record]]) -> Expected:
+    """The same desk over home and over each stage, in the order in which they were really taken."""
+    made = on_the_road.run_through(settings)
+    expected: dict[str, dict[Any, bytes]] = {"decisions": {}, "rejected": {}, "messages": {}}
+    for each in made.produced:
+        record = Record(each.topic, each.partition, -1, -1, each.key, each.value, each.headers)
+        whole = _whole(each.partition, each.key, each.value)
+        if each.topic == settings.topics.decisions:
+            expected["decisions"][_source_of(record)] = whole
+        elif each.topic == settings.topics.rejected:
+            expected["rejected"][_rejected_source(record)] = whole
+        else:
+            named, says = on_the_road.message(each)
+            expected["messages"][named] = says
+    return Expected(**expected, rows=made.rows)
+
+
 def _rows_of(changelog: Sequence[Record]) -> dict[tuple[int, bytes], bytes]:
     rows: dict[tuple[int, bytes], bytes] = {}
     for record in changelog:
@@ -207,6 +228,10 @@ OURS = System(
     names=lambda record: _read_decision(record).decision_id,
     restored=_rows_of,
 )
+
+
+ON_THE_ROAD = replace(OURS, name="fraudstream, two stages", expect=run_on_the_road)
+"""The same worker, where devices and merchants have histories too."""
 
 
 # --- stock Faust, for comparison ------------------------------------------------------------------
@@ -255,8 +280,9 @@ def _stock(name: str, guarantee: str) -> System:
 
 def system_of(name: str) -> System:
     """The system of this name."""
-    if name == OURS.name:
-        return OURS
+    for ours in (OURS, ON_THE_ROAD):
+        if name == ours.name:
+            return ours
     return _stock(name, {"faust-alo": "at_least_once", "faust-eos": "exactly_once"}[name])
 
 
@@ -414,13 +440,27 @@ class Run:
         return False
 
     def is_all_read(self) -> bool:
-        """Whether the group has committed all that was sent."""
-        done = committed(self.settings)
-        return all(
-            number in done
-            and done[number].offset >= high(self.settings, (self.settings.topics.orders, number))
-            for number in range(self.settings.partitions)
-        )
+        """Whether the group has committed all that was sent, and of what went to stages all there is."""
+        return all(self._is_read(topic) for topic in self.inputs)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The topics that something was sent to."""
+        settings = self.settings
+        if not settings.entities:
+            return (settings.topics.orders,)
+        return settings.inputs
+
+    def _is_read(self, topic: str) -> bool:
+        done = committed(self.settings, topic)
+        is_a_stage = topic in self.settings.stages.values()
+        for number in range(self.settings.partitions):
+            end = high(self.settings, (topic, number))
+            read = done[number].offset if number in done else 0
+            # the end of the last transaction may be left unread: it is no record
+            if read < end - is_a_stage:
+                return False
+        return True
 
     def finish(self) -> bool:
         """Wait until every order is decided; False when there was no progress for too long."""
@@ -433,7 +473,8 @@ class Run:
                 # what was committed last has still to be seen
                 self.wait(lambda: False, 2.0)
                 return True
-            now = (len(self.sightings), sum(each.offset for each in committed(self.settings).values()))
+            stands = [committed(self.settings, topic) for topic in self.inputs]
+            now = (len(self.sightings), sum(each.offset for ends in stands for each in ends.values()))
             if now != progress:
                 progress, since = now, time.monotonic()
             self.wait(lambda: False, 1.0)
@@ -468,7 +509,11 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
     asked = compare_answers(expected.decisions, [(system.answers(r), _as_seen(r)) for r in decisions])
     refused = compare_answers(expected.rejected, [(_rejected_source(r), _as_seen(r)) for r in rejected])
     rows = compare_answers(expected.rows, system.restored(changelog).items())
+    stages = settings.stages.values()
+    between = [record for topic in stages for record in read_all(settings, topic, settings.partitions)]
+    messages = compare_answers(expected.messages, map(on_the_road.message, between))
     violations: dict[str, tuple[Any, ...]] = {
+        **messages.violations("messages between stages"),
         **asked.violations("decisions"),
         **refused.violations("rejected orders"),
         **rows.violations("rows in the changelog"),
@@ -506,6 +551,11 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
         "unlike the single-process run": len(asked.different),
         "to be rejected": refused.expected,
         "rejected wrongly": _wrong(refused),
+        **(
+            {"messages between stages": messages.expected, "messages wrong": _wrong(messages)}
+            if settings.entities
+            else {}
+        ),
         "rows": rows.expected,
         "rows wrong": _wrong(rows),
         "decisions aborted, invisible": len(aborted),
@@ -586,7 +636,7 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
     counts["clean"] = arguments.clean
     plan = plan_of(chance, counts)
     began = time.monotonic()
-    with temporary_home(system.name) as home, running_broker(home) as broker:
+    with temporary_home("chaos") as home, running_broker(home) as broker:
         settings = Settings(
             broker=broker.bootstrap,
             home=home,
@@ -594,16 +644,22 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             group="chaos",
             worker="harness",
             row_limit=64,  # small enough that rows drop their oldest orders
+            entities=on_the_road.ENTITIES if system is ON_THE_ROAD else (),
         )
         make_topics(settings)
-        if system.is_ours:
+        plain = orders(arguments.seed, plain=system.plain)
+        source: Iterator[tuple[str, bytes, bytes]] = ((settings.topics.orders, *each) for each in plain)
+        if system is ON_THE_ROAD:
+            on_the_road.publish_model(settings)
+            source = on_the_road.said(settings, arguments.seed)
+        elif system.is_ours:
             publish_starter(settings)
         fleet = Fleet(
             system.command, lambda name: system.environment(settings, name), home / "workers", WORKERS, chance
         )
         publisher = Publisher(
             settings,
-            orders(arguments.seed, plain=system.plain),
+            source,
             rate=arguments.rate,
             at_least=arguments.orders,
         )
@@ -700,6 +756,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gap-limit", type=float, default=GAP_S, help="seconds after a lone kill")
     parser.add_argument("--system", choices=("fraudstream", "faust-alo", "faust-eos"), default="fraudstream")
     parser.add_argument("--compare", action="store_true", help="all three systems, side by side")
+    parser.add_argument(
+        "--entities", action="store_true", help="devices and merchants have stages, and outcomes are sent too"
+    )
     parser.add_argument("--short", action="store_true", help="6 kills, 1 pause, 1 wipe, 1 clean restart")
     parser.add_argument("--record", action="store_true", help="add the figures to tests/bench/RESULTS.md")
     arguments = parser.parse_args(argv)
@@ -709,6 +768,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(arguments, name, count)
     end_on_sigterm()
     names = ("fraudstream", "faust-alo", "faust-eos") if arguments.compare else (arguments.system,)
+    if arguments.entities:
+        if arguments.compare or arguments.system != OURS.name:
+            parser.error("stock Faust has no stages: leave out --compare or --entities")
+        names = (ON_THE_ROAD.name,)
     reports: dict[str, Report] = {}
     try:
         for name in names:
@@ -728,7 +791,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Seed {arguments.seed}, two workers, {arguments.rate:.0f} orders/s, broker on the same machine."
         )
         keep_figures("Chaos on a real broker", figures, note, columns=names)
-    if any(reports[name].violations for name in names if name == OURS.name):
+    if any(reports[name].violations for name in names if system_of(name).is_ours):
         return 1
     if not arguments.compare:
         return 1 if reports[names[0]].violations else 0

@@ -98,7 +98,9 @@ def publish_starter(settings: Settings, predictor: PredictorKind = "random_fores
 def environment_of(settings: Settings, worker: str) -> dict[str, str]:
     """What a worker's process is told, without anything the caller's shell may have set for another."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDSTREAM_")}
+    asked = {"FRAUDSTREAM_ENTITIES": ",".join(settings.entities), "FRAUDSTREAM_FEATURES": settings.features}
     return environment | {
+        **{name: value for name, value in asked.items() if value},
         "PYTHONPATH": str(ROOT),
         "FRAUDSTREAM_BROKER": settings.broker,
         "FRAUDSTREAM_HOME": str(settings.home),
@@ -114,12 +116,17 @@ def environment_of(settings: Settings, worker: str) -> dict[str, str]:
 
 
 def orders(
-    seed: int, *, plain: bool = False, customers: int = 300, named: str = "o"
+    seed: int,
+    *,
+    plain: bool = False,
+    customers: int = 300,
+    named: str = "o",
+    with_merchants: bool = False,
 ) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a shop's orders without end; the same seed gives the same orders.
 
     Unless `plain`, some are late, some come from guests, are sent again, revised, changed without a
-    revision, or can't be read.
+    revision, or can't be read. With merchants most name one, and a revision changes device and merchant.
     """
     chance = random.Random(seed)
     now = OPENED_AT
@@ -144,6 +151,8 @@ def orders(
             "payment_attempts": chance.randrange(1, 4),
             "card": {"fingerprint": f"f-{customer}-{chance.randrange(3)}", "issuer_country": "DE"},
         }
+        if with_merchants and number % 11:
+            order["merchant_id"] = f"m{number % 37}"
         number += 1
         if 0.04 <= kind < 0.08:
             del order["customer_id"]
@@ -156,7 +165,8 @@ def _another(chance: random.Random, order: dict[str, Any], kind: float) -> tuple
     if kind < 0.015:
         return _sent(order)
     if kind < 0.025:
-        return _sent(order | {"revision": 1, "amount": order["amount"] + 1})
+        moved = {"device_id": "d1", "merchant_id": "m1"} if "merchant_id" in order else {}
+        return _sent(order | {"revision": 1, "amount": order["amount"] + 1} | moved)
     if kind < 0.03:
         return _sent(order | {"amount": order["amount"] + 1})
     key, value = _sent(order | {"order_id": f"{order['order_id']}-bad-{chance.randrange(10**9)}"})
@@ -176,10 +186,13 @@ def _sent(order: Mapping[str, Any]) -> tuple[bytes, bytes]:
 
 
 class Publisher(threading.Thread):
-    """Sends orders at a steady rate until told to stop and at least `at_least` were sent."""
+    """Sends orders at a steady rate until told to stop and at least `at_least` were sent.
+
+    What is said to other topics goes between them, and is not counted.
+    """
 
     def __init__(
-        self, settings: Settings, source: Iterator[tuple[bytes, bytes]], *, rate: float, at_least: int
+        self, settings: Settings, source: Iterator[tuple[str, bytes, bytes]], *, rate: float, at_least: int
     ) -> None:
         super().__init__(name="publisher", daemon=True)
         self.sent = 0
@@ -223,9 +236,9 @@ class Publisher(threading.Thread):
             if ahead > 0:
                 producer.poll(0)
                 time.sleep(ahead)
-            key, value = next(self._source)
-            producer.produce(self._settings.topics.orders, value, key, on_delivery=delivered)
-            self.sent += 1
+            topic, key, value = next(self._source)
+            producer.produce(topic, value, key, on_delivery=delivered)
+            self.sent += topic == self._settings.topics.orders
         left = producer.flush(30.0)
         if undelivered or left:
             raise StageError(
@@ -512,11 +525,13 @@ def _latest(admin: AdminClient, tp: TP, isolation: IsolationLevel) -> int:
             time.sleep(0.1)
 
 
-def committed(settings: Settings) -> dict[int, Committed]:
-    """The group's offsets for the orders, with the words their owners left."""
+def committed(settings: Settings, topic: str | None = None) -> dict[int, Committed]:
+    """The group's offsets for the orders or another input, with the words their owners left."""
     consumer = _reader(settings, "read_uncommitted", group_id=settings.group)
     try:
-        asked = [TopicPartition(settings.topics.orders, number) for number in range(settings.partitions)]
+        asked = [
+            TopicPartition(topic or settings.topics.orders, number) for number in range(settings.partitions)
+        ]
         return {
             each.partition: Committed(each.offset, each.metadata or "")
             for each in consumer.committed(asked, timeout=10)

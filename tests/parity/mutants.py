@@ -1,4 +1,4 @@
-"""The mistakes that the tests of features must find: each one changes a few words of `features/*.py`.
+"""The mistakes that the tests of features and of the road must find: each changes a few words of one file.
 
     python tests/parity/mutants.py            # all of them
     python tests/parity/mutants.py label      # those so named
@@ -56,19 +56,31 @@ CORRECTED = ROWS + "test_a_fact_counts_from_when_it_is_known_and_until_it_is_cor
 OTHERS_FACTS = ROWS + "test_what_became_of_one_order_is_forgotten_and_of_the_others_it_is_not"
 GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
 
+STAGES = "tests/unit/test_stream_stages.py::"
+ROAD = "tests/parity/test_road_parity.py::"
+AS_A_REPLAY = ROAD + "test_the_desk_of_a_worker_through_three_stages_computes_what_a_replay_says"
+ANY_ORDER = ROAD + "test_in_whatever_order_messages_come_each_order_is_decided_once_and_rows_are_the_same"
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One mistake: the file, the words as they are and as they would be, and the test that catches it."""
+    """One mistake: the file (of `features` where it names no folder), the words as they are and as they would
+    be, and the test that catches it.
+    """
 
     name: str
     file: str
     patches: tuple[tuple[str, str], ...]
     caught_by: str
 
+    @property
+    def path(self) -> Path:
+        """Where the file is, from the root of the repository."""
+        return Path(self.file) if "/" in self.file else Path("features", self.file)
+
     def put_into(self, root: Path) -> None:
         """Make the mistake in a copy of the repository."""
-        path = root / "features" / self.file
+        path = root / self.path
         source = path.read_text(encoding="utf-8")
         for old, new in self.patches:
             if (found := source.count(old)) != 1:
@@ -491,6 +503,105 @@ MUTANTS = (
         "history.py",
         (("if said[_WHERE_ORDER] != wanted", "if False"),),
         OTHERS_FACTS,
+    ),
+    Mutant(
+        "what is said of an order is learned where it stands no more",
+        "stream/stage.py",
+        (("if passing.standing < overlay.passed(at, self._entity).standing:", "if False:"),),
+        STAGES + "test_what_is_told_of_an_order_after_it_has_left_a_history_is_not_learned_there",
+    ),
+    Mutant(
+        "an order is put where an earlier revision says, whichever comes first",
+        "stream/passed.py",
+        (("if standing <= self.standing:", "if False:"),),
+        STAGES + "test_an_order_stands_where_its_newest_revision_says_whichever_comes_first",
+    ),
+    Mutant(
+        "an order whose revision overtook it enters its history all the same",
+        "stream/passed.py",
+        (("            if not self.standing:\n", "            if True:\n"),),
+        ANY_ORDER,
+    ),
+    Mutant(
+        "a revision does not leave where the order stood first",
+        "stream/passed.py",
+        (("                taken_out.append(stood)\n", "                pass\n"),),
+        STAGES + "test_a_revision_leaves_the_histories_it_is_not_in_any_more",
+    ),
+    Mutant(
+        "the stage that an order leaves is not the one that is told",
+        "stream/home.py",
+        (("there = {entity: before}", "there = {road.entities[0]: before}"),),
+        AS_A_REPLAY,
+    ),
+    Mutant(
+        "what was withdrawn stays known at a stage",
+        "stream/stage.py",
+        (("changes = [row.unlearn(fact) for fact in passing.withdrawn]", "changes = []"),),
+        STAGES + "test_what_was_superseded_before_it_was_known_is_known_to_no_history",
+    ),
+    Mutant(
+        "what was said of an order before it came is lost on its road",
+        "stream/stage.py",
+        (("        for fact in passing.facts:\n            row.learn(fact)\n", ""),),
+        STAGES + "test_an_outcome_waits_for_its_order",
+    ),
+    Mutant(
+        "facts stop at a stage where the order names nobody",
+        "stream/road.py",
+        (("            if named is None and travelling is None:\n                continue\n",
+          "            if named is None and travelling is None:\n                return None\n"),),
+        STAGES + "test_facts_pass_over_stages_where_the_order_names_nobody",
+    ),
+    Mutant(
+        "a resend is decided anew at its last stage",
+        "stream/stage.py",
+        (("if travelling.repeat_of is None:\n", "if True:\n"),),
+        STAGES + "test_a_resend_hears_what_it_heard_although_more_is_known_of_what_came_before",
+    ),
+    Mutant(
+        "the last stage does not keep what it decided",
+        "stream/stage.py",
+        (("        passed.keep(seen)\n", ""),),
+        STAGES + "test_a_resend_hears_what_it_heard_although_more_is_known_of_what_came_before",
+    ),
+    Mutant(
+        "the past is decided at the last stage",
+        "stream/stage.py",
+        (("        if travelling.is_history:\n            return None\n        return self._at_its_end",
+          "        return self._at_its_end"),),
+        STAGES + "test_history_is_remembered_at_every_stage_and_decided_nowhere",
+    ),
+    Mutant(
+        "an order is part of its own past at a stage",
+        "stream/stage.py",
+        (("found[1].as_of(order.placed_at)", "found[1].as_of(order.placed_at + timedelta(microseconds=1))"),
+         ("from typing import Final", "from datetime import timedelta\nfrom typing import Final")),
+        AS_A_REPLAY,
+    ),
+    Mutant(
+        "a stage decides under the control state of its own",
+        "stream/stage.py",
+        (("travelling.is_observed, travelling.passed)", "False, travelling.passed)"),),
+        STAGES + "test_an_order_is_decided_under_the_control_state_that_home_saw",
+    ),
+    Mutant(
+        "a stage forgets by the time of home",
+        "stream/stage.py",
+        (("(record.partition, order, self._entity)", "(record.partition, order)"),),
+        STAGES + "test_each_stage_forgets_by_its_own_time",
+    ),
+    Mutant(
+        "what another model computed is taken for ours",
+        "stream/stage.py",
+        (("if travelling.names != self._part.names:", "if False:"),),
+        STAGES + "test_a_worker_with_another_model_decides_with_what_both_know",
+    ),
+    Mutant(
+        "a stage takes for an order's arrival when home appended it",
+        "stream/road.py",
+        (("str(passing.home.arrived_at).encode()", "str(passing.home.timestamp).encode()"),),
+        STAGES + "test_what_arrived_elsewhere_before_says_so_at_every_stage",
     ),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The tests of features find mistakes: a few here, all of them in `make mutants`."""
+"""The tests of features and of the road find mistakes: a few here, all of them in `make mutants`."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from tests.parity.mutants import MUTANTS, QUICK, Mutant, is_caught
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each.name)
 def test_a_mutant_is_still_a_change_of_the_source(mutant: Mutant, tmp_path: Path) -> None:
-    (tmp_path / "features").mkdir()
-    source = (Path(__file__).parents[2] / "features" / mutant.file).read_text()
-    (tmp_path / "features" / mutant.file).write_text(source)
+    (tmp_path / mutant.path).parent.mkdir()
+    source = (Path(__file__).parents[2] / mutant.path).read_text()
+    (tmp_path / mutant.path).write_text(source)
 
     mutant.put_into(tmp_path)
 
-    changed = (tmp_path / "features" / mutant.file).read_text()
+    changed = (tmp_path / mutant.path).read_text()
     assert changed != source
     compile(changed, mutant.file, "exec")
 

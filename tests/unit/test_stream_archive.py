@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pyarrow import fs
 from typer.testing import CliRunner
 
-from stream.archive import Archive, ArchiveRecorded, Limits
+from stream.archive import Archive, ArchiveRecorded, Limits, archived_topics
 from stream.archive_files import SCHEMA, digests_of, records_in, table_of
 from stream.archive_import import Import, import_file
+from stream.archive_imports import ImportsThenRecorded
 from stream.archive_manifest import MANIFEST, Manifest, load
 from stream.archive_place import ArchiveError, Place
 from stream.archive_verify import holdings, verify
@@ -70,6 +71,9 @@ class Topics:
         for at in range(0, len(records), self.chunk):
             yield records[at : at + self.chunk]
 
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        return ()
+
     def close(self) -> None:
         pass
 
@@ -110,7 +114,7 @@ def some_topics(count: int = 50) -> Topics:
 def run(place: Place | Path, topics: Topics, **limits: int) -> Archive:
     place = Place(str(place)) if isinstance(place, Path) else place
     with Archive(place, Limits(**limits)) as archive:
-        archive.append(topics, topics.topics())
+        archive.append(topics, sorted(topics.topics()))
     return archive
 
 
@@ -964,6 +968,13 @@ def _import(place: Place, file: Path, **options: Any) -> Import:
         return import_file(archive, settings, source, planned(settings, source, mapping), **options)
 
 
+def imported(place: Place, partition: int) -> list[Record]:
+    """What was imported of a partition, as a replay reads it."""
+    past = ImportsThenRecorded(place)
+    first, _ = past.bounds(("orders", partition))
+    return [record for chunk in past.read(("orders", partition), first, 0) for record in chunk]
+
+
 def test_an_extract_is_imported_once_and_comes_before_what_was_recorded(tmp_path: Path) -> None:
     file, place = _extract(tmp_path), Place(str(tmp_path / "archive"))
     run(place, some_topics())
@@ -974,13 +985,7 @@ def test_an_extract_is_imported_once_and_comes_before_what_was_recorded(tmp_path
 
     assert (done.records, done.refused, [each.line for each in refused]) == (29, 1, [6])
     assert (again.is_repeat, again.id, again.records) == (True, done.id, 29)
-    recorded = ArchiveRecorded(place)
-    records = [
-        record
-        for partition in range(2)
-        for chunk in recorded.imports(("orders", partition))
-        for record in chunk
-    ]
+    records = [record for partition in range(2) for record in imported(place, partition)]
     assert sorted(json.loads(each.value or b"")["order_id"] for each in records) == sorted(
         f"o{n}" for n in range(30) if n != 5
     )
@@ -1003,20 +1008,16 @@ def test_the_small_files_of_an_import_become_one_with_the_same_records(tmp_path:
     rows = [f"o{n},c{n % 7},2025-12-01T10:00:{n % 60:02}Z,{n}.50,EUR,DE" for n in range(100, 140)]
     file.write_text("\n".join(["number,customer,at,total,currency,country", *rows]) + "\n")
     _import(place, file)
-    recorded = ArchiveRecorded(place)
-    before = [list(recorded.imports(("orders", number))) for number in range(2)]
+    before = [imported(place, number) for number in range(2)]
 
     with Archive(place) as archive:
         assert archive.compact() > 0
 
     homes = [(file.import_id, file.day, file.country) for file in archive.manifest.files]
     assert len(homes) == len(set(homes)) == 4
-    recorded = ArchiveRecorded(place)
-    for number, chunks in enumerate(before):
-        now = [record for chunk in recorded.imports(("orders", number)) for record in chunk]
-        assert now == [record for chunk in chunks for record in chunk]
+    assert [imported(place, number) for number in range(2)] == before
     with pytest.raises(TopicError, match="only what was imported"):
-        recorded.bounds(("orders", 0))
+        ArchiveRecorded(place).bounds(("orders", 0))
     # of imports alone: no cluster is another than theirs
     assert verify(place, some_topics()).differences == []
 
@@ -1044,12 +1045,8 @@ def test_what_was_imported_is_forgotten_and_erased_as_what_was_recorded(tmp_path
         archive.erase(["c1"], "request 8")
         archive.forget("orders", date(2025, 12, 2))
 
-    recorded = ArchiveRecorded(place)
     left = [
-        json.loads(record.value or b"")
-        for partition in range(2)
-        for chunk in recorded.imports(("orders", partition))
-        for record in chunk
+        json.loads(record.value or b"") for partition in range(2) for record in imported(place, partition)
     ]
     assert sorted(each["order_id"] for each in left) == sorted(f"o{n}" for n in range(10, 30) if n % 7 != 1)
     assert verify(place).differences == []
@@ -1110,3 +1107,45 @@ def test_what_a_command_cannot_do_is_said_in_a_line(
     told = done.stderr if done.exit_code == 1 else str(done.output) + str(done.exception)
     assert (done.exit_code, said in told) == (code, True), done.output
     assert {path.name for path in tmp_path.iterdir()} == {"nobody.txt", "somebody.txt"}
+
+
+class Moving(Topics):
+    """Topics in which a worker decides under what was just said whenever somebody asks where one ends."""
+
+    def bounds(self, tp: TP) -> tuple[int, int]:
+        asked = super().bounds(tp)
+        for topic in ("control", "decisions"):
+            said = self.kept[topic, 0]
+            said.append(an_order(len(said), topic=topic))
+        return asked
+
+
+def test_what_a_decision_names_is_archived_with_it_and_before_it(tmp_path: Path) -> None:
+    settings = Settings()
+    topics = Moving({(name, 0): [] for name in ("control", "decisions")})
+    archive = Archive(Place(str(tmp_path)), Limits(records=1))
+    written: list[str] = []
+
+    with archive:
+        for _ in range(5):
+            names = [name for name in archived_topics(settings) if name in topics.topics()]
+            archive.append(topics, names, told=lambda done: written.extend(done.by_topic))
+
+    kept = archive.manifest.topics
+    assert kept["decisions"].partitions[0].next > 0
+    assert kept["control"].partitions[0].next >= kept["decisions"].partitions[0].next
+    assert written[0] == "control"
+
+
+def test_topics_that_were_never_archived_are_told(tmp_path: Path) -> None:
+    topics = some_topics()
+    topics.kept["decisions", 0] = [an_order(offset, topic="decisions") for offset in range(4)]
+    place = Place(str(tmp_path))
+    with Archive(place) as archive:
+        archive.append(topics, ["orders"])
+
+    found = verify(place, topics, ["decisions", "orders", "outcomes"])
+
+    assert (found.differences, found.behind) == ([], 4)
+    assert len(found.notes) == 1
+    assert "topic 'decisions' was never archived" in found.notes[0]

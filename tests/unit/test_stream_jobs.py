@@ -37,8 +37,10 @@ def period(first: float, last: float) -> Period:
     return Period(at(first), at(last))
 
 
-def a_past(orders: int = 1200, *, as_of: float = 80, silence: Any = "not_fraud") -> Past:
-    """Twelve orders a day; the dear ones of some customers are fraud, heard of five days later."""
+def a_past(
+    orders: int = 1200, *, as_of: float = 80, silence: Any = "not_fraud", known_after: float = 5
+) -> Past:
+    """Twenty orders a day; most dear ones are fraud, heard of so many days later."""
     chance = np.random.default_rng(3)
     topics: dict[str, list[list[Record]]] = {ORDERS: [[], []], OUTCOMES: [[], []]}
     for number in range(orders):
@@ -51,7 +53,7 @@ def a_past(orders: int = 1200, *, as_of: float = 80, silence: Any = "not_fraud")
         mine = topics[ORDERS][part]
         mine.append(a_record(ORDERS, part, len(mine), ms, json.dumps(told).encode(), key=key))
         if cents > 15_000 and chance.random() < 0.8:
-            known = placed + 5 * DAY
+            known = placed + known_after * DAY
             said = {"order_id": f"o{number}", "kind": "chargeback", "is_fraud": True}
             said |= {"occurred_at": placed.isoformat(), "known_at": known.isoformat()}
             mine = topics[OUTCOMES][part]

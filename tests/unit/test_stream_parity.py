@@ -16,6 +16,7 @@ from stream.parity import held_against
 from stream.ports import Record
 from stream.replay import Bounds, ReplayError
 from stream.settings import Settings
+from stream.topics import TopicError
 from tests.recorded import Lists, a_record, opens
 from tests.strategies import NOON
 
@@ -94,6 +95,11 @@ def test_repeats_and_unscored_decisions_are_not_compared() -> None:
 
     assert found.compared == 1
     assert found.over(0.0) == []
+
+
+def test_without_a_topic_of_decisions_it_says_so() -> None:
+    with pytest.raises(TopicError, match="'decisions' does not exist"):
+        held_against(Settings(), Lists({ORDERS: [[order(0)]]}), chosen)
 
 
 def test_nothing_to_compare_is_no_agreement() -> None:

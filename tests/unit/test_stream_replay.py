@@ -4,7 +4,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from features.catalogue import SERVED, by_names
 from features.define import Feature, compute, days
 from features.events import Order
 from features.replay import Replay
-from stream.ports import Headers, Record
-from stream.replay import Bounds, Features, Job, Records, ReplayError, Tally
+from stream.ports import TP, Headers, Record
+from stream.replay import Bounds, Features, Job, Records, ReplayError, Tally, in_recorded_order
 from stream.replay_files import Reading, replay_to
 from stream.settings import Settings
-from tests.recorded import opens
+from tests.recorded import Lists, opens
 from tests.strategies import NOON
 
 ORDERS, OUTCOMES, EVENTS = "orders", "outcomes", "order-events"
@@ -170,6 +170,33 @@ def test_bounds_say_which_records_and_which_orders_come_out(bounds: Bounds, expe
 
     assert {int(json.loads(each["value"])["order_id"][1:]) for each in records} == expected
     assert {int(each["order_id"][1:]) for each in orders} == expected
+
+
+def test_of_large_records_few_are_in_memory_while_topics_are_merged() -> None:
+    large = b"x" * 2**20
+    topics = {
+        topic: [[arrived(topic, offset, large, minute=offset) for offset in range(40)]]
+        for topic in (ORDERS, OUTCOMES)
+    }
+    lists, taken, most = Counting(topics), 0, 0
+
+    for _ in in_recorded_order(lists, [((topic, 0), (0, 40)) for topic in topics]):
+        taken += 1
+        most = max(most, lists.given - taken)
+
+    assert taken == 80
+    assert most <= 2 * 8
+
+
+class Counting(Lists):
+    """Lists that count what they have given."""
+
+    given = 0
+
+    def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
+        for chunk in super().read(tp, start, end):
+            self.given += len(chunk)
+            yield chunk
 
 
 def test_bounds_that_a_topic_knows_nothing_of_are_refused() -> None:

@@ -15,11 +15,13 @@ from features.define import Feature, days
 from features.events import Order, OrderEvent, Outcome
 from features.facts import Fact
 from features.fast import read_usual
+from features.history import Row
 from models.decision import ModelRef
 from models.policy import Action
 from models.scorer import Scored
 from stream.control import ControlState
 from stream.keeping import CLOCK, PASSED, ROWS, Horizons
+from stream.passed import Passed, Place
 from stream.ports import Effects, Produce, Record, Refused
 from stream.road import Home, Passing, PassingBytesError, Road, Travelling, partition_of, written
 from tests.small_desk import Shop, decisions, rejects
@@ -142,6 +144,41 @@ def test_a_message_goes_to_the_partition_of_its_entity_and_says_when_it_arrived(
     assert dict(sent.headers)["arrived_at"] == b"1800000000000"
 
 
+def test_what_arrived_elsewhere_before_says_so_at_every_stage() -> None:
+    shop = a_shop()
+    where = partition_of(b"c1", 4)
+    before = (("arrived_at", b"1700000000000"),)
+
+    shop.only([shop.record("orders", where, b"c1", as_json(placed(1)), before)])
+    (at_device,) = shop.waiting
+    shop.go_on(Effects())
+    (at_merchant,) = shop.waiting
+
+    assert (at_device.topic, at_merchant.topic) == ("orders-by-device", "orders-by-merchant")
+    for each in (at_device, at_merchant):
+        assert dict(each.headers)["arrived_at"] == b"1700000000000"
+
+
+def test_a_message_has_the_same_bytes_however_records_are_batched() -> None:
+    """Of outcomes and order events whichever came first may be in the same batch or in one before."""
+    refund = OrderEvent(
+        order_id="o1", customer_id="c1", kind="refunded", occurred_at=NOON, known_at=NOON + DAY
+    )
+    values = {
+        "order-events": refund.model_dump_json().encode(),
+        "outcomes": fraud(placed(1)).model_dump_json().encode(),
+        "orders": as_json(placed(1)),
+    }
+    where = partition_of(b"c1", 4)
+    together, apart = a_shop(), a_shop()
+
+    together.only([together.record(topic, where, b"c1", value) for topic, value in values.items()])
+    for topic, value in values.items():
+        apart.only([apart.record(topic, where, b"c1", value)])
+
+    assert [each.value for each in together.waiting] == [each.value for each in apart.waiting]
+
+
 def test_facts_pass_over_stages_where_the_order_names_nobody() -> None:
     road = Road({"device": "orders-by-device", "merchant": "orders-by-merchant"}, 4)
     home = Home("outcomes", 0, 0, 0, 0, {})
@@ -213,6 +250,16 @@ def test_a_resend_hears_at_the_end_of_its_road_what_it_heard_the_first_time(at_o
     assert again.decision_id != first.decision_id
     assert again.source.offset == first.source.offset + 1
     assert len(shop.row("device", "d1")) == len(shop.row("merchant", "m1")) == 3
+
+
+def test_a_resend_hears_what_it_heard_although_more_is_known_of_what_came_before() -> None:
+    shop = a_shop()
+    (first,) = arrive(shop, placed(2))
+    arrive(shop, placed(1))
+
+    (again,) = arrive(shop, placed(2))
+
+    assert (again.repeat_of, again.features) == (first.decision_id, first.features)
 
 
 def test_a_resend_in_the_same_batch_hears_the_same() -> None:
@@ -390,6 +437,48 @@ def test_an_order_takes_what_became_of_it_along_when_it_is_revised() -> None:
     assert shop.row("device", "d1").as_of(later).known_at("fraud") is None
     assert shop.row("device", "d2").as_of(later).known_at("fraud") is not None
     assert shop.row("customer", "c1").as_of(later).known_at("fraud") is not None
+
+
+def test_what_is_told_of_an_order_after_it_has_left_a_history_is_not_learned_there() -> None:
+    """A fact comes through the device's stage, and that the order has left straight from home."""
+    shop = a_shop()
+    order = placed(1)
+    arrive(shop, order)
+    home = partition_of(b"c1", 4)
+    shop.only([shop.record("outcomes", home, b"c1", fraud(order).model_dump_json().encode())])
+    elsewhere = next(f"m{n}" for n in range(2, 99) if partition_of(b"m%d" % n, 4) != partition_of(b"m1", 4))
+    revised = placed(1, revision=1, merchant_id=elsewhere)
+    shop.only([shop.record("orders", home, b"c1", as_json(revised))])
+    assert [each.topic for each in shop.waiting].count("orders-by-merchant") == 1, "it is told to forget"
+
+    while shop.waiting:
+        shop.go_on(Effects())  # of the last stage first
+
+    assert shop.row("merchant", "m1").encode() == Row(100).encode()
+    assert shop.row("merchant", elsewhere).as_of(NOON + 2 * DAY).known_at("fraud") is not None
+
+
+def test_an_order_stands_where_its_newest_revision_says_whichever_comes_first() -> None:
+    first, second, third = (Place(named, NOON) for named in ("d1", "d2", "d3"))
+    passed = Passed()
+    assert passed.put(3, third, second) == ([], True)
+
+    assert passed.put(2, second, first) == ([first], False)
+    assert passed.put(1, first, None) == ([], False)
+
+    assert passed.place == third
+
+
+def test_what_was_superseded_before_it_was_known_is_known_to_no_history() -> None:
+    shop = a_shop()
+    order = placed(1)
+    arrive(shop, order)
+    tell(shop, fraud(order, outcome_id="x1", known_at=NOON + 2 * DAY))
+
+    tell(shop, fraud(order, outcome_id="x2", supersedes="x1", is_fraud=False, kind="confirmed_legitimate"))
+
+    for row in (shop.row("customer", "c1"), shop.row("device", "d1"), shop.row("merchant", "m1")):
+        assert row.as_of(NOON + 3 * DAY).known_at("fraud") is None
 
 
 def test_an_order_event_is_known_to_every_history_too() -> None:

@@ -257,6 +257,32 @@ def test_orders_whose_beginning_was_deleted_are_told_from_changed_ones(settings:
     ]
 
 
+def test_orders_that_were_lost_before_they_were_archived_are_told_from_changed_ones(
+    settings: Settings,
+) -> None:
+    live = Live(settings)
+    live.arrive(*(value(n) for n in range(30)), *(value(100 + n, customer_id=f"new{n}") for n in range(5)))
+    live.lists.lost[settings.topics.orders] = [(10, 14)]
+
+    found = live.verified(most=100)
+
+    assert dict(found.causes) == {"lost": 20}
+    assert found.equal == 15, "what came before, and customers who came later, are known whole"
+    assert sorted(each.offset or 0 for each in found.listed) == list(range(10, 30))
+    assert found.notes == ["shop.orders/0 lacks the offsets 10 to 13, lost before they were archived"]
+
+
+def test_decisions_that_were_lost_before_they_were_archived_are_not_missing(settings: Settings) -> None:
+    live = Live(settings)
+    live.arrive(*(value(n) for n in range(30)))
+    live.lists.lost[settings.topics.decisions] = [(10, 14)]
+
+    found = live.verified()
+
+    assert sorted(each.offset or 0 for each in only(found, "lost", 4)) == [10, 11, 12, 13]
+    assert found.equal == 26
+
+
 def test_orders_older_than_the_decisions_are_gone_through_and_not_missing(settings: Settings) -> None:
     live = Live(settings)
     live.arrive(*(value(n) for n in range(30)))
@@ -391,14 +417,18 @@ def test_a_control_record_that_this_version_cannot_follow_is_named(settings: Set
     assert "run fraudstream 9.0.0" in listed.said
 
 
-@pytest.mark.parametrize("is_deleted", [True, False])
-def test_control_records_that_are_gone_are_named(settings: Settings, is_deleted: bool) -> None:
+@pytest.mark.parametrize("how", ["deleted", "cleared", "lost"])
+def test_control_records_that_are_gone_are_named(settings: Settings, how: str) -> None:
     live = Live(settings)
     live.arrive(value(1))
     live.tell(LIVE)
+    if how == "lost":
+        live.tell(LIVE)
     live.arrive(value(2))
-    if is_deleted:
+    if how == "deleted":
         live.lists.beginnings[settings.topics.control] = 1
+    elif how == "lost":
+        live.lists.lost[settings.topics.control] = [(0, 1)]
     else:
         live.lists.topics[settings.topics.control].clear()
 
@@ -581,10 +611,10 @@ def test_at_most_so_many_differences_are_listed_and_all_are_counted(settings: Se
     assert (len(together.listed), together.different, together.compared) == (2, 20, 20)
 
 
-def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same() -> None:
+def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same(tmp_path: Path) -> None:
     chance = random.Random(5)
     known: dict[bytes, bytes] = {}
-    with _Rows(most=2_000) as rows:
+    with _Rows(most=2_000, beside=tmp_path) as rows:
         for _ in range(300):
             change: dict[bytes, bytes | None] = {}
             for _ in range(5):
@@ -600,6 +630,7 @@ def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same() -> No
             assert [rows.recall(0, key) for key in keys] == [known.get(key) for key in keys]
         folder = rows._folder
         assert folder is not None
+        assert folder.parent == tmp_path, "whoever ends this process has to find what it leaves"
     assert not folder.exists()
 
 
