@@ -27,7 +27,20 @@ from stream.ports import Effects, Headers, Produce, Record
 from stream.road import MODE
 from stream.settings import Topics
 
-__all__ = ["STAGES", "Answers", "Asked", "Kept", "Pending", "Rejected", "kept_of", "shorten"]
+__all__ = [
+    "ORDER_ARRIVED_AT",
+    "STAGES",
+    "Answers",
+    "Asked",
+    "Kept",
+    "Pending",
+    "Rejected",
+    "kept_of",
+    "shorten",
+]
+
+ORDER_ARRIVED_AT: Final = "order_arrived_at"
+"""The header of a decision that says when the broker had its order, in milliseconds since 1970."""
 
 STAGES: Final = "stages"
 """The header of a decision that says where its order stood in each stage: topic, then partition and
@@ -236,7 +249,7 @@ class Answers:
         order_id = order.order_id or ""
         headers: Headers = (
             ("order_id", order_id.encode()),
-            ("order_arrived_at", str(asked.timestamp).encode()),
+            (ORDER_ARRIVED_AT, str(asked.timestamp).encode()),
             *(self._observed if observed else self._headers),
         )
         if asked.stages:

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from stream import replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
+from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
 from stream.learn_cli import evaluate, parity, retrain, training_set
@@ -98,6 +99,7 @@ app.add_typer(docs_app, name="docs", hidden=True)
 app.add_typer(features_app, name="features")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(archive_app, name="archive")
+app.add_typer(entity_app, name="entity")
 app.add_typer(models_app, name="models")
 app.add_typer(replay_app, name="replay")
 

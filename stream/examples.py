@@ -22,6 +22,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream --config new.toml rebuild start --from histories-changelog --once",
         ),
         "rebuild confirm": ("fraudstream rebuild confirm --drop histories-changelog",),
+        "entity show": (
+            "fraudstream entity show device d-4711",
+            "fraudstream entity show customer c-17 --most 50 --json",
+        ),
         "publish": (
             "fraudstream publish orders.jsonl.gz --rate 200",
             "fraudstream publish past.jsonl --history",

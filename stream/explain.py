@@ -28,7 +28,19 @@ from stream.ports import TP, Record
 from stream.settings import Settings
 from stream.topics import partitions_of
 
-__all__ = ["ExplainError", "Explained", "Explanation", "PastOrder", "explain_given", "explain_order", "said"]
+__all__ = [
+    "ExplainError",
+    "Explained",
+    "Explanation",
+    "PastOrder",
+    "Read",
+    "explain_given",
+    "explain_order",
+    "is_explained",
+    "money",
+    "said",
+    "when",
+]
 
 _CUSTOMER: Final = "customer"
 _AS_MANY_AGAIN: Final = 4
@@ -394,14 +406,14 @@ def said(explanation: Explanation, since: datetime | None = None) -> Iterator[st
     """The explanation in lines for a person; a terminal never reads a customer's text as a command."""
     order = explanation.order
     yield plain(
-        f"{order.order_id}, revision {order.revision}, placed {_when(order.placed_at)}, "
-        f"{_money(order.amount, order.currency)}"
+        f"{order.order_id}, revision {order.revision}, placed {when(order.placed_at)}, "
+        f"{money(order.amount, order.currency)}"
     )
     if explanation.past is None:
         yield "a guest, who has no history"
     else:
         folded = f"; {explanation.folded:,} older ones are counted in tiles" if explanation.folded else ""
-        arrived = f" that arrived since {_when(since)}" if since is not None else ""
+        arrived = f" that arrived since {when(since)}" if since is not None else ""
         plural = "" if explanation.past == 1 else "s"
         yield f"{explanation.past:,} order{plural} of the customer before it{arrived}{folded}"
     widest = max((len(each.feature.name) for each in explanation.features), default=0)
@@ -411,15 +423,17 @@ def said(explanation: Explanation, since: datetime | None = None) -> Iterator[st
         for past in each.orders:
             words = "".join(f"  {word} {value}" for word, value in past.said.items())
             yield plain(
-                f"    {_when(past.placed_at)}  {past.order_id}  {_money(past.amount, past.currency)}{words}"
+                f"    {when(past.placed_at)}  {past.order_id}  {money(past.amount, past.currency)}{words}"
             )
         if each.more:
             yield f"    and {each.more:,} more"
 
 
-def _when(moment: datetime) -> str:
+def when(moment: datetime) -> str:
+    """An instant in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _money(amount: int, currency: str) -> str:
+def money(amount: int, currency: str) -> str:
+    """An amount of minor units in its currency."""
     return f"{in_major_units(amount, currency)} {currency}"

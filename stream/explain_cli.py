@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import filterfalse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from stream.own_features import catalogue_of
 from stream.registry import registry_of
 from stream.settings import Settings
 
-__all__ = ["Asked", "run_explain"]
+__all__ = ["Asked", "progress", "run_explain"]
 
 
 class Asked(NamedTuple):
@@ -37,9 +38,9 @@ class Asked(NamedTuple):
 
 def run_explain(settings: Settings, asked: Asked) -> None:
     """Explain the order and print it. Raises a Refusal, ModelError or FeatureDefinitionError."""
-    features = _features(settings, asked)
+    features, left_out = _features(settings, asked)
     value = None if asked.given is None else _bytes_of(asked.given)
-    with _progress() as told:
+    with progress() as told:
         if value is None:
             explanation = explain_order(
                 settings, asked.order_id or "", features, since=asked.since, most=asked.most, told=told
@@ -49,32 +50,38 @@ def run_explain(settings: Settings, asked: Asked) -> None:
                 settings, value, features, since=asked.since, most=asked.most, told=told
             )
     if asked.as_json:
-        typer.echo(json.dumps(explanation.as_json()))
+        not_explained = {"not_explained": [each.name for each in left_out]}
+        typer.echo(json.dumps(explanation.as_json() | not_explained))
         for each in explanation.features:
             typer.echo(json.dumps(each.as_json()))
         return
     for line in said(explanation, asked.since):
         typer.echo(line)
+    if left_out:
+        typer.echo(
+            f"{len(left_out)} not explained, as they ask other histories than the customer's or what became "
+            f"of orders: {', '.join(each.name for each in left_out)}"
+        )
 
 
-def _features(settings: Settings, asked: Asked) -> Sequence[Feature]:
-    """Those named, else what is served of the group, else those of the model in service."""
+def _features(settings: Settings, asked: Asked) -> tuple[Sequence[Feature], Sequence[Feature]]:
+    """Those named, else those of the group or of the model in service; and those of them not explained."""
     catalogue = catalogue_of(settings)
     if asked.names:
-        return catalogue.by_names(dict.fromkeys(asked.names))
+        return catalogue.by_names(dict.fromkeys(asked.names)), ()
     if asked.group is not None:
         if asked.group not in catalogue.groups:
             hint = did_you_mean(asked.group, catalogue.groups)
             raise typer.BadParameter(f"there is no group {asked.group!r}{hint}", param_hint="--group")
-        found = tuple(filter(is_explained, catalogue.groups[asked.group]))
-        if not found:
+        meant = catalogue.groups[asked.group]
+        if not any(map(is_explained, meant)):
             raise ExplainError(
                 f"nothing of group '{asked.group}' is explained so far: it asks what became of orders, or "
                 "another history than the customer's; 'fraudstream features' lists the other groups"
             )
-        return found
-    of_model = registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
-    return tuple(filter(is_explained, of_model))
+    else:
+        meant = registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
+    return tuple(filter(is_explained, meant)), tuple(filterfalse(is_explained, meant))
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -84,7 +91,7 @@ def _bytes_of(file: Path) -> bytes:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's stderr, else nothing."""
     if not sys.stderr.isatty():
         yield lambda _read, _of: None

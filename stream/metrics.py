@@ -6,7 +6,8 @@ an order. One thread counts, the writer's; whoever asks reads. Times are those o
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -22,7 +23,9 @@ from prometheus_client.registry import Collector
 
 from features.decode import REJECTION_CODES
 from models.policy import Action
-from stream.desk import KINDS, ScoringDesk, is_history
+from stream.answers import ORDER_ARRIVED_AT
+from stream.desk import KINDS, ScoringDesk
+from stream.hot import HotKeys
 from stream.ports import (
     NO_POSITIONS,
     NO_WATERMARKS,
@@ -31,8 +34,10 @@ from stream.ports import (
     Committed,
     Desk,
     Effects,
+    Headers,
     NotStable,
     Positions,
+    Produce,
     Producer,
     Recall,
     Record,
@@ -137,8 +142,9 @@ METRICS: Final = (
     ),
     MetricDescription(
         "fraudstream_order_latency_seconds", "histogram", (),
-        "From the broker's timestamp of an order to the commit of its decision; history left out. The "
-        "difference between the broker's clock and this worker's is part of it.",
+        "From the broker's timestamp of an order in `orders` to the commit of its decision, through all "
+        "stages; what nobody decides (history) left out. The difference between the broker's clock and this "
+        "worker's is part of it.",
     ),
     MetricDescription(
         "fraudstream_stage_seconds", "histogram", ("stage",),
@@ -155,6 +161,11 @@ METRICS: Final = (
     MetricDescription(
         "fraudstream_lag_orders", "gauge", ("topic", "partition"),
         "Offsets between an opened partition's position and its end as last fetched.",
+    ),
+    MetricDescription(
+        "fraudstream_hottest_key_share", "gauge", ("topic", "partition"),
+        "Share that the most frequent key of an opened partition had of its last whole 1,000 records (or of "
+        "a larger batch); above the setting `hot_share` the log warns.",
     ),
     MetricDescription(
         "fraudstream_waiting_orders", "gauge", (), "Orders fetched and not yet in a transaction."
@@ -260,6 +271,7 @@ class Measurements:
     """What the cluster's last refusal to answer said; None since it answered again."""
     open_transaction: str | None = None
     """What is covered by a transaction that somebody left open; None once it is not."""
+    hot: HotKeys = field(default_factory=HotKeys)
     committed_at: float = 0.0
     """When the last transaction was committed, by `time.perf_counter`."""
 
@@ -285,9 +297,11 @@ class Measurements:
 class MeasuredDesk:
     """A desk, with the time its batches take from their arrival until they are stored."""
 
-    def __init__(self, desk: Desk, measured: Measurements) -> None:
+    def __init__(self, desk: Desk, measured: Measurements, *, decisions: Collection[str]) -> None:
+        """`decisions` are the topics that decisions go to."""
         self._desk = desk
         self._measured = measured
+        self._decisions = frozenset(decisions)
 
     def decide(
         self,
@@ -303,38 +317,39 @@ class MeasuredDesk:
         began = time.perf_counter()
         effects = self._desk.decide(records, recall, watermarks, positions)
         stages["decide"].add(time.perf_counter() - began)
-        # nobody waited for what nothing was said about
-        waited = records if effects.produce else ()
-        effects.committed = partial(self._committed, len(records), waited, effects.committed)
+        effects.committed = partial(self._committed, records, effects.produce, effects.committed)
         return effects
 
     def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """What the desk makes of a record that stopped the worker."""
         effects = self._desk.set_aside(record, recall, positions)
-        effects.committed = partial(self._committed, 1, (record,), effects.committed)
+        effects.committed = partial(self._committed, (record,), effects.produce, effects.committed)
         return effects
 
-    def _committed(self, orders: int, waited: Sequence[Record], then: Callable[[], None] | None) -> None:
+    def _committed(
+        self, records: Sequence[Record], produced: Sequence[Produce], then: Callable[[], None] | None
+    ) -> None:
         measured = self._measured
         measured.stages["store"].add(time.perf_counter() - measured.committed_at)
-        measured.orders += orders
-        measured.batch.add(orders)
+        measured.orders += len(records)
+        measured.batch.add(len(records))
+        measured.hot.count(records)
         now = time.time()
         # under load a broker gives hundreds of records one timestamp: each is looked up once
-        arrived, times = -1, 0
-        for record in waited:
-            if is_history(record):
-                continue
-            if record.timestamp == arrived:
-                times += 1
-                continue
-            if times and arrived >= 0:
+        for arrived, times in Counter(map(_order_arrived_at, self._decided(produced))).items():
+            if arrived >= 0:
                 measured.latency.add(max(0.0, now - arrived / 1000), times)
-            arrived, times = record.timestamp, 1
-        if times and arrived >= 0:
-            measured.latency.add(max(0.0, now - arrived / 1000), times)
         if then is not None:
             then()  # last: the breaker may stop the worker here
+
+    def _decided(self, produced: Sequence[Produce]) -> Iterator[Headers]:
+        # by topic: a reject has its sender's headers, whatever they say
+        return (each.headers for each in produced if each.topic in self._decisions)
+
+
+def _order_arrived_at(headers: Headers) -> int:
+    """When the broker had the order that a decision is about, in milliseconds since 1970; -1 if unknown."""
+    return next((int(value) for name, value in headers if name == ORDER_ARRIVED_AT), -1)
 
 
 class MeasuredCluster:
@@ -482,6 +497,7 @@ class _WorkerCollector(Collector):
         if running is not None:
             yield from self._of_counts(running)
             yield from self._of_state(running)
+            yield from self._of_keys(running)
 
     def _of_health(self) -> Iterator[Metric]:
         standing = self._standing()
@@ -557,6 +573,14 @@ class _WorkerCollector(Collector):
         yield _one("fraudstream_reject_share_limit", running.reject_share)
         labels = _DESCRIBED["fraudstream_info"].labels
         yield _many("fraudstream_info", {tuple(running.identity[label] for label in labels): 1})
+
+    def _of_keys(self, running: Running) -> Iterator[Metric]:
+        opened = running.writer.opened
+        shares = dict(self._measured.hot.shares)
+        yield _many(
+            "fraudstream_hottest_key_share",
+            {(topic, str(number)): share for (topic, number), share in shares.items() if number in opened},
+        )
 
 
 def _one(name: str, value: float) -> Metric:

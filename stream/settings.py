@@ -225,6 +225,9 @@ class Settings(BaseSettings):
     """How often one order alone may stop the worker before it is set aside."""
     reject_share: Share = 0
     """The breaker: stop when more than this share of the last 1,000 orders were rejected; 0 never stops."""
+    hot_share: Share = 0.5
+    """Warn in the log, once a minute at most, when one key has more than this share of the last 1,000 records
+    of a partition; 0 never warns."""
     health_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Where a worker answers `/healthz`, `/readyz` and `/metrics` over HTTP; nowhere when absent."""
     health_host: str = "127.0.0.1"

@@ -34,6 +34,7 @@ from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
+from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
 from stream.keeping import check_horizons
 from stream.logs import tell_generation
@@ -503,7 +504,7 @@ def run(settings: Settings) -> int:
     """
     # until Faust takes over: asked to end while starting, there is nothing to finish
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    measured = Measurements()
+    measured = Measurements(hot=HotKeys(settings.hot_share))
     health = Health(measured, stuck_s=settings.health_stuck_s)
     HealthPort.open(settings, health)
     check_topics(settings)
@@ -540,7 +541,9 @@ def run(settings: Settings) -> int:
         group=settings.group,
         cluster=cluster,
         store=store,
-        desk=MeasuredDesk(desk, measured),
+        desk=MeasuredDesk(
+            desk, measured, decisions=(settings.topics.decisions, settings.topics.decisions_shadow)
+        ),
         clock=clock,
         limits=Limits(
             records=settings.batch_records,

@@ -20,7 +20,7 @@ from features.aggregates import (
     Sum,
     Trend,
 )
-from features.catalogue import SERVED, by_name
+from features.catalogue import SERVED, Catalogue, by_name
 from features.conditions import at_least, other, same
 from features.define import Feature, days, hours
 from features.events import Address, Order
@@ -164,10 +164,13 @@ def test_the_first_live_arrival_of_the_newest_revision_is_the_one_explained() ->
 
 
 def test_of_a_group_what_can_be_explained_is() -> None:
-    found = _features(Settings(), Asked(None, None, (), "payment", None, 5, False))
+    found, left_out = _features(Settings(), Asked(None, None, (), "payment", None, 5, False))
 
     assert {"payment_attempts", "payment_attempts_max_30d"} <= {each.name for each in found}
     assert all(map(is_explained, found))
+    assert left_out
+    assert not any(map(is_explained, left_out))
+    assert {*found, *left_out} == {*Catalogue().groups["payment"]}
 
 
 def test_a_text_of_the_customers_is_never_a_command_to_the_terminal() -> None:

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from features.decode import REJECTION_CODES
 from models.policy import Action
 from stream.control import OBSERVE
+from stream.hot import RECENT
 from stream.metrics import (
     METRICS,
     MeasuredCluster,
@@ -31,6 +32,7 @@ from tests.unit.test_stream_health import AWriter
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 STANDING = Standing(healthy=True, ready=True, stuck_s=0.0, up_s=5.0, lag={("orders", 0): 3})
+DECISIONS = ("decisions", "decisions-shadow")
 IDENTITY = {"version": "1", "model": "m", "model_version": "v", "model_digest": "d", "policy": "p"}
 
 
@@ -141,7 +143,7 @@ def test_latency_is_that_of_each_committed_order_from_its_arrival_and_not_of_his
     monkeypatch.setattr("stream.metrics.time.time", lambda: 1_800_000_000.0)
     now = 1_800_000_000_000
     measured = Measurements()
-    desk = MeasuredDesk(Shop().desk, measured)
+    desk = MeasuredDesk(Shop().desk, measured, decisions=DECISIONS)
     records = [
         _record(0, now - 40_000),
         _record(1, now - 400),
@@ -166,10 +168,57 @@ def test_latency_is_that_of_each_committed_order_from_its_arrival_and_not_of_his
     assert after["fraudstream_batch_orders_sum"] == {(): 6.0}
 
 
+def test_an_order_that_goes_through_stages_is_counted_once_from_its_arrival_at_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream.metrics.time.time", lambda: 1_800_000_010.0)
+    measured = Measurements()
+    shop = Shop(entities=("device", "merchant"))
+    shop.desk = cast("Any", MeasuredDesk(shop.desk, measured, decisions=DECISIONS))
+    order = as_json(an_order(order_id="o1", device_id="d1"))
+
+    shop.only([shop.record("orders", 0, b"c1", order)])
+    assert scraped(measured)["fraudstream_order_latency_seconds_count"] == {(): 0.0}, "nothing is decided yet"
+    while shop.waiting:
+        # appended there nine seconds after it came in
+        shop.waiting = [each._replace(timestamp=1_800_000_009_000) for each in shop.waiting]
+        shop.only([shop.waiting.pop()])
+
+    after = scraped(measured)
+    assert after["fraudstream_order_latency_seconds_count"] == {(): 1.0}
+    assert after["fraudstream_order_latency_seconds_sum"] == {(): 10.0}
+
+
+def test_what_a_sender_wrote_into_a_rejected_records_headers_is_no_latency() -> None:
+    measured = Measurements()
+    headers = (("order_arrived_at", b"not a number"), ("mode", b"history"))
+    record = Record("orders", 0, 0, 1_800_000_000_000, b"c1", b"no order", headers)
+    effects = MeasuredDesk(Shop().desk, measured, decisions=DECISIONS).decide([record], lambda *_: None)
+    assert effects.committed is not None
+    effects.committed()
+
+    assert measured.latency.total == 0
+    assert measured.orders == 1
+
+
+def test_the_hottest_key_is_told_of_opened_partitions_only(tmp_path: Path) -> None:
+    measured = Measurements()
+    for partition in (0, 1):
+        measured.hot.count([Record("orders", partition, n, 0, b"c1", b"") for n in range(RECENT)])
+    running = a_running(tmp_path)
+    cast("Any", running.writer).opened = {1: {}}
+
+    told = scraped(measured, running)["fraudstream_hottest_key_share"]
+
+    assert told == {(("partition", "1"), ("topic", "orders")): 1.0}
+
+
 def test_the_breaker_is_still_asked_once_a_measured_batch_is_committed() -> None:
     measured = Measurements()
     desk = Shop().desk
-    effects = MeasuredDesk(desk, measured).decide([_record(0, 1_800_000_000_000)], lambda *_: None)
+    effects = MeasuredDesk(desk, measured, decisions=DECISIONS).decide(
+        [_record(0, 1_800_000_000_000)], lambda *_: None
+    )
     assert effects.committed is not None
 
     effects.committed()
