@@ -14,6 +14,7 @@ appended, and when the worker produced the decision inside its transaction.
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -231,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Order to visible decision",
         rows,
         f"One worker, 8 partitions, {CUSTOMERS:,} customers, broker on the same machine; sender and reader "
-        f"are processes of their own; {arguments.warm_up:g} s of warm-up, then {arguments.seconds:g} s.",
+        f"are processes of their own; {arguments.warm_up:g} s of warm-up, then {arguments.seconds:g} s; "
+        f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         columns=list(columns),
         keep=not arguments.smoke,
     )
