@@ -108,7 +108,7 @@ mutants: $(READY) ## Make known mistakes in the features and the stages, each of
 	$(PY) tests/parity/mutants.py $(ARGS)
 
 .PHONY: bench-latency
-bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s.
+bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s (ARGS="--entities device,merchant": with stages too).
 	$(PY) tests/bench/latency.py $(ARGS)
 
 .PHONY: bench-profile

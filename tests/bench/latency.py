@@ -2,6 +2,7 @@
 
     python tests/bench/latency.py
     python tests/bench/latency.py --rates 200 1000 --seconds 60
+    python tests/bench/latency.py --entities device,merchant   # and customers only, in one run
     python tests/bench/latency.py --smoke
 
 One process sends at a steady rate and notes when it called produce; another reads the decisions
@@ -13,6 +14,7 @@ appended, and when the worker produced the decision inside its transaction.
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -25,11 +27,15 @@ if __name__ == "__main__":
     # this folder's modules must not stand in for others
     sys.path[0] = str(Path(__file__).parents[2])
 
+import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from features.catalogue import STARTER
 from stream.kafka import record_of
 from stream.settings import Settings
+from tests.bench.real import cpu_of
 from tests.bench.results import Cell, record
+from tests.faults.on_the_road import ASKED, publish_model
 from tests.faults.stage import (
     CLI_WORKER,
     Fleet,
@@ -56,7 +62,7 @@ def send(settings: Settings, named: str, rate: float, seconds: float, times: Pat
             partitioner="murmur2_random", enable_idempotence=True, acks="all", linger_ms=0, log_level=0
         )
     )
-    source = orders(1, plain=True, customers=CUSTOMERS, named=named)
+    source = orders(1, plain=True, customers=CUSTOMERS, named=named, with_merchants=True)
     sent: dict[str, int] = {}
     began = time.monotonic()
     for number in range(round(rate * seconds)):
@@ -155,24 +161,23 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Set the stage, measure each rate, record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rates", type=float, nargs="+", default=[200.0, 1000.0], help="orders a second")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each rate")
-    parser.add_argument("--warm-up", type=float, default=10.0, help="seconds before them, not measured")
-    parser.add_argument("--smoke", action="store_true", help="a few seconds, nothing recorded")
-    arguments = parser.parse_args(argv)
-    if arguments.smoke:
-        arguments.rates, arguments.seconds, arguments.warm_up = [50.0], 3.0, 2.0
-    end_on_sigterm()
-    columns: dict[str, dict[str, Cell]] = {}
+def play(arguments: argparse.Namespace, entities: tuple[str, ...]) -> dict[float, dict[str, Cell]]:
+    """Each rate with the stages of these entities; without any an order is decided at its customer."""
+    measured: dict[float, dict[str, Cell]] = {}
     with temporary_home("latency") as home, running_broker(home) as broker:
         settings = Settings(
-            broker=broker.bootstrap, home=home, partitions=8, group="latency-workers", worker="bench"
+            broker=broker.bootstrap,
+            home=home,
+            partitions=8,
+            group="latency-workers",
+            worker="bench",
+            entities=entities,
         )
         make_topics(settings)
-        publish_starter(settings)
+        if entities:
+            publish_model(settings, (*STARTER, *(each for each in ASKED if each not in STARTER)))
+        else:
+            publish_starter(settings)
         fleet = Fleet(
             CLI_WORKER,
             lambda name: environment_of(settings, name),
@@ -183,21 +188,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             fleet.start()
             wait_for_the_worker(settings, fleet)
+            worker, broker_pid = fleet.workers["w1"].process, broker.status()[0].pid
+            if worker is None or broker_pid is None:
+                raise StageError("the worker or the broker is gone before the run")
             for rate in arguments.rates:
-                columns[f"{rate:,.0f}/s"] = measure(
-                    settings, rate, warm_up=arguments.warm_up, seconds=arguments.seconds
-                )
+                used = {"worker": psutil.Process(worker.pid), "broker": psutil.Process(broker_pid)}
+                before = {name: cpu_of(process) for name, process in used.items()}
+                figures = measure(settings, rate, warm_up=arguments.warm_up, seconds=arguments.seconds)
+                sent = rate * (arguments.warm_up + arguments.seconds)
+                for name, process in used.items():
+                    spent = cpu_of(process) - before[name]
+                    figures[f"{name}, CPU s per 10,000 orders"] = spent / sent * 10_000
+                measured[rate] = figures
             if fleet.stop() != {"w1": 0}:
                 raise StageError(f"the worker did not end cleanly; see {home / 'workers'}")
         finally:
             fleet.kill_all()
+    return measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Set the stage, measure each rate, record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[200.0, 1000.0], help="orders a second")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each rate")
+    parser.add_argument("--warm-up", type=float, default=10.0, help="seconds before them, not measured")
+    parser.add_argument(
+        "--entities", help="also with the stages of these, such as device,merchant: the two side by side"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a few seconds, nothing recorded")
+    arguments = parser.parse_args(argv)
+    if arguments.smoke:
+        arguments.rates, arguments.seconds, arguments.warm_up = [50.0], 3.0, 2.0
+    end_on_sigterm()
+    columns: dict[str, dict[str, Cell]] = {}
+    roads = [()] if arguments.entities is None else [(), tuple(arguments.entities.split(","))]
+    for entities in roads:
+        for rate, figures in play(arguments, entities).items():
+            columns[f"{rate:,.0f}/s" + "".join(f" {each}" for each in entities)] = figures
     names = next(iter(columns.values())).keys()
     rows: dict[str, Any] = {name: [column[name] for column in columns.values()] for name in names}
     record(
         "Order to visible decision",
         rows,
         f"One worker, 8 partitions, {CUSTOMERS:,} customers, broker on the same machine; sender and reader "
-        f"are processes of their own; {arguments.warm_up:g} s of warm-up, then {arguments.seconds:g} s.",
+        f"are processes of their own; {arguments.warm_up:g} s of warm-up, then {arguments.seconds:g} s; "
+        f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         columns=list(columns),
         keep=not arguments.smoke,
     )

@@ -147,7 +147,7 @@ class Sampler(threading.Thread):
         super().__init__(name="sampler", daemon=True)
         self._worker = psutil.Process(worker)
         self._broker = psutil.Process(broker)
-        self._broker_before = _cpu(self._broker)
+        self._broker_before = cpu_of(self._broker)
         self.worker_mb = 0.0
         self.worker_cpu = 0.0
         self.broker_cpu = 0.0
@@ -157,8 +157,8 @@ class Sampler(threading.Thread):
         while not self._ended.wait(0.2):
             try:
                 self.worker_mb = max(self.worker_mb, self._worker.memory_info().rss / 2**20)
-                self.worker_cpu = _cpu(self._worker)
-                self.broker_cpu = _cpu(self._broker) - self._broker_before
+                self.worker_cpu = cpu_of(self._worker)
+                self.broker_cpu = cpu_of(self._broker) - self._broker_before
             except psutil.Error:
                 return
 
@@ -168,7 +168,8 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_of(process: psutil.Process) -> float:
+    """The processor time it used so far, in seconds."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from features.catalogue import by_names
+from features.define import Feature
 from features.events import Order, Outcome
 from models.registry import Registry
 from models.train import train
@@ -92,7 +93,7 @@ def _about(order: Mapping[str, Any], told: Mapping[str, Any], *, hours: int) -> 
     return json.dumps({**whose, **told, "occurred_at": known_at, "known_at": known_at}).encode()
 
 
-def publish_model(settings: Settings) -> None:
+def publish_model(settings: Settings, features: Sequence[Feature] = ASKED) -> None:
     """A model that asks for devices and merchants, as the champion."""
     heard: list[tuple[Order, bool] | Outcome] = []
     source = orders(99, plain=True, named="past-", with_merchants=True)
@@ -109,7 +110,7 @@ def publish_model(settings: Settings) -> None:
         predictor="random_forest",
         trained_at=date(2026, 2, 14),
         row_limit=settings.row_limit,
-        features=ASKED,
+        features=features,
         entities=settings.entities,
     )
     registry = Registry(settings.home / "models", entities=settings.entities)
