@@ -56,12 +56,16 @@ class Passed(msgspec.Struct, array_like=True, gc=False):
         taken_out: list[Place] = []
         if standing == _SECOND and not self.is_cleared:
             self.is_cleared = True
-            if stood is not None:
+            if stood is not None and stood != self.place:  # a later one may have come back to that very place
                 taken_out.append(stood)
         if standing <= self.standing:
             return taken_out, False
         if self.place is not None:
             taken_out.append(self.place)
+        if place is not None and not self.is_cleared:
+            taken_out.append(
+                place
+            )  # the first may stand there, which nobody noted: then this takes its place
         self.standing, self.place = standing, place
         return taken_out, place is not None
 

@@ -217,14 +217,16 @@ class Road:
     def sent(self, passing: Passing, after: str | None = None) -> Produce | None:
         """The message to the next stage behind that of an entity, or behind home; None behind the last.
 
-        An order goes through every stage, under its own id where it names no entity; what is only told to
-        histories goes where there is one.
+        An order goes through every stage, under its own id where it names no entity. What became of it goes
+        the same way, behind it, as far as it names one; what is to be forgotten goes just where it stood.
         """
         travelling = passing.travelling
-        for entity in self._after[after]:
+        for at, entity in enumerate(self._after[after], 1):
             named = passing.ids.get(entity)
             if named is None and travelling is None:
-                continue
+                further = self._after[after][at:]
+                if passing.stood or not any(each in passing.ids for each in further):
+                    continue
             key = (named or passing.order_id).encode()
             headers: Headers = (
                 (ARRIVED_AT, str(passing.home.arrived_at).encode()),

@@ -93,7 +93,9 @@ class AtStage:
         if standing > 1 or passed.is_cleared is not was_cleared:
             self._note(passed, passing, at, overlay)
         for each in taken_out:
-            self._take_out(passing.order_id, each, partition, overlay)
+            # late, of where the order stands anew by now: what is known of it was learned with that
+            is_late = not enters and passed.place is not None and passed.place.named == each.named
+            self._take_out(passing.order_id, each, partition, overlay, with_facts=not is_late)
         if enters and place is not None and passing.travelling is not None and passing.travelling.is_again:
             self._take_out(passing.order_id, place, partition, overlay)
         return enters
@@ -104,11 +106,13 @@ class AtStage:
                 passed.last_at = microseconds(moment)
         overlay.touch(at, passed)
 
-    def _take_out(self, order_id: str, place: Place, partition: int, overlay: Overlay) -> None:
+    def _take_out(
+        self, order_id: str, place: Place, partition: int, overlay: Overlay, *, with_facts: bool = True
+    ) -> None:
         key = row_key(self._entity, place.named)
         row = overlay.row(partition, key, self._entity)
         was_held = row.forget(order_id, place.placed_at)
-        if row.forget_facts(order_id) or was_held:
+        if (with_facts and row.forget_facts(order_id)) or was_held:
             overlay.touch_row(partition, key, row)
 
     # Histories ----------------------------------------------------------------------------------

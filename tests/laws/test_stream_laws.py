@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import features.revisions
-import stream.desk
+import stream.answers
 from features.catalogue import STARTER, by_name
 from features.decode import Rejection, decode_order
 from features.events import Order
@@ -89,7 +89,7 @@ def test_however_a_log_is_fetched_the_same_is_decided_and_kept(
     # bounds that a short log reaches
     with (
         patch.object(features.revisions, "MOST_REVISIONS", 3),
-        patch.object(stream.desk, "_WHOLE_DECISIONS", 1),
+        patch.object(stream.answers, "_WHOLE_DECISIONS", 1),
     ):
         assert heard(log, cuts) == heard(log, []) == heard(log, list(range(len(log))))
 

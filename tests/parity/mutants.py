@@ -547,11 +547,10 @@ MUTANTS = (
         STAGES + "test_an_outcome_waits_for_its_order",
     ),
     Mutant(
-        "facts stop at a stage where the order names nobody",
+        "facts pass over a stage, and overtake an order that can not",
         "stream/road.py",
-        (("            if named is None and travelling is None:\n                continue\n",
-          "            if named is None and travelling is None:\n                return None\n"),),
-        STAGES + "test_facts_pass_over_stages_where_the_order_names_nobody",
+        (("if passing.stood or not any(each in passing.ids for each in further):\n", "if True:\n"),),
+        STAGES + "test_facts_go_the_way_of_their_order_and_so_never_overtake_it",
     ),
     Mutant(
         "a resend is decided anew at its last stage",

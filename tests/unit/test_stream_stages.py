@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -179,16 +180,27 @@ def test_a_message_has_the_same_bytes_however_records_are_batched() -> None:
     assert [each.value for each in together.waiting] == [each.value for each in apart.waiting]
 
 
-def test_facts_pass_over_stages_where_the_order_names_nobody() -> None:
+def test_facts_go_the_way_of_their_order_and_so_never_overtake_it() -> None:
     road = Road({"device": "orders-by-device", "merchant": "orders-by-merchant"}, 4)
     home = Home("outcomes", 0, 0, 0, 0, {})
-    passing = Passing(home, "o1", b"c1", {"merchant": "m1"}, 1, NOON, {}, None, (), (), None)
+    facts = Passing(home, "o1", b"c1", {"merchant": "m1"}, 1, NOON, {}, None, (), (), None)
 
-    sent = road.sent(passing)
+    first = road.sent(facts)
+    assert first is not None
+    assert (first.topic, first.key) == ("orders-by-device", b"o1"), "as an order that names no device"
+    then = road.sent(facts, "device")
+    assert then is not None
+    assert (then.topic, then.key) == ("orders-by-merchant", b"m1")
+    assert road.sent(facts, "merchant") is None
 
-    assert sent is not None
-    assert sent.topic == "orders-by-merchant"
-    assert road.sent(passing, "merchant") is None
+
+def test_facts_go_no_further_than_their_order_names_an_entity() -> None:
+    road = Road({"device": "orders-by-device", "merchant": "orders-by-merchant"}, 4)
+    home = Home("outcomes", 0, 0, 0, 0, {})
+
+    assert road.sent(Passing(home, "o1", b"c1", {}, 1, NOON, {}, None, (), (), None)) is None
+    of_a_device = Passing(home, "o1", b"c1", {"device": "d1"}, 1, NOON, {}, None, (), (), None)
+    assert road.sent(of_a_device, "device") is None
 
 
 # Orders -------------------------------------------------------------------------------------------
@@ -461,7 +473,7 @@ def test_what_is_told_of_an_order_after_it_has_left_a_history_is_not_learned_the
 def test_an_order_stands_where_its_newest_revision_says_whichever_comes_first() -> None:
     first, second, third = (Place(named, NOON) for named in ("d1", "d2", "d3"))
     passed = Passed()
-    assert passed.put(3, third, second) == ([], True)
+    assert passed.put(3, third, second) == ([third], True), "the first might have stood just there"
 
     assert passed.put(2, second, first) == ([first], False)
     assert passed.put(1, first, None) == ([], False)
@@ -548,3 +560,20 @@ def test_what_may_go_at_a_stage_is_told_to_whoever_evicts() -> None:
 
     assert set(gone) == {ROWS["device"], ROWS["merchant"], PASSED}
     assert gone[PASSED] - gone[ROWS["device"]] == 20 * 86_400_000_000
+
+
+@pytest.mark.parametrize("order_of_coming", list(permutations((1, 2, 3))))
+def test_an_order_that_comes_back_to_where_it_stood_first_is_there_once(
+    order_of_coming: tuple[int, ...],
+) -> None:
+    """The second change of place leads to another partition, so that all three may overtake each other."""
+    here = Place("d1", NOON)
+    changes = {1: (1, here, None), 2: (2, None, here), 3: (3, here, None)}
+    passed, held = Passed(), 0
+
+    for each in order_of_coming:
+        taken_out, enters = passed.put(*changes[each])
+        held -= sum(place == here and held > 0 for place in taken_out)
+        held += enters
+
+    assert held == 1
