@@ -48,7 +48,7 @@ class Shop:
         self.rows: dict[tuple[int, bytes], bytes] = {}
         self.entities: tuple[str, ...] = settings.get("entities", ())
         self.partitions: int = settings.get("partitions", 1)
-        self.topics = Topics()
+        self.topics: Topics = settings.get("topics") or Topics()
         self.stages = {entity: self.topics.by(entity) for entity in self.entities}
         self.desk = ScoringDesk(
             scorer=settings.get("scorer") or CountingScorer(),  # type: ignore[arg-type]  # stands in for a trained model

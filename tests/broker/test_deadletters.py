@@ -36,8 +36,7 @@ def shop(settings: Settings) -> Settings:
 
 def set_aside(settings: Settings, *records: tuple[bytes, bytes | None]) -> list[Place]:
     """Dead letters as the desk writes them, of records that never stood in the topic of orders."""
-    desk = Shop().desk
-    desk._topics = settings.topics
+    desk = Shop(topics=settings.topics).desk
     out = Producer({**settings.confluent(), "message.max.bytes": 4_000_000})
     places: list[Place] = []
 

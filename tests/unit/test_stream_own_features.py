@@ -495,7 +495,8 @@ def test_an_order_is_explained_by_the_own_features_of_the_model_in_service(
 
     def explained(*names: str, group: str | None = None) -> list[str]:
         asked = Asked(None, None, names, group, None, 5, as_json=False)
-        return [each.name for each in _features(settings, asked)]
+        shown, _ = _features(settings, asked)
+        return [each.name for each in shown]
 
     assert explained() == explained(group="own") == [each.name for each in own(file).own]
     assert explained("weight") == ["weight"]
