@@ -87,9 +87,9 @@ def test_machines_get_a_line_for_each_partition_and_the_sum(
     assert result.exit_code == 0
     *partitions, total = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(each["topic"], each["partition"]) for each in partitions] == [
-        (shop.topics.orders, 0),
-        (shop.topics.orders, 1),
+        (topic, number) for topic in shop.inputs for number in (0, 1)
     ]
+    assert {each["topic"] for each in partitions if each["waiting"]} == {shop.topics.orders}
     assert total == {"total": True, "waiting": 7}
     assert "waiting" in run.invoke(app, ["lag"]).stdout
 
