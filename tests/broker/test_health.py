@@ -134,7 +134,7 @@ def test_health_through_a_workers_life_and_metrics_that_equal_what_was_decided(
         assert +Counter(samples(shop, "fraudstream_decisions_total")) == actions
         assert samples(shop, "fraudstream_decisions_repeated_total") == {"": 10}
         assert samples(shop, "fraudstream_orders_total") == {"": len(sent)}
-        assert samples(shop, "fraudstream_order_latency_seconds_count") == {"": len(sent)}
+        assert samples(shop, "fraudstream_order_latency_seconds_count") == {"": len(decided)}
         rejected = samples(shop, "fraudstream_orders_rejected_total")
         assert +Counter(rejected) == {"not_json": 1, "tombstone": 1}
         assert samples(shop, "fraudstream_lag_orders") == {"0": 0.0, "1": 0.0}
