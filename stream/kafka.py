@@ -403,11 +403,10 @@ class KafkaCluster:
         if any(isinstance(each, KafkaException) and each.args[0].code() in _LED_ANEW for each in failures):
             # the admin client keeps the old epoch for minutes; this way is mended where that is so
             return {tp: self.bounds(tp, stable=True)[1] for tp in tps}
-        with self._watchdog("asking for the ends of partitions"):
-            return {
-                (asked.topic, asked.partition): _result(f"{asked.topic}/{asked.partition}", answer).offset
-                for asked, answer in futures.items()
-            }
+        return {
+            (asked.topic, asked.partition): _result(f"{asked.topic}/{asked.partition}", answer).offset
+            for asked, answer in futures.items()
+        }
 
     def log_id(self, topic: str) -> str:
         """The topic's id."""
