@@ -95,7 +95,7 @@ def flat_node(pipeline: Any, *, name: str, features: Sequence[str]) -> Node:
         raise ExportError(
             f"{type(estimator).__name__} does not say what an unknown value is; put a SimpleImputer before it"
         )
-    if "n_jobs" in estimator.get_params():
+    if estimator.get_params().get("n_jobs") is not None:
         estimator.set_params(n_jobs=1)  # by threads, trees would be added up in any order
     fitted = _Brought(
         predictor=predictor,

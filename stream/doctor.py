@@ -39,6 +39,7 @@ from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions
 from stream.ports import TP, Committed, Refused
+from stream.repair import last_position
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
 
@@ -808,7 +809,10 @@ def _offsets(look: _Look) -> Iterator[Said]:
     bounds = look.bounds(look.inputs)
     rows = look.tps(settings.topics.changelog)
     begun = {tp[1] for tp, (_, high) in look.bounds(rows).items() if high > 0}
-    expired = [tp for tp in look.inputs if committed[tp] is None and tp[1] in begun]
+    none = [tp for tp in look.inputs if committed[tp] is None and tp[1] in begun]
+    # an input that workers have not read yet, as after an upgrade, has none to lose
+    decided = {number: last_position(look.cluster, settings, number) for number in {tp[1] for tp in none}}
+    expired = [tp for tp in none if tp[0] in decided[tp[1]]]
     if expired:
         yield _fail(
             f"group '{settings.group}' has no offsets for {_named(expired)}, and the changelog has rows: "

@@ -12,15 +12,20 @@ _BACK: Final = (64, 4_096, None)
 
 
 def last_with(
-    key: bytes, read: Callable[[int, int], Iterable[Sequence[Record]]], low: int, end: int
+    key: bytes,
+    read: Callable[[int, int], Iterable[Sequence[Record]]],
+    low: int,
+    end: int,
+    *,
+    sound: Callable[[bytes], bool] = bool,
 ) -> Record | None:
-    """The last record with this key in [low, end) that is no tombstone; None without one."""
+    """The last record with this key in [low, end) whose value is one and is `sound`; None without one."""
     for back in _BACK:
         start = low if back is None else max(low, end - back)
         found: Record | None = None
         for chunk in read(start, end) if start < end else ():
-            ours = (each for each in reversed(chunk) if each.key == key and each.value is not None)
-            found = next(ours, found)
+            ours = (each for each in reversed(chunk) if each.key == key)
+            found = next((each for each in ours if each.value is not None and sound(each.value)), found)
         if found is not None or start == low:
             return found
     return None

@@ -1,21 +1,30 @@
 """Putting the group's offsets back where the changelog says the rows are."""
 
 import time
-from contextlib import suppress
+from functools import partial
 
 import msgspec
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from stream.kafka import KafkaCluster, once_it_answers
+from stream.last import last_with
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
 from stream.writer import POSITION_KEY, decode_position
 
-__all__ = ["repair_offsets"]
+__all__ = ["last_position", "repair_offsets"]
 
 _STABLE_WITHIN_S = 60.0
+_ANSWERS_WITHIN_S = 30.0
+_PASSING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
 
 
 def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
@@ -37,7 +46,7 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
             )
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
-            for topic, offset in _last_position(cluster, settings, partition).items():
+            for topic, offset in last_position(cluster, settings, partition).items():
                 _check_within(cluster, settings.topics.changelog, (topic, partition), offset)
                 offsets[topic, partition] = offset
     finally:
@@ -51,21 +60,31 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     asked = [
         TopicPartition(topic, partition, offset) for (topic, partition), offset in sorted(offsets.items())
     ]
+    deadline = time.monotonic() + _ANSWERS_WITHIN_S
+    while (error := _committed(admin, settings, asked)) is not None:
+        # a client has to find the coordinator first, and one that moves says so only in its answer
+        if error.code() not in _PASSING or time.monotonic() > deadline:
+            raise Refused(_not_committed(settings, error))
+        time.sleep(0.2)
+    return offsets
+
+
+def _committed(admin: AdminClient, settings: Settings, asked: list[TopicPartition]) -> KafkaError | None:
+    """Why the broker did not take the offsets; None when it did."""
     try:
-        futures = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(settings.group, asked)])
-        answers = [future.result(timeout=30) for future in futures.values()]
+        (future,) = admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(settings.group, asked)]
+        ).values()
+        answer = future.result(timeout=_ANSWERS_WITHIN_S)
     except KafkaException as failure:
-        raise Refused(_not_committed(settings, failure.args[0])) from failure
+        error: KafkaError = failure.args[0]
+        return error
     except TimeoutError:
         raise Unreachable(
-            f"the broker did not say within 30 s whether it took the offsets of group '{settings.group}'; "
-            "repair again"
+            f"the broker did not say within {_ANSWERS_WITHIN_S:g} s whether it took the offsets of group "
+            f"'{settings.group}'; repair again"
         ) from None
-    for answer in answers:
-        for each in answer.topic_partitions:
-            if each.error is not None:
-                raise Refused(_not_committed(settings, each.error))
-    return offsets
+    return next((each.error for each in answer.topic_partitions if each.error is not None), None)
 
 
 def _not_committed(settings: Settings, error: KafkaError) -> str:
@@ -86,19 +105,20 @@ def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) ->
         )
 
 
-def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> dict[str, int]:
+def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> dict[str, int]:
+    """Where a partition of the changelog says that its inputs were decided up to: topic -> next offset.
+
+    Empty without a position, or while the rows are being made anew. Raises Refused when a transaction stays
+    open over the end.
+    """
     tp = (settings.topics.changelog, partition)
     logs = {topic: cluster.log_id(topic) for topic in settings.inputs}
+    read = partial(decode_position, group=settings.group, logs=logs)
     deadline = time.monotonic() + _STABLE_WITHIN_S
     while True:
-        position: dict[str, int] = {}
         try:
-            for chunk in cluster.read(tp, cluster.low(tp), cluster.high(tp)):
-                for record in chunk:
-                    if record.key == POSITION_KEY and record.value is not None:
-                        with suppress(msgspec.DecodeError):  # what no worker wrote
-                            found = decode_position(record.value, settings.group, logs)
-                            position = {} if found.is_partial else found.inputs
+            low, high = cluster.low(tp), cluster.high(tp)
+            found = last_with(POSITION_KEY, partial(cluster.read, tp), low, high, sound=_is_a_workers)
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(
@@ -107,4 +127,15 @@ def _last_position(cluster: KafkaCluster, settings: Settings, partition: int) ->
                 ) from None
             time.sleep(0.5)
         else:
-            return position
+            position = None if found is None else read(found.value or b"")
+            return {} if position is None or position.is_partial else dict(position.inputs)
+
+
+def _is_a_workers(value: bytes) -> bool:
+    try:
+        decode_position(value)
+    except msgspec.DecodeError:
+        return False
+    except Refused:
+        return True  # why, is said by who reads it
+    return True

@@ -327,11 +327,19 @@ def _connect(signal_: Any, receiver: Callable[..., Awaitable[None]]) -> None:
 
 
 def _snapshot(app: ScorerApp, settings: Settings, assigned: Any) -> Assignment:
-    """What the group gave us, in one value; every input has the same partitions."""
-    by_topic = {topic: {tp.partition for tp in assigned if tp.topic == topic} for topic in settings.inputs}
-    partitions = by_topic[settings.inputs[0]]
-    if any(other != partitions for other in by_topic.values()):
-        raise RuntimeError(f"the inputs were assigned different partitions: {by_topic}")
+    """What the group gave us, in one value: the partitions of which we have every input."""
+    by_topic = [{tp.partition for tp in assigned if tp.topic == topic} for topic in settings.inputs]
+    partitions = set.intersection(*by_topic)
+    if apart := sorted(set.union(*by_topic) - partitions):
+        # the group gives each topic to those only that read it; what we leave, nobody skips: whoever gets
+        # the whole partition begins at its committed offsets
+        log.warning(
+            "partitions %s are not decided here: some of their inputs were given to another worker of group "
+            "'%s', which does not read all that this one reads (it is of another version, or has other "
+            "entities); upgrade it, or stop it",
+            apart,
+            settings.group,
+        )
     # Faust has no word for the member id
     coordinator = cast("Any", app.consumer)._thread._consumer._coordinator  # noqa: SLF001
     generation = app.consumer_generation_id

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from typer.testing import CliRunner
 
@@ -248,12 +248,26 @@ def test_offsets_that_expired(shop: Settings) -> None:
     assert "'fraudstream topics repair-offsets'" in finding.do
 
 
+def test_an_input_that_no_worker_read_before_has_no_offsets_to_lose(shop: Settings) -> None:
+    """As after an upgrade from a version that read fewer topics."""
+    value = encode_position({shop.topics.orders: 0}, shop.group)
+    send(shop, [(POSITION_KEY, value)], topic=shop.topics.changelog, partition=0)
+
+    (finding,) = (each for each in diagnosed(shop, "offsets") if each.state == "fail")
+
+    assert f"has no offsets for {shop.topics.orders}/0, and" in finding.found
+
+
 def test_an_input_made_anew(shop: Settings) -> None:
     admin = AdminClient(shop.confluent())
     beyond = [TopicPartition(shop.topics.orders, 0, 99)]
     request = [ConsumerGroupTopicPartitions(shop.group, beyond)]
-    for future in admin.alter_consumer_group_offsets(request).values():
-        future.result()
+    deadline = time.monotonic() + 20
+    error: KafkaError | None = KafkaError(KafkaError.NOT_COORDINATOR)
+    while error is not None:  # it has to find the coordinator first, and says so only in the answer
+        assert time.monotonic() < deadline, error
+        (future,) = admin.alter_consumer_group_offsets(request).values()
+        (error,) = (each.error for each in future.result().topic_partitions)
 
     finding = next(each for each in diagnosed(shop, "offsets") if each.state == "fail")
 
