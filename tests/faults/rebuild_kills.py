@@ -4,8 +4,9 @@
 
 A worker decides orders of every kind and ends. Then its changelog is rebuilt into another one, with the same
 settings, so that the two have to agree byte for byte: every row, and what was decided about every order.
-Each run is killed with `kill -9` at a random moment, and the next goes on; a complete one is held
-against the old, and another is begun. After each kill a position that says complete has to be one.
+Each run is killed with `kill -9` at a random moment after it began to write, and the next goes on; a
+complete one is held against the old, and another is begun. After each kill a position that says complete has to
+be one.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from tests.bench.results import record
 from tests.faults.stage import (
     StageError,
     end_on_sigterm,
+    high,
     is_there,
     make_topics,
     orders,
@@ -41,8 +43,8 @@ from tests.running import Worker, environment, send
 
 PARTITIONS = 4
 DECIDED_WITHIN_S = 300.0
-LONGEST_S = 7.0
-"""How long after its start a run is killed at the latest; a second or two of it are imports."""
+LONGEST_S = 1.5
+"""How long after it first wrote a run is killed at the latest."""
 
 State = dict[int, dict[bytes, bytes]]
 """By partition: what stands under each key."""
@@ -75,6 +77,19 @@ def decide(settings: Settings, count: int, log: Path) -> None:
             time.sleep(0.2)
         if worker.stop() != 0:
             raise StageError(worker.said())
+
+
+def wait_until_it_writes(settings: Settings, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a run has sent something to the new changelog, or has ended."""
+    changelog = settings.topics.changelog
+
+    def reached() -> list[int]:
+        there = is_there(settings, changelog)
+        return [high(settings, (changelog, n)) if there else 0 for n in range(settings.partitions)]
+
+    before = reached()
+    while process.poll() is None and reached() == before:
+        time.sleep(0.05)
 
 
 def differences(found: State, expected: State) -> int:
@@ -112,7 +127,11 @@ def run(kills: int, count: int) -> Mapping[str, float]:
                     stderr=out,
                 )
             try:
-                process.wait(chance.uniform(1.0, LONGEST_S) if seen["kills"] < kills else 120.0)
+                if seen["kills"] < kills:
+                    wait_until_it_writes(anew, process)
+                    process.wait(chance.uniform(0.0, LONGEST_S))
+                else:
+                    process.wait(120.0)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -152,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record(
             "A rebuild killed again and again",
             dict(seen),
-            "Each run of `fraudstream rebuild start` is killed at a random moment; after each kill, and each "
-            "complete rebuild, the new changelog is held against the old one, byte for byte.",
+            "Each run of `fraudstream rebuild start` is killed at a random moment after it first wrote; after "
+            "each kill, and each complete rebuild, the new changelog is held against the old one, byte for "
+            "byte.",
         )
     return 1 if seen["keys wrong"] else 0
 
