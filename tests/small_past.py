@@ -12,7 +12,8 @@ from stream.control import ControlState
 from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk
-from stream.past import Models, Past, Sources
+from stream.past import Past, Sources
+from stream.past_desks import Models
 from stream.ports import TP, Effects, Headers, Record
 from stream.settings import Settings
 from stream.topics import TopicError

@@ -14,7 +14,7 @@ from models.policy import Policy
 from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, ControlState
 from stream.deciding import HEADER, Deciding
 from stream.desk import customer_key, order_key
-from stream.past import _Rows
+from stream.past_rows import Rows
 from stream.ports import Headers, Record
 from stream.settings import Settings, Topics
 from stream.verify import CAUSES, Difference, Verified, Window
@@ -614,7 +614,7 @@ def test_at_most_so_many_differences_are_listed_and_all_are_counted(settings: Se
 def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same(tmp_path: Path) -> None:
     chance = random.Random(5)
     known: dict[bytes, bytes] = {}
-    with _Rows(most=2_000, beside=tmp_path) as rows:
+    with Rows(most=2_000, beside=tmp_path) as rows:
         for _ in range(300):
             change: dict[bytes, bytes | None] = {}
             for _ in range(5):
