@@ -23,6 +23,7 @@ import msgspec
 from features.revisions import Revisions
 from models.decision import Source, decision_id
 from stream.answers import STAGES
+from stream.deciding import said_in
 from stream.desk import order_key, shorten
 from stream.errors import Refusal
 from stream.keeping import PASSED, ROWS
@@ -156,6 +157,9 @@ class _Recording:
         self._offsets = [array("q") for _ in range(self.partitions)]
         self._strays: list[list[Made]] = [[] for _ in range(self.partitions)]
         self._last = [-1] * self.partitions
+        self._first: dict[int, int] = {}
+        self._at_home: set[int] = set()
+        """The partitions in which orders were decided before there were stages."""
         self._made: dict[tuple[str, int, int], _Span] = {}
         """The offsets in a stage's partition of what was decided there for orders of a home."""
         self._sent: dict[tuple[str, int, str, int], _Span] = {}
@@ -216,6 +220,8 @@ class _Recording:
             self._last[number] = max(self._last[number], about.offset)
             if word is not None and made.is_first and word.model is not None:
                 known[word.model, word.policy] = None
+                if b'"entities"' not in (said_in(record.headers) or b""):
+                    self._at_home.add(number)
             self._note_maker(record, number)
             if not count % AT_ONCE:
                 told(AT_ONCE)
@@ -248,6 +254,8 @@ class _Recording:
                     {_ORDER.pack(_FROM_HOME, home.partition, home.offset): _encode(self._head(passing))}
                 )
                 self._last[home.partition] = max(self._last[home.partition], home.offset)
+                first = self._first.get(home.partition, home.offset)
+                self._first[home.partition] = min(first, home.offset)
 
     def _key(self, sent: Record | Produce, passing: Passing) -> bytes | None:
         home = passing.home
@@ -323,6 +331,12 @@ class _Recording:
     def last(self, partition: int) -> int:
         """The last order of which something is recorded; -1 without one."""
         return self._last[partition]
+
+    def turned_on_at(self, partition: int, low: int) -> int:
+        """The first order that went on from home, where others were decided there before it; else 0."""
+        first = self._first.get(partition, low)
+        is_told = any(begin > 0 for begin, _ in self.decisions[partition]) or partition in self._at_home
+        return first if first > low and is_told else 0
 
     def decided(self, partition: int) -> "_Decided":
         """The decisions about the orders of a partition."""
@@ -572,6 +586,10 @@ class _Home(Past):
             ),
             "",
         )
+
+    @property
+    def turned_on_at(self) -> int:
+        return max(self._roads.recording.turned_on_at(home.partition, home.low) for home in self._roads.homes)
 
     def lacks_history_of(self, made: Made, offset: int) -> bool:
         return super().lacks_history_of(made, offset) or any(self._roads.gaps.values())

@@ -61,6 +61,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "message_lost": "a message between stages may be among those that were lost and given up",
         "lost": "records that it may depend on were lost before they were archived, and were given up",
         "decisions_begin_later": "it speaks of a decision that is no longer there",
+        "entity_turned_on": "what was known of its entities before they were turned on is not recorded",
         "history_evicted": "what a worker had forgotten can't be told after it was to remember for longer",
         "model_unknown": "the model that decided is not in the registry",
         "model_other": "the registry has another model under that name and version",
@@ -394,6 +395,13 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
         said = (
             f"it speaks of an order before offset {past.first_recorded:,}, whose decision is gone; "
             "read an archive that has it (--archive)"
+        )
+    elif of_history and past.turned_on_at:
+        cause = "entity_turned_on"
+        said = (
+            f"orders before offset {past.turned_on_at:,} did not go through the stages of entities, and "
+            "whether 'fraudstream rebuild' made their rows from those is recorded nowhere; nothing can be held "
+            "against it"
         )
     elif of_history and past.grew:
         cause = "history_evicted"

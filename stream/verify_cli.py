@@ -60,7 +60,10 @@ def mount(
         processes: Annotated[
             int,
             typer.Option(
-                metavar="NUMBER", min=1, max=64, help="So many partitions at once, each in its own process."
+                metavar="NUMBER",
+                min=1,
+                max=64,
+                help="So many partitions at once, each in its own process; one where there are entities.",
             ),
         ] = 2,
         most: Annotated[

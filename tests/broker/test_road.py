@@ -1,5 +1,6 @@
 """Orders and what became of them, through the stages of two entities, by two workers on a real broker."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Message, Producer
+from typer.testing import CliRunner
 
 from features.catalogue import by_names
 from features.events import Order, Outcome
@@ -15,8 +18,9 @@ from features.replay import Replay
 from models.registry import Registry
 from models.train import train
 from stream import topics
+from stream.cli import app
 from stream.settings import Settings
-from tests.running import Worker, decisions, read, send
+from tests.running import Worker, decisions, environment, read, send
 from tests.strategies import as_json
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,3 +125,95 @@ def test_orders_through_two_stages_by_two_workers_have_the_features_of_a_replay(
     assert any(each["features"]["by_device_fraud_count_90d_known_after_7d"] for each in decided), (
         "nothing was learned of any device"
     )
+
+
+def some_of(number: int) -> tuple[list[Order], list[Outcome]]:
+    """Four orders of few customers, devices and merchants; one is resent or revised, one was fraud."""
+    orders = [
+        Order(
+            order_id=f"o{number}-{n}",
+            customer_id=f"c{(number + n) % 9}" if n else None,
+            device_id=f"d{number * n % 7}",
+            merchant_id=f"m{(number + n) % 3}" if n != 2 else None,
+            placed_at=START + timedelta(hours=number, minutes=n),
+            amount=1000 + number,
+            currency="EUR",
+        )
+        for n in range(4)
+    ]
+    last = orders[3]
+    again = last if number % 2 else last.model_copy(update={"revision": 1, "device_id": f"d{number % 7}"})
+    return [*orders, again], [an_outcome(orders[1])] if number % 3 == 0 else []
+
+
+def publish_some(shop: Settings, begin: int, end: int) -> None:
+    for number in range(begin, end):
+        orders, outcomes = some_of(number)
+        send(shop, [(each.key.encode(), as_json(each)) for each in orders])
+        if outcomes:
+            told = [((each.customer_id or "").encode(), each.model_dump_json().encode()) for each in outcomes]
+            send(shop, told, topic=shop.topics.outcomes)
+
+
+def run(*arguments: str, exit_code: int = 0) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == exit_code, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_what_two_workers_decided_on_the_road_with_kills_is_decided_again_byte_for_byte(
+    shop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    turns, orders_a_turn = 60, 5
+    decided = turns * orders_a_turn
+    other = shop.model_copy(update={"worker": "w2"})
+    with Worker(shop, tmp_path / "log") as worker:
+        publish_some(shop, 0, 20)
+        decisions(shop, 30, within_s=60.0)
+        with Worker(other, tmp_path / "log2") as second:
+            publish_some(shop, 20, 40)
+            decisions(shop, 130, within_s=60.0)
+            second.kill()
+        with Worker(other, tmp_path / "log3"):
+            publish_some(shop, 40, turns)
+            decisions(shop, decided - 60, within_s=90.0)
+            worker.kill()
+            made = read(shop, shop.topics.decisions, decided, within_s=90.0)
+
+    (found,) = run("verify")
+    assert (found["equal"], found["compared"], found["undecided"]) == (decided, decided, 0)
+    assert found["messages"] > 2 * decided - 60
+    place = str(tmp_path / "archive")
+    run("archive", "run", "--at", place)
+    (archived,) = run("verify", "--archive", place)
+    assert {**archived, "seconds": 0} == {**found, "seconds": 0}
+
+    first, again = run("replay", "decision", "o7-3")
+    assert (first["equal"], again["equal"]) == (True, True)
+    assert first["recorded"]["features"]["by_device_orders_count_1h"] is not None
+    assert again["recomputed"]["repeat_of"] == first["recorded"]["decision_id"]
+
+    tampered = shop.model_copy(
+        update={"topics": shop.topics.model_copy(update={"decisions": shop.topics.decisions + "-tampered"})}
+    )
+    topics.create(tampered)
+    copy_with_one_changed(tampered, made)
+    monkeypatch.setenv("FRAUDSTREAM_TOPICS__DECISIONS", tampered.topics.decisions)
+    difference, found = run("verify", exit_code=1)
+    assert (found["causes"], found["equal"]) == ({"changed": 1}, decided - 1)
+    assert [each["path"] for each in difference["fields"]] == ["action"]
+
+
+def copy_with_one_changed(settings: Settings, made: Sequence[Message]) -> None:
+    producer = Producer({**settings.confluent(), "linger.ms": 1})
+    for number, each in enumerate(made):
+        value = each.value() or b""
+        if number == len(made) // 2:
+            value = json.dumps(json.loads(value) | {"action": "challenge"}, separators=(",", ":")).encode()
+        producer.produce(
+            settings.topics.decisions, value, each.key(), each.partition(), headers=each.headers()
+        )
+        producer.poll(0)
+    assert producer.flush(30) == 0

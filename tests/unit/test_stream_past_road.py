@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from features.events import Order, OrderEvent, Outcome
+from stream.anew import Anew
 from stream.ports import Record
 from stream.settings import Settings, Topics
 from stream.verify import Verified, Window
@@ -269,6 +270,27 @@ def test_decisions_from_before_an_entity_was_on_are_decided_again_at_home(
     assert equal(live.verified()) == len(live.decided)
     at_home = live.verified(both.model_copy(update={"entities": ()}))
     assert set(at_home.causes) == {"through_stages"}
+
+
+def test_what_a_rebuild_made_of_orders_before_an_entity_was_on_can_be_held_against_nothing(
+    live: LiveRoad, models: tuple[Path, list[str]]
+) -> None:
+    _, (first, _, alone) = models
+    both = live.settings
+    live.started(both.model_copy(update={"entities": ()}), alone)
+    happened(live, 90, seed=1)
+    live.started(both, first)
+    past = [each for records in live.lists.topics[both.topics.orders] for each in records]
+    for number, rows in (
+        Anew(live.desk, both.stages.values()).remember(past, lambda *_: None, {}).rows.items()
+    ):
+        live.rows |= {(number, key): row for key, row in rows.items() if row and key[:1] in {b"d", b"m"}}
+    happened(live, 30, seed=2)
+
+    found = live.verified()
+
+    assert set(found.causes) == {"entity_turned_on"}
+    assert found.equal > 90
 
 
 def test_orders_whose_decisions_were_deleted_are_gone_through_and_not_missing(live: LiveRoad) -> None:
