@@ -400,8 +400,8 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
         cause = "entity_turned_on"
         said = (
             f"orders before offset {past.turned_on_at:,} did not go through the stages of entities, and "
-            "whether 'fraudstream rebuild' made their rows from those is recorded nowhere; nothing can be held "
-            "against it"
+            "whether 'fraudstream rebuild' made their rows from those is recorded nowhere; nothing can be "
+            "held against it"
         )
     elif of_history and past.grew:
         cause = "history_evicted"

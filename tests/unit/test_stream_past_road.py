@@ -289,7 +289,7 @@ def test_what_a_rebuild_made_of_orders_before_an_entity_was_on_can_be_held_again
 
     found = live.verified()
 
-    assert set(found.causes) == {"entity_turned_on"}
+    assert set(found.causes) == {"entity_turned_on", "message_changed"}
     assert found.equal > 90
 
 
