@@ -1,6 +1,7 @@
 """Orders and what became of them, through the stages of two entities, by two workers on a real broker."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -217,3 +218,44 @@ def copy_with_one_changed(settings: Settings, made: Sequence[Message]) -> None:
         )
         producer.poll(0)
     assert producer.flush(30) == 0
+
+
+def test_a_worker_without_an_entity_in_whose_stage_orders_wait_refuses_to_leave_them(
+    settings: Settings, registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = settings.model_copy(update={"entities": ("device", "merchant"), "session_s": 6.0})
+    topics.create(both)
+    shutil.copytree(registry, both.home / "models")
+    with Worker(both, tmp_path / "log") as worker:
+        send(both, [(order.key.encode(), as_json(order)) for order in map(an_order, range(30))])
+        decisions(both, 30)
+        assert worker.stop() == 0, worker.said()
+    fewer = both.model_copy(update={"entities": ("device",)})
+    with Worker(fewer, tmp_path / "fewer") as worker:
+        send(both, [(order.key.encode(), as_json(order)) for order in map(an_order, range(30, 40))])
+        decisions(both, 40)
+        assert worker.stop() == 0, worker.said()
+    stage = both.stages["merchant"]
+    (first, *_) = read(both, stage, 30)
+    # as if the worker had been stopped before it took it
+    send(both, [(first.key(), first.value())], topic=stage, partition=first.partition())
+
+    for entities in ((), ("device",)):
+        without = both.model_copy(update={"entities": entities})
+        with Worker(without, tmp_path / f"without{len(entities)}") as worker:
+            assert worker.ends(30.0) == 1
+            said = worker.said()
+        assert f"wait in '{stage}' and merchant is not among the entities ('{','.join(entities)}')" in said
+        assert "Traceback" not in said
+    for name, value in environment(fewer).items():
+        monkeypatch.setenv(name, value)
+    findings = run("doctor", exit_code=1)
+    assert any(f"wait in '{stage}'" in json.dumps(each) for each in findings)
+
+    with Worker(both, tmp_path / "again") as worker:
+        decisions(both, 41)
+        assert worker.stop() == 0, worker.said()
+    with Worker(fewer, tmp_path / "after") as worker:
+        send(both, [(order.key.encode(), as_json(order)) for order in map(an_order, range(40, 45))])
+        decisions(both, 46)
+        assert worker.stop() == 0, worker.said()
