@@ -122,6 +122,6 @@ def handed_down(pushes: Floats, node: int, moved_by: Floats, places: Sequence[in
     # one after the other: a row's sum must not depend on how many rows there are
     together = np.add.accumulate(same_way, axis=1)[:, -1]
     has_moved = together > 0.0
-    shares = same_way[has_moved] / together[has_moved, np.newaxis]
-    pushes[np.ix_(has_moved, places)] += shares * push[has_moved, np.newaxis]
+    whole = np.where(has_moved, together, 1.0)[:, np.newaxis]
+    pushes[:, places] += same_way / whole * push[:, np.newaxis]
     pushes[has_moved, node] = 0.0
