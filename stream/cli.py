@@ -24,9 +24,10 @@ from stream.examples import put_in
 from stream.features_cli import features_app
 from stream.learn_cli import evaluate, parity, retrain, training_set
 from stream.models_cli import models_app
-from stream.plainly import refuse, said_plainly, write_no_more
+from stream.plainly import refuse, said_plainly, who_says_so, write_no_more
 from stream.replay_cli import app as replay_app
 from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
+from stream.service_cli import kill_app
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -101,6 +102,7 @@ app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(archive_app, name="archive")
 app.add_typer(entity_app, name="entity")
 app.add_typer(models_app, name="models")
+app.add_typer(kill_app, name="kill-switch")
 app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None
@@ -552,16 +554,10 @@ def show_control(
 
 
 def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
-    import getpass
-
     from stream.control import change
 
     settings = _settings()
-    try:
-        who = getpass.getuser() if who is None else who
-    except (KeyError, OSError):  # a container's user may have no name
-        raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
-    state, written = change(settings, kind, who=who, why=why)
+    state, written = change(settings, kind, who=who_says_so(who), why=why)
     if as_json:
         typer.echo(json.dumps(state.shown() | {"changed": written}))
         return

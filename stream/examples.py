@@ -101,6 +101,24 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream models import pipeline.joblib --name order_risk --trust-this-file",
             "FRAUDSTREAM_REGISTRY=s3://bucket/models fraudstream models import starter.tar --sign",
         ),
+        "models deploy": (
+            "fraudstream models deploy starter@2026-02-14.3f9c --why 'learned from spring'",
+            "fraudstream models deploy starter@2026-02-14.3f9c --role canary --share 5 --why 'try it'",
+            "fraudstream models deploy starter --role champion --scope country=DE --why 'as before'",
+        ),
+        "models promote": (
+            "fraudstream models promote starter --why 'a month in the shadow'",
+            "fraudstream models promote starter --scope country=DE --scope channel=web --why 'better there'",
+        ),
+        "models rollback": ("fraudstream models rollback starter --why 'twice as many reviews'",),
+        "models retire": (
+            "fraudstream models retire starter@2026-02-14.3f9c --role challenger --why 'no better'",
+        ),
+        "models service": ("fraudstream models service", "fraudstream models service --json"),
+        "models history": (
+            "fraudstream models history",
+            "fraudstream models history --at 2026-03-01T12:00:00Z",
+        ),
         "models gc": (
             "fraudstream models gc",
             "fraudstream models gc --keep 90 --archive s3://bucket/shop --leftovers --yes",
@@ -126,6 +144,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "resume": ("fraudstream resume", 'fraudstream resume --why "the shop is mended" --who ana'),
         "observe": ('fraudstream observe --why "the new model declines too much"',),
         "go-live": ('fraudstream go-live --why "a week of shadow decisions was sound"',),
+        "kill-switch on": (
+            "fraudstream kill-switch on --action review --why 'scores look wrong since noon'",
+        ),
+        "kill-switch off": ("fraudstream kill-switch off --why 'the model was rolled back'",),
         "control": ("fraudstream control", "fraudstream control --history", "fraudstream control --json"),
         "lag": ("fraudstream lag", "fraudstream lag --watch", "fraudstream lag --json"),
         "dead-letters list": (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.shelf import Content
     from stream.settings import Settings
 
-__all__ = ["models_app"]
+__all__ = ["Json", "models_app", "policy_of"]
 
 models_app = typer.Typer(no_args_is_help=True, help="The published models, whole and checked or refused.")
 
@@ -331,7 +331,7 @@ def models_import(  # noqa: PLR0917 (typer gives them by name)
             features=None if features is None else tuple(each.name for each in catalogue.chosen(features)),
             renamed=_renamed(rename or ()),
             trained_on=trained_on,
-            policy=_policy(review_at, decline_at),
+            policy=policy_of(review_at, decline_at),
             is_trusted=trust,
         )
         published = iter([publish_pipeline(registry, catalogue, pipeline)])
@@ -352,7 +352,8 @@ def _renamed(pairs: "Iterable[str]") -> dict[str, str]:
     return renamed
 
 
-def _policy(review_at: float | None, decline_at: float | None) -> "Policy | None":
+def policy_of(review_at: float | None, decline_at: float | None) -> "Policy | None":
+    """The thresholds that were given; None where none were."""
     from models.policy import Policy
 
     if (review_at is None) != (decline_at is None):

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-__all__ = ["plain", "refuse", "said_plainly", "settings_of", "write_no_more"]
+__all__ = ["plain", "refuse", "said_plainly", "settings_of", "who_says_so", "write_no_more"]
 
 
 def settings_of(asked: typer.Context) -> "Settings":
@@ -20,6 +20,16 @@ def settings_of(asked: typer.Context) -> "Settings":
     from stream.settings import load_settings
 
     return load_settings(asked.find_root().params.get("config"))
+
+
+def who_says_so(who: str | None) -> str:
+    """The name that a change is kept under: the one given, or the user's."""
+    import getpass
+
+    try:
+        return getpass.getuser() if who is None else who
+    except (KeyError, OSError):  # a container's user may have no name
+        raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
 
 
 def plain(text: str) -> str:

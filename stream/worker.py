@@ -36,12 +36,11 @@ from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
-from stream.keeping import check_horizons
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
-from stream.registry import registry_of
+from stream.registry import check_servable, registry_of
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
@@ -394,17 +393,7 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
         raise Refused(str(error)) from error
-    remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]
-    if remembered != settings.row_limit:
-        raise Refused(
-            f"{scorer.name}@{scorer.version} learned from histories of {remembered} orders at most and this "
-            f"worker keeps {settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
-        )
-    check_horizons(
-        scorer.features,
-        model=f"{scorer.name}@{scorer.version}",
-        forget_after_days=settings.forget_after_days,
-    )
+    check_servable(settings, registry, scorer)
     if settings.review_at is not None and settings.decline_at is not None:
         return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
     if scorer.suggested_policy is None:
