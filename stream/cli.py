@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stream import replay_decision_cli, verify_cli
+from stream import journey_cli, replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
 from stream.entity_cli import entity_app
 from stream.examples import put_in
@@ -1150,6 +1150,7 @@ def doctor(as_json: Json = False) -> None:
 
 replay_decision_cli.mount(replay_app, _settings, said_plainly)
 verify_cli.mount(app, _settings, said_plainly)
+journey_cli.mount(app, _settings, said_plainly)
 
 
 # ---------------------------------------------------------------------- contracts and settings

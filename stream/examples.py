@@ -167,6 +167,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream replay decision o-4711",
             "fraudstream replay decision o-4711 --archive s3://shop/archive --json",
         ),
+        "explain": (
+            "fraudstream explain o-4711",
+            "fraudstream explain o-4711 --html o-4711.html",
+            "fraudstream explain o-4711 --archive s3://shop/archive --json",
+        ),
         "verify": (
             "fraudstream verify",
             "fraudstream verify --from 24h --to 1h --most 5",
