@@ -52,6 +52,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream evaluate starter --on set.parquet --to report.html",
             "fraudstream evaluate starter@2026-02-14.3f9c starter --on set.parquet --review-cost 2.50 --json",
         ),
+        "models compare": (
+            "fraudstream models compare --silence-is-legitimate",
+            "fraudstream models compare new_risk --archive s3://shop/archive --review-cost 2.50 --json",
+        ),
         "retrain": (
             "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
             "fraudstream retrain risk.py --dry-run",
