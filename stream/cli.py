@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from stream import journey_cli, replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
-from stream.compare_cli import models_compare
+from stream.compare_cli import models_compare, models_drift
 from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
@@ -146,6 +146,7 @@ app.command("parity")(said_plainly(parity))
 app.command("evaluate")(said_plainly(evaluate))
 app.command("retrain")(said_plainly(retrain))
 models_app.command("compare")(said_plainly(models_compare))
+models_app.command("drift")(said_plainly(models_drift))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +13,13 @@ from stream.replay_topics_cli import ends_plainly, opened
 from stream.verify_cli import progress
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from models.evaluation import Difference
     from stream.comparing import Comparison
+    from stream.drifting import Drift
 
-__all__ = ["models_compare"]
+__all__ = ["models_compare", "models_drift"]
 
 Archive = Annotated[
     str | None,
@@ -154,3 +158,133 @@ def _compared(comparison: "Comparison", losses: str) -> Iterator[str]:
 def _auc(found: "Difference | None") -> Iterator[str]:
     if found is not None:
         yield f"  its AUC is {found.value:+.4f}, between {found.low:+.4f} and {found.high:+.4f} (95 %)"
+
+
+def models_drift(
+    asked: typer.Context,
+    model: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Only these, NAME or NAME@VERSION.")
+    ] = None,
+    *,
+    archive: Archive = None,
+    window: Annotated[
+        str, typer.Option(metavar="7d", help="How long a window of event time is, in hours or days.")
+    ] = "7d",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..TO",
+            help="Held against orders placed then [default: each model's first window of enough orders].",
+        ),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    fewest: Annotated[
+        int, typer.Option(metavar="ORDERS", min=1, help="Of a window with fewer orders nothing is said.")
+    ] = 500,
+    most_stability: Annotated[
+        float,
+        typer.Option(
+            "--stability", metavar="INDEX", min=0, help="Drift from this population stability index on."
+        ),
+    ] = 0.25,
+    most_missing: Annotated[
+        float,
+        typer.Option(
+            "--missing", metavar="SHARE", min=0, max=1, help="Drift where a missing share moves so far."
+        ),
+    ] = 0.1,
+    most_score: Annotated[
+        float,
+        typer.Option(
+            "--score", metavar="SHIFT", min=0, max=1, help="Drift where the mean probability moves so far."
+        ),
+    ] = 0.05,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.prom", help="Write the newest windows there for Prometheus, whole or not at all."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show whether the orders, and what models say of them, are still of the kind they were.
+
+    Each model's features and scores as its decisions wrote them down, in windows of when orders were placed,
+    held against a reference. Exit code 1 when the newest window of a model in use is beyond a limit, so that
+    cron can tell somebody.
+    """
+    from models.drift import Limits
+    from stream.drifting import Asked, drift_of, exposition
+
+    wanted = Asked(
+        duration(window, "--window"),
+        model or (),
+        _between(reference),
+        moment(since, "--since"),
+        moment(until, "--until"),
+        fewest,
+        Limits(most_stability, most_missing, most_score),
+    )
+    if not wanted.window:
+        raise typer.BadParameter("a window takes some time; write 7d or 12h", param_hint="--window")
+    settings = settings_of(asked)
+    with ends_plainly(), progress("reading decisions") as told:
+        found = drift_of(settings, opened(settings, archive), wanted, read=told)
+    for each in found:
+        for line in [json.dumps(each.as_json())] if as_json else _drifted(each):
+            typer.echo(line)
+    if metrics is not None:
+        unfinished = metrics.with_name(f".{metrics.name}.unfinished")
+        unfinished.write_text(exposition(found), encoding="utf-8")
+        unfinished.replace(metrics)
+    if any(each.drifts for each in found):
+        raise typer.Exit(1)
+
+
+def _between(text: str | None) -> "tuple[datetime, datetime] | None":
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    since, until = (moment(each, "--reference") for each in (first, last)) if dots else (None, None)
+    if since is None or until is None or since >= until:
+        raise typer.BadParameter(
+            f"'{text}' is no time after another; write 2026-01-01..2026-02-01", param_hint="--reference"
+        )
+    return since, until
+
+
+def _drifted(drift: "Drift") -> Iterator[str]:
+    yield plain(drift.model)
+    reference = drift.reference
+    if reference is None:
+        yield "  too few orders to hold anything against (--fewest, --reference)"
+    else:
+        since, until, orders = reference
+        yield f"  reference: {orders:,} orders placed {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}"
+    yield "  window            orders  mean score  stability  beyond a limit"
+    for each in drift.windows:
+        line = f"  {each.start:%Y-%m-%d %H:%M}  {each.orders:>6,}"
+        if each.moved:
+            score = each.moved[0]
+            names = ", ".join(one.name for one in each.beyond) or "nothing"
+            line += f"  {score.mean_now or 0.0:>10.4f}  {score.stability:>9.3f}  {names}"
+        yield plain(line + ("  (in the shadow)" if each.is_shadow else ""))
+    newest = drift.newest
+    if newest is None:
+        return
+    for one in newest.beyond:
+        yield plain(
+            f"  {one.name}: stability {one.stability:.3f}, missing {one.missing_before:.1%} then and "
+            f"{one.missing_now:.1%} now, mean {_number(one.mean_before)} then and {_number(one.mean_now)} now"
+        )
+    if drift.drifts:
+        yield "  DRIFTS: the newest window is beyond a limit"
+    elif not drift.is_current:
+        yield "  not judged: it decided nothing lately"
+    else:
+        yield "  as it was, within the limits"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.6g}"

@@ -1,8 +1,7 @@
 """Challengers held against the champion: the same recorded orders, what became of them, and the money."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -14,8 +13,7 @@ from models.comparison import ACTIONS, Compared, Losses, Pairs, compared
 from models.evaluation import Difference
 from models.labels import Labelling
 from models.policy import Action
-from stream.decided import DecidedError, DecidedOrder, Word, decided_in, partitions_in, statements_of
-from stream.past import Sources
+from stream.decided import DecidedError, DecidedOrder, Word, decided_in, reading, statements_of
 from stream.replay import Opened
 from stream.settings import Settings
 
@@ -104,24 +102,36 @@ def compare(
     revised: Counter[str] = Counter()
     said_by: set[str] = set()
     heard = replace(asked.labelling, silence="unknown")
-    for order, statements in _orders(settings, opened, read):
-        counted = order.counted
-        if counted is None or not _is_within(order, asked) or not _is_named(counted.model, asked.champion):
-            continue
-        # the silence about a declined order says nothing
-        labelling = heard if counted.action == Action.DECLINE else asked.labelling
-        label = labelling.label(statements, _placed(order))
-        for word in order.shadow:
-            said_by.add(word.model)
-            if asked.challengers and not any(_is_named(word.model, each) for each in asked.challengers):
-                continue
-            of_model = orders.setdefault(word.model, {})
-            before = of_model.get(order.order_id)
-            revised[word.model] += before is not None
-            if before is None or before.order.revision <= order.revision:
-                of_model[order.order_id] = _Both(
-                    order, counted, word, None if label is None else label.is_fraud
-                )
+    with reading(settings, opened, read) as (sources, partitions, more):
+        for partition in partitions:
+            statements = statements_of(settings, sources.asked, partition, read=more)
+            for order in decided_in(settings, sources, partition, read=more):
+                counted = order.counted
+                if (
+                    counted is None
+                    or not _is_within(order, asked)
+                    or not _is_named(counted.model, asked.champion)
+                ):
+                    continue
+                # the silence about a declined order says nothing
+                labelling = heard if counted.action == Action.DECLINE else asked.labelling
+                label = labelling.label(statements.get(order.order_id, ()), _placed(order))
+                for word in order.shadow:
+                    said_by.add(word.model)
+                    if asked.challengers and not any(
+                        _is_named(word.model, each) for each in asked.challengers
+                    ):
+                        continue
+                    of_model = orders.setdefault(word.model, {})
+                    before = of_model.get(order.order_id)
+                    revised[word.model] += before is not None
+                    if before is None or before.order.revision <= order.revision:
+                        of_model[order.order_id] = _Both(
+                            order._replace(counted=None, shadow=()),
+                            counted._replace(features={}),
+                            word._replace(features={}),
+                            None if label is None else label.is_fraud,
+                        )
     if not orders:
         others = f"; there are: {', '.join(sorted(said_by))}" if said_by else ""
         raise DecidedError(
@@ -140,40 +150,6 @@ class _Both(NamedTuple):
     champion: Word
     challenger: Word
     is_fraud: bool | None
-
-
-def _orders(
-    settings: Settings, opened: Opened, read: Callable[[int, int], None]
-) -> Iterator[tuple[DecidedOrder, Any]]:
-    """Every scored order, without its features, and what was said of it."""
-    with ExitStack() as stack:
-        sources = Sources.opened(opened, stack)
-        topics = settings.topics
-        partitions = partitions_in(settings, sources.asked)
-        ends = [
-            sources.asked.bounds((topic, each))
-            for topic in (topics.orders, topics.decisions)
-            for each in range(partitions)
-        ]
-        of, so_far = sum(end - low for low, end in ends), 0
-
-        def more(records: int) -> None:
-            nonlocal so_far
-            so_far += records
-            read(so_far, max(of, so_far))
-
-        for partition in range(partitions):
-            statements = statements_of(settings, sources.asked, partition, read=more)
-            for order in decided_in(settings, sources, partition, read=more):
-                yield _without_features(order), statements.get(order.order_id, ())
-
-
-def _without_features(order: DecidedOrder) -> DecidedOrder:
-    counted = order.counted
-    return order._replace(
-        counted=None if counted is None else counted._replace(features={}),
-        shadow=tuple(each._replace(features={}) for each in order.shadow),
-    )
 
 
 def _placed(order: DecidedOrder) -> datetime:

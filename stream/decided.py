@@ -5,6 +5,7 @@ changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -18,11 +19,12 @@ from stream.errors import Refusal
 from stream.past import Decided, Sources
 from stream.ports import TP, Record
 from stream.recorded import Recorded
+from stream.replay import Opened
 from stream.road import MODE
 from stream.settings import Settings
 from stream.topics import TopicError
 
-__all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "partitions_in", "statements_of"]
+__all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "reading", "statements_of"]
 
 SHADOW: Final = b"shadow"
 """The mode of a decision that a challenger made beside the one that counts."""
@@ -79,8 +81,30 @@ class DecidedOrder(NamedTuple):
     """What challengers said of the same arrival."""
 
 
-def partitions_in(settings: Settings, recorded: Recorded) -> int:
-    """How many partitions orders and decisions have. Raises DecidedError where they have not equally many."""
+@contextmanager
+def reading(
+    settings: Settings, opened: Opened, read: Callable[[int, int], None]
+) -> Iterator[tuple[Sources, range, Read]]:
+    """What was recorded, its partitions, and through what `read` is told how many records of about how many.
+
+    Raises DecidedError where orders and decisions are not of one shop.
+    """
+    with ExitStack() as stack:
+        sources = Sources.opened(opened, stack)
+        partitions = range(_partitions(settings, sources.asked))
+        topics = (settings.topics.orders, settings.topics.decisions)
+        bounds = [sources.asked.bounds((topic, each)) for topic in topics for each in partitions]
+        of, so_far = sum(end - low for low, end in bounds), 0
+
+        def more(records: int) -> None:
+            nonlocal so_far
+            so_far += records
+            read(so_far, max(of, so_far))
+
+        yield sources, partitions, more
+
+
+def _partitions(settings: Settings, recorded: Recorded) -> int:
     topics = settings.topics
     there = recorded.partitions(topics.orders)
     decisions = recorded.partitions(topics.decisions)

@@ -56,6 +56,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream models compare --silence-is-legitimate",
             "fraudstream models compare new_risk --archive s3://shop/archive --review-cost 2.50 --json",
         ),
+        "models drift": (
+            "fraudstream models drift --window 7d",
+            "fraudstream models drift risk --archive archive --metrics /var/lib/node_exporter/drift.prom",
+        ),
         "retrain": (
             "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
             "fraudstream retrain risk.py --dry-run",

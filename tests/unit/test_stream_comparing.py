@@ -1,99 +1,22 @@
 """Challengers held against what decided, from recorded topics."""
 
-import json
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from models.labels import Labelling
-from models.policy import score_of
 from stream.comparing import Asked, Comparison, compare
 from stream.decided import DecidedError
-from stream.ports import Headers, Record
 from stream.settings import Settings
-from tests.recorded import a_record, opens
+from tests.decided_past import LATER, DecidedPast
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LATER = NOON + timedelta(days=100)
 HEARD = Labelling(LATER, timedelta(days=45), "not_fraud")
-SHADOW: Headers = (("mode", b"shadow"),)
 
 
-class Past:
-    """Orders with their decisions, put down one after the other in one partition."""
-
-    def __init__(self) -> None:
-        self.topics: dict[str, list[Record]] = {
-            "orders": [], "decisions": [], "decisions-shadow": [], "outcomes": [],
-        }  # fmt: skip
-
-    def put(self, topic: str, customer: str, content: Mapping[str, Any], headers: Headers = ()) -> int:
-        records = self.topics[topic]
-        value = json.dumps(content).encode()
-        records.append(
-            a_record(
-                topic,
-                0,
-                len(records),
-                int(LATER.timestamp() * 1000),
-                value,
-                key=customer.encode(),
-                headers=headers,
-            )
-        )
-        return len(records) - 1
-
-    def order(
-        self,
-        number: int,
-        champion: str,
-        challenger: str | None,
-        *,
-        became: bool | None = None,
-        headers: Headers = SHADOW,
-        **fields: Any,
-    ) -> None:
-        customer = f"c{number}"
-        order = {
-            "order_id": f"o{number}",
-            "customer_id": customer,
-            "placed_at": (NOON + timedelta(minutes=number)).isoformat(),
-            "amount": 10_000,
-            "currency": "EUR",
-        } | fields
-        offset = self.put("orders", customer, order)
-        self.put("decisions", customer, a_decision(order, offset, "old@2026-01-01.aaaa", champion))
-        if challenger is not None:
-            said = a_decision(order, offset, "new@2026-02-01.bbbb", challenger)
-            self.put("decisions-shadow", customer, said, headers)
-        if became is not None:
-            at = order["placed_at"]
-            outcome = {"order_id": order["order_id"], "customer_id": customer, "is_fraud": became}
-            kind = "chargeback" if became else "confirmed_legitimate"
-            self.put("outcomes", customer, outcome | {"kind": kind, "occurred_at": at, "known_at": at})
-
+class Past(DecidedPast):
     def compared(self, labelling: Labelling = HEARD, **asked: Any) -> list[Comparison]:
-        opened = opens({topic: [records] for topic, records in self.topics.items()})
-        return compare(Settings(), opened, Asked(labelling, samples=100, **asked))
-
-
-def a_decision(order: Mapping[str, Any], offset: int, model: str, action: str) -> dict[str, Any]:
-    name, version = model.split("@")
-    p = {"approve": 0.1, "review": 0.5, "decline": 0.9}[action]
-    return {
-        "decision_id": "00000000-0000-5000-8000-000000000000",
-        "order_id": order["order_id"],
-        "revision": order.get("revision", 0),
-        "action": action,
-        "p_fraud": p,
-        "score": score_of(p),
-        "model": {"name": name, "version": version, "digest": "d"},
-        "policy": "p",
-        "features": {"amount": 100.0},
-        "source": {"topic": "orders", "partition": 0, "offset": offset, "others": {}},
-    }
+        return compare(Settings(), self.opened, Asked(labelling, samples=100, **asked))
 
 
 def test_what_a_challenger_would_have_saved_is_counted_of_the_same_orders() -> None:
