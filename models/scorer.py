@@ -138,6 +138,18 @@ class Scorer:
         """
         return self._handed_down(self._walk(self._matrix(vectors)))
 
+    def inputs(self, vectors: Sequence[Vector]) -> Matrix:
+        """What the last node is asked for each vector, in the order of its inputs; NaN is unknown.
+
+        Shape (vectors, inputs of the node): features, and the rounded scores of its submodels.
+        """
+        matrix = self._matrix(vectors)
+        if self._is_plain:
+            return matrix
+        scores = [scores_of(each.p) for each in self._walk(matrix)]
+        asked: Matrix = np.column_stack([matrix, *scores])[:, self._places[-1]]
+        return asked
+
     def _handed_down(self, walked: Sequence[Walked]) -> Floats:
         """The pushes on the last node's score, each submodel's given on to what moved it."""
         pushes = np.zeros((len(walked[-1].p), len(self._names) + len(self.nodes)))

@@ -7,11 +7,12 @@ changed.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,7 +23,8 @@ from features.fast import Told
 from models.decision import Decision, decode_decision
 from models.policy import Policy
 from models.reasons import customer_text
-from models.scorer import Scorer
+from models.scorer import Scorer, Vector
+from models.shapley import shapley
 from models.trained import Node
 from stream.answers import STAGES
 from stream.deciding import Deciding, said_in
@@ -37,6 +39,11 @@ from stream.topics import TopicError
 from stream.verify import Difference, Progress, Replayed, replay_decision
 
 __all__ = ["Asked", "Became", "Journey", "NodeScore", "content_of", "journeys_of"]
+
+_COMPARED: Final = 50
+"""Orders that Shapley values hold an order against."""
+_LOOKED_AT: Final = 2_000
+"""Decisions among which they are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Asked:
     """How far it pushed the model's raw score, through the whole tree; None where no model is at hand."""
     made_by: Explained | None
     """The past orders that made it; None where that is not told."""
+    shapley: float | None = None
+    """Its exact Shapley value; None where nobody asked, or the model itself does not ask for it."""
 
     @property
     def category(self) -> str | None:
@@ -75,6 +84,8 @@ class Asked:
                 "filled_with": self.filled_with,
             }
         told["push"] = self.push
+        if self.shapley is not None:
+            told["shapley"] = self.shapley
         if self.made_by is not None:
             orders = [each.as_json() for each in self.made_by.orders]
             told |= {
@@ -96,6 +107,8 @@ class NodeScore:
     asks: tuple[str, ...]
     own_push: float
     """What of its push on the model's raw score none of its features accounts for; 0 for the model itself."""
+    shapley: float | None = None
+    """The exact Shapley value of its score; None where nobody asked, or the model itself does not ask it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +155,8 @@ class Journey:
     """Whether deciding it again gives the very bytes that were recorded."""
     said: str
     """What there is to say where there is no decision; empty otherwise."""
+    compared_with: int = 0
+    """Of how many orders decided before it Shapley values tell how it differs; 0 without them."""
 
     @property
     def is_observed(self) -> bool:
@@ -195,10 +210,11 @@ class Journey:
             ],
             "nodes": [
                 {"name": each.name, "predictor": each.predictor, "p_fraud": each.p_fraud}
-                | {"asks": list(each.asks), "own_push": each.own_push}
+                | {"asks": list(each.asks), "own_push": each.own_push, "shapley": each.shapley}
                 for each in self.nodes
             ],
             "features": [each.as_json() for each in self.features],
+            "shapley_against_orders": self.compared_with,
             "history": None if self.history is None else self.history.as_json(),
             "shadow": [_shadow_json(each) for each in self.shadow],
             "became": [each.as_json() for each in self.became],
@@ -216,29 +232,33 @@ def journeys_of(
     *,
     archive: str | None = None,
     most: int = 5,
+    with_shapley: bool = False,
     told: Progress = lambda _read, _of: None,
 ) -> list[Journey]:
     """The journey of every arrival of an order: of its revisions, and of what was sent again.
 
-    At most `most` past orders are told for each feature. Raises VerifyError where there is no such order, and
-    what else keeps topics or the archive from being read.
+    At most `most` past orders are told for each feature. `with_shapley`: exact Shapley values too. Raises
+    VerifyError where there is no such order, and what else keeps topics or the archive from being read.
     """
     replayed = replay_decision(settings, order_id, archive=archive, told=told)
     with ExitStack() as stack:
         recorded = recorded_of(settings, archive)
         stack.callback(recorded.close)
-        teller = _Teller(settings, recorded, order_id, most)
+        teller = _Teller(settings, recorded, order_id, most, with_shapley=with_shapley)
         return [teller.journey(each) for each in replayed]
 
 
 class _Teller:
     """Puts together what the recorded past says of an order's arrivals."""
 
-    def __init__(self, settings: Settings, recorded: Recorded, order_id: str, most: int) -> None:
+    def __init__(
+        self, settings: Settings, recorded: Recorded, order_id: str, most: int, *, with_shapley: bool
+    ) -> None:
         self._settings = settings
         self._recorded = recorded
         self._order_id = order_id
         self._most = most
+        self._with_shapley = with_shapley
         self._models = Models(settings)
         catalogue = catalogue_of(settings)
         self._known = {each.name: each for group in catalogue.groups.values() for each in group}
@@ -256,6 +276,13 @@ class _Teller:
         is_scored = decision is not None and decision.model is not None and decision.repeat_of is None
         history = self._history(settings, record, scorer, decision) if decision and is_scored else None
         features, nodes, doubt = self._asked(scorer, decision, history)
+        compared_with = 0
+        if self._with_shapley and nodes and made is not None and scorer is not None:
+            others = self._before(made, scorer)
+            if others:
+                values, compared_with = _shapley(scorer, features, others), len(others)
+                features = tuple(replace(each, shapley=values.get(each.name)) for each in features)
+                nodes = tuple(replace(each, shapley=values.get(each.name)) for each in nodes)
         read = {} if decision is None else decision.source.others
         return Journey(
             record=record,
@@ -286,7 +313,27 @@ class _Teller:
             difference=replayed.difference,
             is_equal=replayed.is_equal,
             said=replayed.said,
+            compared_with=compared_with,
         )
+
+    def _before(self, made: Made, scorer: Scorer) -> list[Vector]:
+        """What the model was asked for the last orders that it decided before, in the same partition."""
+        record, names = made.record, [each.name for each in scorer.features]
+        tp = (record.topic, record.partition)
+        low, _ = self._recorded.bounds(tp)
+        found: deque[Vector] = deque(maxlen=_COMPARED)
+        start = max(low, record.offset - _LOOKED_AT)
+        for chunk in self._recorded.read(tp, start, record.offset) if start < record.offset else ():
+            for each in map(_decision, map(Made.of, chunk)):
+                if (
+                    each is not None
+                    and each.model == scorer.ref
+                    and each.repeat_of is None
+                    and each.order_id != self._order_id
+                    and each.features.keys() >= set(names)
+                ):
+                    found.append([each.features[name] for name in names])
+        return list(found)
 
     def _as_then(self, made: Made | None) -> Settings:
         """The settings, with those that decide as they were when it was decided."""
@@ -410,6 +457,14 @@ def _scored(scorer: Scorer, decision: Decision) -> tuple[tuple[NodeScore, ...], 
         for node, p, push in zip(scorer.nodes, (*said.submodels, said.p_fraud), own, strict=True)
     )
     return nodes, {each.name: push for each, push in zip(scorer.features, row, strict=False)}
+
+
+def _shapley(scorer: Scorer, features: Sequence[Asked], others: Sequence[Vector]) -> dict[str, float]:
+    """By what the model itself asks, features and submodels' scores, its exact Shapley value."""
+    known = {each.name: each.value for each in features}
+    asked = scorer.inputs([[known[each.name] for each in scorer.features], *others])
+    values = shapley(scorer.model, asked[0], asked[1:])
+    return dict(zip(scorer.nodes[-1].inputs, values.tolist(), strict=True))
 
 
 def _predictor(node: Node) -> str:

@@ -39,6 +39,12 @@ def mount(
             int,
             typer.Option(metavar="ORDERS", min=0, max=100_000, help="At most so many past orders a feature."),
         ] = 5,
+        shap: Annotated[
+            bool,
+            typer.Option(
+                "--shap", help="Also exact Shapley values, against orders the model decided before; seconds."
+            ),
+        ] = False,
         as_json: Annotated[
             bool, typer.Option("--json", help="One JSON object for each time the order arrived.")
         ] = False,
@@ -57,7 +63,9 @@ def mount(
         from stream.replay_topics_cli import ends_plainly  # noqa: PLC0415
 
         with ends_plainly(), progress("reading the past") as told:
-            journeys = journeys_of(settings(), order_id, archive=archive, most=most, told=told)
+            journeys = journeys_of(
+                settings(), order_id, archive=archive, most=most, with_shapley=shap, told=told
+            )
         if html is not None:
             html.write_text(page(order_id, journeys), encoding="utf-8", errors="backslashreplace")
             typer.echo(f"{html}: {len(journeys)} time{'' if len(journeys) == 1 else 's'} the order arrived")

@@ -167,17 +167,34 @@ def _decided(journey: Journey) -> _Section:
 
 def _features(journey: Journey) -> _Section:
     with_push = [each for each in journey.features if each.push is not None]
+    exact = journey.compared_with > 0
     ordered = (
         sorted(journey.features, key=lambda each: -(each.push or 0.0)) if with_push else journey.features
     )
-    rows = [(each.name, _value(each), _pushed(each.push), _counted(each)) for each in ordered]
+    rows = [
+        (
+            each.name,
+            _value(each),
+            _pushed(each.push),
+            *([_pushed(each.shapley)] if exact else ()),
+            _counted(each),
+        )
+        for each in ordered
+    ]
     notes = []
     if with_push:
         notes.append(
             "A push is a path attribution (Saabas; of a linear model coefficient times value) on the model's "
             "raw score, up or down; a submodel's is given on to the features that moved it. It is no exact "
-            "Shapley value."
+            "Shapley value; --shap tells those too."
+            if not exact
+            else "Shapley values are exact, and tell how the model's raw score differs from the mean of the "
+            f"{journey.compared_with} orders that it decided before in this partition. A submodel's score "
+            "counts as a whole: its features have none of their own."
         )
+        whole = [f"{each.name} {_pushed(each.shapley)}" for each in journey.nodes if each.shapley is not None]
+        if whole:
+            notes.append(f"Shapley values of the scores of submodels: {', '.join(whole)}.")
         left = [f"{each.name} {_pushed(each.own_push)}" for each in journey.nodes if each.own_push]
         if left:
             notes.append(f"None of their features accounts for the pushes of: {', '.join(left)}.")
@@ -191,7 +208,8 @@ def _features(journey: Journey) -> _Section:
             f"What is recorded now gives other values for {', '.join(changed)}: part of the past was lost, "
             "or was not there yet."
         )
-    return _Section("Features", ("feature", "value", "push", "made by"), rows, notes)
+    head = ("feature", "value", "push", *(["Shapley value"] if exact else ()), "made by")
+    return _Section("Features", head, rows, notes)
 
 
 def _value(asked: Asked) -> str:

@@ -85,6 +85,11 @@ def test_a_decision_is_told_from_the_order_to_what_became_of_it(shop: Settings, 
     assert shadow["decision"]["model"]["name"] == "challenger"
     assert told["latency_ms"] >= 0
 
+    (exact,) = explained(NASTY, "--shap")
+    assert exact["shapley_against_orders"] == 20
+    assert {each["feature"] for each in exact["features"] if "shapley" in each} == set(features)
+    assert {each["shapley"] != 0.0 for each in exact["features"] if each["feature"] == "amount"} == {True}
+
     first, again = explained("o28")
     assert again["decision"]["repeat_of"] == first["decision"]["decision_id"]
     assert [each["was_known_when_decided"] for each in (*first["became"], *again["became"])] == [False, True]

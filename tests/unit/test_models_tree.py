@@ -151,6 +151,15 @@ def test_pushes_keep_their_sum_through_the_tree_and_give_the_reasons(tree: Train
         assert all(r.code.endswith("_UNKNOWN") == (r.feature in unknown) for r in said.reasons)
 
 
+def test_what_the_last_node_is_asked_is_features_and_rounded_scores(tree: Trained) -> None:
+    scorer = Scorer(name="a", version="b", digest="c", features=tree.features, nodes=tree.nodes)
+
+    asked = scorer.inputs(vectors(tree))
+
+    expected = columns(RISK, {node.name: node for node in tree.nodes})[:200]
+    assert np.array_equal(asked, expected, equal_nan=True)
+
+
 def test_a_version_published_before_gives_the_reasons_it_gave(tree: Trained) -> None:
     given: dict[str, Any] = {
         "name": tree.name, "version": "v", "digest": "d", "features": tree.features, "nodes": tree.nodes,
