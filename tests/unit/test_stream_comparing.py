@@ -1,11 +1,15 @@
 """Challengers held against what decided, from recorded topics."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from models.labels import Labelling
+from stream import compare_cli
+from stream.cli import app
 from stream.comparing import Asked, Comparison, compare
 from stream.decided import DecidedError
 from stream.settings import Settings
@@ -101,3 +105,26 @@ def test_a_review_costs_the_same_in_a_currency_without_cents() -> None:
     (found,) = past.compared(review_cost=500.0)
 
     assert found.found.champion_cost == 500
+
+
+def test_the_command_tells_the_money_and_what_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    past = Past()
+    for number in range(20):
+        past.order(number, "approve", "decline", became=True)
+    past.order(20, "decline", "approve")
+    monkeypatch.setattr(compare_cli, "opened", lambda *_: past.opened)
+    arguments = ["models", "compare", "--as-of", LATER.isoformat(), "--silence-is-legitimate"]
+
+    person = CliRunner().invoke(app, arguments)
+    machine = CliRunner().invoke(app, [*arguments, "--json"])
+    wrong = CliRunner().invoke(app, [*arguments, "--currency", "euro"])
+
+    assert person.exit_code == 0, person.output
+    lines = [line.strip() for line in person.stdout.splitlines()]
+    assert lines[0] == "new@2026-02-01.bbbb against old@2026-01-01.aaaa (20)"
+    assert lines[2].startswith("1 more were declined and have no outcome")
+    assert "what was done   2000.00 EUR" in lines
+    assert any(each.startswith("the challenger would have saved 2000.00 EUR, between ") for each in lines)
+    assert lines[-1] == "the challenger is better on these orders"
+    assert json.loads(machine.stdout)["saved"]["value"] == 200_000
+    assert wrong.exit_code == 2
