@@ -34,6 +34,7 @@ __all__ = [
     "AHEAD",
     "AT_ONCE",
     "BYTES_AT_ONCE",
+    "Decided",
     "DecidedSoFar",
     "Made",
     "Outcome",

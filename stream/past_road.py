@@ -499,6 +499,11 @@ class Roads:
             for number in range(self.recording.partitions):
                 yield from _Stage(self, entity, number).again(wanted.passing)
 
+    def order(self, partition: int, offset: int) -> Record | None:
+        """The record of an order where it came in; None where it is not there any more."""
+        tp = (self.settings.topics.orders, partition)
+        return next(records_of(self.sources.asked, tp, offset, offset + 1), None)
+
     def sent(self, effects: Effects, *, judged: bool) -> list[Passing]:
         """Hold what is sent on against what is recorded of it; what can't be judged is believed."""
         found = []

@@ -813,7 +813,11 @@ def _all(recorded: Recorded, topic: str, partitions: Sequence[int], count: _Coun
 
 
 def _replayed_on_the_road(roads: Roads, wanted: WantedOnTheRoad, places: Mapping[int, int]) -> list[Replayed]:
-    found = [_replayed_one(outcome, past) for past, outcome in roads.again(wanted)]
+    found = []
+    for past, outcome in roads.again(wanted):
+        # a stage knows of the order where it stands, and not what the shop wrote
+        record = roads.order(outcome.record.partition, outcome.record.offset) or outcome.record
+        found.append(_replayed_one(outcome._replace(record=record), past))
     for partition, last in places.items():
         if not any(each.order.partition == partition for each in found):
             raise _not_decided_yet(roads.homes[partition], last)
