@@ -196,7 +196,7 @@ def test_what_two_workers_decided_on_the_road_with_kills_is_decided_again_byte_f
     assert first["recorded"]["features"]["by_device_orders_count_1h"] is not None
     assert again["recomputed"]["repeat_of"] == first["recorded"]["decision_id"]
     told, _ = run("explain", "o7-3")
-    assert (told["order"]["device_id"], told["equal"]) == ("d0", True)
+    assert (told["order"]["content"]["device_id"], told["decided_again"]["equal"]) == ("d0", True)
 
     tampered = shop.model_copy(
         update={"topics": shop.topics.model_copy(update={"decisions": shop.topics.decisions + "-tampered"})}
