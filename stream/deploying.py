@@ -231,7 +231,8 @@ class Mover:
         said = name if version is None else f"{name}@{version}"
         try:
             scorer = self._registry.load(name, version)
-            check_servable(self._settings, self._registry, scorer)
+            manifest = self._registry.manifest(scorer.name, scorer.version)
+            check_servable(self._settings, manifest, scorer.features)
             if digest is not None and scorer.digest != digest:
                 raise Refused(
                     f"{said} was in service with digest {digest[:12]} and the registry has it with "
