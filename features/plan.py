@@ -35,6 +35,7 @@ from features.aggregates import (
 from features.conditions import same
 from features.define import Feature, OrderFact
 from features.events import Order, microseconds
+from features.facts import FACTS
 from features.history import History
 from features.questions import (
     COUNT,
@@ -105,6 +106,8 @@ class _OfEntity:
         self._place_of_fact = place_of_fact
         self._facts: list[tuple[int, int, Span, str]] = []
         self._known: list[tuple[int, Span, str]] = []
+        self._of_facts: list[tuple[int, Callable[[Order, History | None], float | None]]] = []
+        """Of these nothing is known, or 0, where of no order it was said what became of it."""
         self._since: list[tuple[int, Callable[[History], int | None]]] = []
         self._moves: list[tuple[int, Callable[[float, int], float]]] = []
         self._others: list[tuple[int, Callable[[Order, History | None], float | None]]] = []
@@ -113,6 +116,11 @@ class _OfEntity:
             steps += self._steps_of(at, each)
         self._steps = Steps(dict.fromkeys(steps))
         self._values = {at: each.value for at, each in features}
+        self._none_known = np.array(
+            [at for at, *_ in self._known] + [at for at, each in features if _is_sum_of_facts(each)], np.intp
+        )
+        self._shares = np.array([at for at, *_ in self._facts], np.intp)
+        self._of_shares = np.array([where for _, where, *_ in self._facts], np.intp)
 
     def _steps_of(self, at: int, each: Any) -> list[tuple[int, ...]]:
         """The steps that tell a feature; none where it is told another way."""
@@ -125,6 +133,8 @@ class _OfEntity:
             self._since.append((at, _SINCE[kind]))
         elif kind is Count and each.what != _ORDERS:
             self._known.append((at, each.span, each.what))
+        elif _is_sum_of_facts(each) or (kind in _SINCE and each.what in FACTS and each.where is None):
+            self._of_facts.append((at, each.value))
         elif kind in {Distance, Speed}:
             self._moves.append((at, each.of_move))
         elif not (places := self._places_of(each)):
@@ -189,11 +199,17 @@ class _OfEntity:
             history.is_exact = False
         for at in left:  # seldom: numbers that only integers hold
             _put(values, at, self._values[at](order, history))
-        for at, where, span, what in self._facts:
-            if orders := int(answers[where]):
-                values[at] = min(history.known(what, span), orders) / orders
-        for at, span, what in self._known:
-            values[at] = history.known(what, span)
+        if history.says_what_became:
+            for at, where, span, what in self._facts:
+                if orders := int(answers[where]):
+                    values[at] = min(history.known(what, span), orders) / orders
+            for at, span, what in self._known:
+                values[at] = history.known(what, span)
+            for at, value in self._of_facts:
+                _put(values, at, value(order, history))
+        else:  # the usual case, told at once
+            values[self._none_known] = 0.0
+            values[self._shares[answers[self._of_shares] > 0]] = 0.0
         for at, ask in self._since:
             if (placed_at := ask(history)) is not None:
                 values[at] = (history.as_of - placed_at) / MICROSECONDS_A_DAY
@@ -221,6 +237,11 @@ def _quantity(each: Any, place: int) -> tuple[int, ...]:
 
 def _parts_of(each: Any) -> tuple[Any, ...]:
     return (each.quantity, each.to) if type(each) is Ratio else (each,)
+
+
+def _is_sum_of_facts(each: Any) -> bool:
+    """Whether it adds up what was said of what became of orders; of none, that is 0."""
+    return type(each) is Sum and each.what in FACTS
 
 
 def _is_bare(each: Any) -> bool:
