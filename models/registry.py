@@ -181,7 +181,7 @@ class Registry:
         return self._manifest(self._reader(name, version), name, version)[0]
 
     def described(self, name: str, version: str) -> tuple[Manifest, str, tuple[Feature, ...]]:
-        """The manifest of a version, its digest, and the features it asks, as they are here; nothing is loaded."""
+        """The manifest of a version, its digest, and the features it asks as they are here; loads nothing."""
         manifest, digest = self._manifest(self._reader(name, version), name, version)
         return manifest, digest, self._features(manifest, f"{name}@{version}")
 
