@@ -329,7 +329,7 @@ _Shadow = tuple[Judge, Sequence[float | None], Scored]
 
 def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
     """What challengers say of the orders; one that can't be used says nothing."""
-    shadows: list[list[_Shadow]] = [[] for _ in pending]
+    told: list[dict[Judge, _Shadow]] = [{} for _ in pending]
     asked: dict[Judge, list[int]] = {}
     for at, each in enumerate(pending):
         for judge in () if each.bench is None else each.bench.challengers:
@@ -338,8 +338,12 @@ def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
         vectors = [judge.vector(pending[at].vector or ()) for at in those]
         for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
             if scored is not None:
-                shadows[at].append((judge, vector, scored))
-    return shadows
+                told[at][judge] = (judge, vector, scored)
+    # in the bench's order, which no batch decides
+    return [
+        [shadow for judge in each.bench.challengers if (shadow := said.get(judge))] if each.bench else []
+        for each, said in zip(pending, told, strict=True)
+    ]
 
 
 def _on_the_road(record: Record) -> tuple[Identity, Asked | None]:
