@@ -1,6 +1,7 @@
 """Models that move in and out of service on a real broker, under orders that go on coming."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -14,11 +15,13 @@ import pytest
 from confluent_kafka import Message
 
 from features.events import Order
+from models.bundle import pack
 from models.registry import ARRAYS, Registry
 from models.train import train
 from stream import topics
-from stream.control import in_force
+from stream.control import history, in_force
 from stream.deploying import Mover, Who, kill
+from stream.model_watch import WatchedFolder
 from stream.ports import Refused
 from stream.service import Scope
 from stream.settings import Settings
@@ -277,3 +280,43 @@ def test_a_canary_decides_for_its_customers_and_a_model_that_fails_its_check_mov
     state = in_force(shop)
     assert [each.said for each in state.service.served] == [said[2]]
     assert (state.next_offset, state.unknown) == (3, ())
+
+
+def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_one_says_why(
+    shop: Settings, mover: Mover, versions: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    registry = Registry(shop.home / "models")
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    good, forest = versions[1][2], versions[1][0]
+    bundles = {}
+    for model in (good, forest):
+        name, version = model.split("@")
+        files = {f"{name}/{version}/{file}": told for file, told in registry.files(name, version).items()}
+        bundles[model] = pack(files)
+        shutil.rmtree(shop.home / "models" / name / version)
+    (incoming / "line.tar").write_bytes(bundles[good])
+    harmed = {path: told[:-1] + b"\1" if path.endswith(ARRAYS) else told for path, told in files.items()}
+    (incoming / "broken.tar").write_bytes(pack(harmed))
+    (incoming / "notes.txt").write_text("to do")
+    watched = WatchedFolder(incoming, registry, mover, who="anna")
+
+    assert list(watched.look()) == [], "they may still grow"
+    dropped = {each.file.name: each for each in watched.look()}
+    assert list(watched.look()) == []
+
+    assert {name: each.models for name, each in dropped.items()} == {
+        "line.tar": (good,), "broken.tar": (), "notes.txt": (),
+    }  # fmt: skip
+    assert "sha256" in (incoming / "broken.tar.reason.txt").read_text()
+    assert "is no bundle" in (incoming / "notes.txt.reason.txt").read_text()
+    assert (incoming / "line.tar.deployed.txt").read_text().startswith(f"{good} is challenger")
+    assert registry.has(*good.split("@"))
+    assert not registry.has(*forest.split("@"))
+    assert [each.said for each in in_force(shop).service.served] == [good]
+    kinds = [event.record.kind for event in history(shop)]
+    assert sorted(kinds) == ["model_deployed", "model_refused", "model_refused"]
+    (incoming / "broken.tar").write_bytes(bundles[forest])
+    os.utime(incoming / "broken.tar", (2e9, 2e9))
+    assert [each.models for each in watched.look(at_once=True)] == [(forest,)], "a mended file is tried again"
+    assert not (incoming / "broken.tar.reason.txt").exists()
