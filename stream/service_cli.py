@@ -108,7 +108,8 @@ def models_promote(  # noqa: PLR0917 (typer gives them by name)
 ) -> None:
     """Make a model the champion: it decides from a recorded control offset on, and a rollback leads back.
 
-    NAME alone is the one that looks on, or is on trial, in this scope.
+    NAME alone is the one that looks on, or is on trial, in this scope; else the one that the registry calls
+    its champion.
     """
     moved = _mover(asked, slowest).promote(
         model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
