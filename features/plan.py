@@ -20,6 +20,7 @@ from features.aggregates import (
     Max,
     Mean,
     Min,
+    Moments,
     OrderAmount,
     Ratio,
     Share,
@@ -31,6 +32,7 @@ from features.aggregates import (
     Trend,
     ZScore,
     minor_units,
+    moments_of,
 )
 from features.conditions import same
 from features.define import Feature, OrderFact
@@ -48,6 +50,9 @@ from features.questions import (
     ORDERS,
     SMALLEST,
     START,
+    WINDOW,
+    Answered,
+    Answers,
     Question,
     Questions,
     Span,
@@ -111,6 +116,8 @@ class _OfEntity:
         self._since: list[tuple[int, Callable[[History], int | None]]] = []
         self._moves: list[tuple[int, Callable[[float, int], float]]] = []
         self._others: list[tuple[int, Callable[[Order, History | None], float | None]]] = []
+        self._moments: dict[int, tuple[Callable[[Order, Moments], float | None], int, bool]] = {}
+        """What is told of moments, with where those were answered and whether they are of money."""
         steps: list[tuple[int, ...]] = []
         for at, each in features:
             steps += self._steps_of(at, each)
@@ -148,6 +155,8 @@ class _OfEntity:
                 is_money = each.what == _AMOUNT
                 lately, ever = [place if is_money else place + ORDERS for place in places]
                 return [*cut, (TREND, at, lately, ever, int(is_money), *each.weights)]
+            if kind in _OF_MOMENTS:
+                self._moments[at] = each.of_moments, places[0], each.what == _AMOUNT
             told_as, *where = _quantity(each, places[0])
             return [*cut, (told_as, at, *where)]
         return []
@@ -198,7 +207,7 @@ class _OfEntity:
         if is_cut:
             history.is_exact = False
         for at in left:  # seldom: numbers that only integers hold
-            _put(values, at, self._values[at](order, history))
+            _put(values, at, self._told_alone(at, answers, order, history))
         if history.says_what_became:
             for at, where, span, what in self._facts:
                 if orders := int(answers[where]):
@@ -218,6 +227,14 @@ class _OfEntity:
                 values[at] = of_move(*moved)
         for at, value in self._others:
             _put(values, at, value(order, history))
+
+    def _told_alone(self, at: int, answers: Answered, order: Order, history: History) -> float | None:
+        """The value of one feature by Python's integers, from what was answered where that tells it."""
+        if at not in self._moments:
+            return self._values[at](order, history)
+        of_moments, place, is_money = self._moments[at]
+        found: Answers = answers[place : place + WINDOW].tolist()
+        return of_moments(order, moments_of(found, 0, minor_units(order.currency) if is_money else 1))
 
 
 def _put(values: Vector, at: int, value: float | None) -> None:

@@ -386,6 +386,7 @@ class Registry:
             features=features,
             nodes=nodes,
             reasons=manifest.reasons,
+            reasons_reach=manifest.reasons_reach,
             suggested_policy=manifest.suggested_policy,
             engine=engine,
         )

@@ -7,7 +7,7 @@ from typer.main import get_command
 
 from features.catalogue import CATALOGUE, GROUPS, SERVED
 from features.decode import REJECTION_CODES
-from models.reasons import UNKNOWN, reasons_for
+from models.reasons import UNKNOWN, customer_text, reasons_for
 from stream.examples import EXAMPLES
 from stream.features_cli import markdown
 from stream.metrics import METRICS
@@ -163,9 +163,17 @@ def _reason_codes() -> str:
         "",
         "`reasons[].code` of a decision, for models on the catalogue's [features](features.md); a model's",
         f"own codes are published with it. With `{UNKNOWN}` after it, a code says that the feature had no",
-        "value and that this counted.",
+        "value and that this counted. A reason is a feature that pushed this order's probability up; where",
+        "a model asks other models, their pushes are given on to the features that moved them.",
         "",
-        *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(CATALOGUE)]),
+        "What a customer may read says neither what was measured nor what to change, and accuses nobody.",
+        "It is looked up by the code and not written into decisions; any other code, of a rejection or of",
+        f"a shop's own feature, has one too: by the words in it, else *{customer_text('')}*.",
+        "",
+        *_table(
+            ("code", "an analyst reads", "a customer may read"),
+            [(f"`{each.code}`", each.text, customer_text(each.code)) for each in reasons_for(CATALOGUE)],
+        ),
     )
 
 
