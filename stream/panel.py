@@ -23,6 +23,7 @@ from stream.service import EVERYWHERE, NOBODY, Kill, Lineup, Served, Service, bu
 __all__ = [
     "KILL_SWITCH",
     "MODEL_UNAVAILABLE",
+    "SERVICE_CODES",
     "Bench",
     "Judge",
     "Models",
@@ -34,10 +35,12 @@ __all__ = [
 log = logging.getLogger("fraudstream.panel")
 
 KILL_SWITCH: Final = "kill_switch"
-"""The reason code of a decision that a person took from the models."""
-
 MODEL_UNAVAILABLE: Final = "model_unavailable"
-"""The reason code of a decision whose model in service could not be used."""
+SERVICE_CODES: Final[Mapping[str, str]] = {
+    KILL_SWITCH: "a person took the decision from the models, or gave it to the fallback",
+    MODEL_UNAVAILABLE: "the model that was to decide could not be used: another one decided, or none",
+}
+"""Reason codes that speak of the models in service and not of the order; they come first."""
 
 _KILLED: Final[Mapping[Kill, tuple[Action | None, Reason]]] = {
     "approve": (Action.APPROVE, Reason(code=KILL_SWITCH, text="The kill switch has every order approved")),

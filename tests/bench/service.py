@@ -219,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     record(
         "Models in service",
         rows,
-        f"{arguments.rate:,.0f} orders/s for {arguments.seconds:g} s, {arguments.warm_up:g} s of warm-up; one "
-        f"worker; {arguments.swaps} promotions meanwhile; {SHADOWS} challengers; {arguments.versions} champions "
-        "of a merchant each, orders come for 37. Of all decisions: "
+        f"{arguments.rate:,.0f} orders/s for {arguments.seconds:g} s, {arguments.warm_up:g} s of warm-up, "
+        f"one worker; {arguments.swaps} promotions meanwhile; {SHADOWS} challengers; {arguments.versions} "
+        "champions of a merchant each, orders come for 37. Of all decisions: "
         + ", ".join(f"{name} {value}" for name, value in checked.items())
         + f"; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         columns=list(measured),
