@@ -122,6 +122,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "models retire": (
             "fraudstream models retire starter@2026-02-14.3f9c --role challenger --why 'no better'",
         ),
+        "models watch": (
+            "fraudstream models watch incoming",
+            "fraudstream models watch incoming --role champion --scope country=DE --once",
+        ),
         "models service": ("fraudstream models service", "fraudstream models service --json"),
         "models history": (
             "fraudstream models history",

@@ -34,7 +34,6 @@ __all__ = [
     "AHEAD",
     "AT_ONCE",
     "BYTES_AT_ONCE",
-    "Decided",
     "DecidedSoFar",
     "Made",
     "Outcome",

@@ -11,6 +11,7 @@ from models.reasons import UNKNOWN, customer_text, reasons_for
 from stream.examples import EXAMPLES
 from stream.features_cli import markdown
 from stream.metrics import METRICS
+from stream.panel import SERVICE_CODES
 from stream.settings import Settings, describe_settings
 from stream.topics import DAY_MS, TopicPlan, plan
 
@@ -158,6 +159,12 @@ def _reason_codes() -> str:
         "The header `reason` of a record in `orders-rejected`.",
         "",
         *_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in REJECTION_CODES.items()]),
+        "",
+        "## Why another model decided than usual, or none",
+        "",
+        "First among `reasons[].code` of a decision ([service.md](service.md)).",
+        "",
+        *_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in SERVICE_CODES.items()]),
         "",
         "## Why an order looked risky",
         "",
