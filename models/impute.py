@@ -140,7 +140,7 @@ def fit_imputer(
         if not len(known):
             all_missing.append(name)
             if filling is None and name not in kept:
-                # left missing it would teach nothing either, and scikit-learn's histograms have no bins for it
+                # left missing it would teach as little, and scikit-learn's histograms have no bin for it
                 fills.append(NOTHING_KNOWN)
                 continue
         how = None if name in kept else MostFrequent() if filling and name in categorical else filling

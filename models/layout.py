@@ -120,12 +120,14 @@ def add(
     names: Sequence[str],
     seen: Seen,
     layout: Layout,
+    *,
     labels: Labels,
     weights: Floats | None = None,
 ) -> tuple[Seen, Transform]:
     """Fit a preprocessor that takes the features `names`, write it down, and transform the training orders.
 
-    `weights` say for how many orders one stands; None is one each. Of target encoding what comes back is not what the transform gives: each order is encoded by other folds.
+    `weights` say for how many orders one stands; None is one each. Of target encoding what comes back is not
+    what the transform gives: each order is encoded by other folds.
     """
     match step:
         case Scaler():
@@ -137,7 +139,7 @@ def add(
         case OneHot():
             return _spread(names, seen, layout)
         case Ordinal() | TargetEncoding():
-            return _look_up(step, names, seen, layout, labels, weights)
+            return _look_up(step, names, seen, layout, labels=labels, weights=weights)
 
 
 def _scale(step: Scaler, seen: Seen, layout: Layout) -> tuple[Seen, Transform]:
@@ -225,6 +227,7 @@ def _look_up(
     names: Sequence[str],
     seen: Seen,
     layout: Layout,
+    *,
     labels: Labels,
     weights: Floats | None,
 ) -> tuple[Seen, Transform]:

@@ -1,6 +1,7 @@
 """A model in service: vectors in, rounded probabilities and first reasons out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -65,6 +66,8 @@ class Scorer:
         self.engine: Engine = engine or default_engine()
         self._names = tuple(feature.name for feature in self.features)
         check_tree(self._names, self.nodes)
+        self.model: FlatModel = self.nodes[-1].model
+        """The flat model of the last node, whose score is the answer."""
         unasked = set(self._names).difference(*(node.inputs for node in self.nodes))
         if unasked:
             message = f"{name}@{version} never asks for its features {sorted(unasked)}"
@@ -84,11 +87,6 @@ class Scorer:
             f"<Scorer {self.name}@{self.version}, {self.model.predictor.kind}, {len(self._names)} features>"
         )
 
-    @property
-    def model(self) -> FlatModel:
-        """The flat model of the last node, whose score is the answer."""
-        return self.nodes[-1].model
-
     def score(self, vectors: Sequence[Vector]) -> list[Scored]:
         """What the model says of each vector, in the order given.
 
@@ -99,17 +97,18 @@ class Scorer:
         if not vectors:
             return []
         matrix = self._matrix(vectors)
-        *under, top = self._walk(matrix)
+        others: list[Walked] = []
+        if self._is_plain:
+            said, firsts, unknown = self.model.answer(matrix, engine=self.engine)
+        else:
+            *others, top = self._walk(matrix)
+            said, firsts, unknown = top.p.tolist(), top.first.tolist(), np.isnan(matrix)
+        of_nodes = [scores_of(each.p).tolist() for each in others]
+        under: Iterable[tuple[float, ...]] = zip(*of_nodes, strict=True) if others else repeat((), len(said))
         reasons = self._reasons
-        of_nodes = zip(*(scores_of(each.p).tolist() for each in under), strict=True) if under else None
         return [
-            Scored(
-                rounded(p),
-                self._names_in(missing),
-                tuple([reasons[i] for i in first if i >= 0]),
-                () if of_nodes is None else next(of_nodes),
-            )
-            for p, missing, first in zip(top.p.tolist(), np.isnan(matrix), top.first.tolist(), strict=True)
+            Scored(rounded(p), self._names_in(missing), tuple([reasons[i] for i in first if i >= 0]), nodes)
+            for p, missing, first, nodes in zip(said, unknown, firsts, under, strict=True)
         ]
 
     def walk(self, vectors: Sequence[Vector]) -> dict[str, Walked]:
@@ -119,7 +118,7 @@ class Scorer:
 
     def _matrix(self, vectors: Sequence[Vector]) -> Matrix:
         try:
-            matrix = np.array(vectors, dtype=np.float64)
+            matrix = np.array(vectors, dtype=np.float64, order="C")
         except (TypeError, ValueError) as wrong:
             message = f"vectors must each hold {len(self._names)} numbers or None, in the order of `features`"
             raise ValueError(message) from wrong

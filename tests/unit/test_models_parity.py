@@ -125,7 +125,9 @@ def test_a_flat_model_that_is_a_hair_off_is_not_exported() -> None:
 
 
 @pytest.mark.parametrize("filling", [Median(), None])
-@pytest.mark.parametrize("predictor", [RandomForest(n_estimators=5), HistGradientBoosting(max_iter=5)], ids=str)
+@pytest.mark.parametrize(
+    "predictor", [RandomForest(n_estimators=5), HistGradientBoosting(max_iter=5)], ids=str
+)
 def test_a_feature_always_missing_moves_no_score(predictor: Any, filling: Median | None) -> None:
     matrix = ROWS.matrix.copy()
     matrix[:, 4] = np.nan
