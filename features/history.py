@@ -997,6 +997,12 @@ class History:
 
     # What became of them ------------------------------------------------------------------------
 
+    @property
+    def says_what_became(self) -> bool:
+        """Whether anything was ever said of what became of orders, known by now or not, held or dropped."""
+        row = self._fresh()
+        return bool(row._facts or row._facts_dropped)
+
     def known(self, what: str, window: Span) -> int:
         """Of how many orders placed in the window one of FACTS is known; held, folded or neither."""
         return len(self._facts_within(what, window))

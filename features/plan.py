@@ -20,6 +20,7 @@ from features.aggregates import (
     Max,
     Mean,
     Min,
+    Moments,
     OrderAmount,
     Ratio,
     Share,
@@ -31,10 +32,12 @@ from features.aggregates import (
     Trend,
     ZScore,
     minor_units,
+    moments_of,
 )
 from features.conditions import same
 from features.define import Feature, OrderFact
 from features.events import Order, microseconds
+from features.facts import FACTS
 from features.history import History
 from features.questions import (
     COUNT,
@@ -47,6 +50,9 @@ from features.questions import (
     ORDERS,
     SMALLEST,
     START,
+    WINDOW,
+    Answered,
+    Answers,
     Question,
     Questions,
     Span,
@@ -105,14 +111,23 @@ class _OfEntity:
         self._place_of_fact = place_of_fact
         self._facts: list[tuple[int, int, Span, str]] = []
         self._known: list[tuple[int, Span, str]] = []
+        self._of_facts: list[tuple[int, Callable[[Order, History | None], float | None]]] = []
+        """Of these nothing is known, or 0, where of no order it was said what became of it."""
         self._since: list[tuple[int, Callable[[History], int | None]]] = []
         self._moves: list[tuple[int, Callable[[float, int], float]]] = []
         self._others: list[tuple[int, Callable[[Order, History | None], float | None]]] = []
+        self._moments: dict[int, tuple[Callable[[Order, Moments], float | None], int, bool]] = {}
+        """What is told of moments, with where those were answered and whether they are of money."""
         steps: list[tuple[int, ...]] = []
         for at, each in features:
             steps += self._steps_of(at, each)
         self._steps = Steps(dict.fromkeys(steps))
         self._values = {at: each.value for at, each in features}
+        self._none_known = np.array(
+            [at for at, *_ in self._known] + [at for at, each in features if _is_sum_of_facts(each)], np.intp
+        )
+        self._shares = np.array([at for at, *_ in self._facts], np.intp)
+        self._of_shares = np.array([where for _, where, *_ in self._facts], np.intp)
 
     def _steps_of(self, at: int, each: Any) -> list[tuple[int, ...]]:
         """The steps that tell a feature; none where it is told another way."""
@@ -125,6 +140,8 @@ class _OfEntity:
             self._since.append((at, _SINCE[kind]))
         elif kind is Count and each.what != _ORDERS:
             self._known.append((at, each.span, each.what))
+        elif _is_sum_of_facts(each) or (kind in _SINCE and each.what in FACTS and each.where is None):
+            self._of_facts.append((at, each.value))
         elif kind in {Distance, Speed}:
             self._moves.append((at, each.of_move))
         elif not (places := self._places_of(each)):
@@ -138,6 +155,8 @@ class _OfEntity:
                 is_money = each.what == _AMOUNT
                 lately, ever = [place if is_money else place + ORDERS for place in places]
                 return [*cut, (TREND, at, lately, ever, int(is_money), *each.weights)]
+            if kind in _OF_MOMENTS:
+                self._moments[at] = each.of_moments, places[0], each.what == _AMOUNT
             told_as, *where = _quantity(each, places[0])
             return [*cut, (told_as, at, *where)]
         return []
@@ -188,12 +207,18 @@ class _OfEntity:
         if is_cut:
             history.is_exact = False
         for at in left:  # seldom: numbers that only integers hold
-            _put(values, at, self._values[at](order, history))
-        for at, where, span, what in self._facts:
-            if orders := int(answers[where]):
-                values[at] = min(history.known(what, span), orders) / orders
-        for at, span, what in self._known:
-            values[at] = history.known(what, span)
+            _put(values, at, self._told_alone(at, answers, order, history))
+        if history.says_what_became:
+            for at, where, span, what in self._facts:
+                if orders := int(answers[where]):
+                    values[at] = min(history.known(what, span), orders) / orders
+            for at, span, what in self._known:
+                values[at] = history.known(what, span)
+            for at, value in self._of_facts:
+                _put(values, at, value(order, history))
+        else:  # the usual case, told at once
+            values[self._none_known] = 0.0
+            values[self._shares[answers[self._of_shares] > 0]] = 0.0
         for at, ask in self._since:
             if (placed_at := ask(history)) is not None:
                 values[at] = (history.as_of - placed_at) / MICROSECONDS_A_DAY
@@ -202,6 +227,14 @@ class _OfEntity:
                 values[at] = of_move(*moved)
         for at, value in self._others:
             _put(values, at, value(order, history))
+
+    def _told_alone(self, at: int, answers: Answered, order: Order, history: History) -> float | None:
+        """The value of one feature by Python's integers, from what was answered where that tells it."""
+        if at not in self._moments:
+            return self._values[at](order, history)
+        of_moments, place, is_money = self._moments[at]
+        found: Answers = answers[place : place + WINDOW].tolist()
+        return of_moments(order, moments_of(found, 0, minor_units(order.currency) if is_money else 1))
 
 
 def _put(values: Vector, at: int, value: float | None) -> None:
@@ -221,6 +254,11 @@ def _quantity(each: Any, place: int) -> tuple[int, ...]:
 
 def _parts_of(each: Any) -> tuple[Any, ...]:
     return (each.quantity, each.to) if type(each) is Ratio else (each,)
+
+
+def _is_sum_of_facts(each: Any) -> bool:
+    """Whether it adds up what was said of what became of orders; of none, that is 0."""
+    return type(each) is Sum and each.what in FACTS
 
 
 def _is_bare(each: Any) -> bool:

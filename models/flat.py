@@ -36,6 +36,7 @@ __all__ = [
     "Ints",
     "Walked",
     "default_engine",
+    "first_pushes",
 ]
 
 Engine = Literal["numba", "numpy"]
@@ -170,6 +171,13 @@ def _first_loops(attributions: Floats, missing: Bools, first: Ints) -> None:
                 break
             first[i, place] = best + features if missing[i, best] else best
             last_push, last_feature = best_push, best
+
+
+def first_pushes(attributions: Floats, missing: Bools) -> Ints:
+    """Of each row the columns that pushed up most, as `Walked.first` names them."""
+    first = np.empty((len(attributions), MOST_REASONS), dtype=np.int32)
+    _first_numpy(attributions, missing, first)
+    return first
 
 
 def _first_numpy(attributions: Floats, missing: Bools, first: Ints) -> None:

@@ -17,16 +17,18 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stream import replay_decision_cli, verify_cli
+from stream import journey_cli, replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
+from stream.compare_cli import models_compare, models_drift
 from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
 from stream.learn_cli import evaluate, parity, retrain, training_set
 from stream.models_cli import models_app
-from stream.plainly import refuse, said_plainly, write_no_more
+from stream.plainly import refuse, said_plainly, who_says_so, write_no_more
 from stream.replay_cli import app as replay_app
 from stream.replay_topics_cli import replay_features, replay_records, replay_to_topic
+from stream.service_cli import kill_app
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -101,6 +103,7 @@ app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(archive_app, name="archive")
 app.add_typer(entity_app, name="entity")
 app.add_typer(models_app, name="models")
+app.add_typer(kill_app, name="kill-switch")
 app.add_typer(replay_app, name="replay")
 
 _config: Path | None = None
@@ -142,6 +145,8 @@ app.command("training-set")(said_plainly(training_set))
 app.command("parity")(said_plainly(parity))
 app.command("evaluate")(said_plainly(evaluate))
 app.command("retrain")(said_plainly(retrain))
+models_app.command("compare")(said_plainly(models_compare))
+models_app.command("drift")(said_plainly(models_drift))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -552,16 +557,10 @@ def show_control(
 
 
 def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
-    import getpass
-
     from stream.control import change
 
     settings = _settings()
-    try:
-        who = getpass.getuser() if who is None else who
-    except (KeyError, OSError):  # a container's user may have no name
-        raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
-    state, written = change(settings, kind, who=who, why=why)
+    state, written = change(settings, kind, who=who_says_so(who), why=why)
     if as_json:
         typer.echo(json.dumps(state.shown() | {"changed": written}))
         return
@@ -1154,6 +1153,7 @@ def doctor(as_json: Json = False) -> None:
 
 replay_decision_cli.mount(replay_app, _settings, said_plainly)
 verify_cli.mount(app, _settings, said_plainly)
+journey_cli.mount(app, _settings, said_plainly)
 
 
 # ---------------------------------------------------------------------- contracts and settings

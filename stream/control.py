@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
+from stream.service import MOVES, NOBODY, REFUSED, Service
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
 from stream.version import program_version
@@ -117,6 +118,8 @@ class ControlState:
     """The pause in force."""
     mode: ControlEvent | None = None
     """What last said whether the group observes or is live; None when nothing ever did."""
+    services: tuple[Service, ...] = (NOBODY,)
+    """Every service that was in force, oldest first: an order on its road is decided under its home's."""
     unknown: tuple[ControlEvent, ...] = ()
     """Records of kinds that a later version knows: kept, not followed."""
     malformed: int = 0
@@ -133,6 +136,15 @@ class ControlState:
         """Whether decisions go to the shadow only; the record wins over what a worker was started with."""
         return unless_told if self.mode is None else self.mode.record.kind == OBSERVE
 
+    @property
+    def service(self) -> Service:
+        """The models in service."""
+        return self.services[-1]
+
+    def service_at(self, offset: int) -> Service:
+        """The models in service after the records before an offset."""
+        return next(each for each in reversed(self.services) if each.since <= max(offset, 0))
+
     def said(self, *, unless_told: bool = False) -> str:
         """What is in force, in a line for each thing."""
         mode = "observing" if self.observing(unless_told=unless_told) else "live"
@@ -140,6 +152,7 @@ class ControlState:
             f"group '{self.group}' is {'not paused' if self.pause is None else f'paused ({self.pause})'}",
             f"group '{self.group}' is {mode} ({self.mode or 'as its workers were started'})",
         ]
+        lines += [_on_one_line(each) for each in self.service.said()]
         lines += [f"not known here: {event}" for event in self.unknown]
         if self.refusal:
             lines.append(self.refusal)
@@ -154,6 +167,8 @@ class ControlState:
             "mode": None if self.mode is None else self.mode.record.kind,
             "pause": _shown(self.pause),
             "mode_set": _shown(self.mode),
+            "kill_switch": self.service.kill,
+            "models": [each.shown() for each in self.service.served],
             "unknown": [_shown(event) for event in self.unknown],
             "malformed": self.malformed,
             "refusal": self.refusal,
@@ -170,7 +185,10 @@ class ControlState:
             return moved
         effect = _EFFECTS.get(told.kind)
         if effect is not None and told.schema_version <= SCHEMA_VERSION:
-            return effect(moved, event)
+            try:
+                return effect(moved, event)
+            except ValueError:  # one of ours that does not say what its kind has to
+                return replace(moved, malformed=self.malformed + 1)
         if effect is None and not told.required:
             return replace(moved, unknown=(*self.unknown, event))
         return replace(moved, refusal=self.refusal or _too_new(event))
@@ -192,8 +210,19 @@ def _set_mode(state: ControlState, event: ControlEvent) -> ControlState:
     return replace(state, mode=event)
 
 
+def _move(state: ControlState, event: ControlEvent) -> ControlState:
+    told = event.record
+    moved = state.service.after(told.kind, told.model_extra or {}, event.offset)
+    return replace(state, services=(*state.services, moved))
+
+
+def _as_it_was(state: ControlState, _: ControlEvent) -> ControlState:
+    return state
+
+
 _EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState]]] = MappingProxyType(
-    {PAUSED: _pause, RESUMED: _resume, OBSERVE: _set_mode, LIVE: _set_mode}
+    {PAUSED: _pause, RESUMED: _resume, OBSERVE: _set_mode, LIVE: _set_mode, REFUSED: _as_it_was}
+    | dict.fromkeys(MOVES, _move)
 )
 """What each kind changes; a new kind is a word here and a field of ControlState."""
 
@@ -428,12 +457,13 @@ def history(settings: Settings) -> Iterator[ControlEvent]:
                     yield event
 
 
-def append(settings: Settings, kind: str, *, who: str, why: str) -> int:
+def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> int:
     """Write a record about the group and return its offset once every in-sync replica has it.
 
-    Raises Refused for words that can't be a record, Unreachable when it was not delivered.
+    `more` are the fields of its kind. Raises Refused for words that can't be a record, Unreachable when it
+    was not delivered.
     """
-    told = _record_to_write(settings, kind, who=who, why=why)
+    told = _record_to_write(settings, kind, who=who, why=why, **more)
     producer = Producer(
         settings.confluent(
             enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
@@ -472,13 +502,22 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
         return control.read_to_end(), True
 
 
-def _record_to_write(settings: Settings, kind: str, *, who: str, why: str) -> ControlRecord:
+def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> ControlRecord:
     for name, words, most in (("who", who, _LONGEST_WHO), ("why", why, _LONGEST_WHY)):
         if not words.strip() or len(words) > most:
             got = f"{len(words):,}" if words.strip() else "none"
             raise Refused(f"--{name}: expected 1 to {most:,} letters, got {got}; say it in other words")
     try:
-        return ControlRecord(kind=kind, group=settings.group, who=who, why=why, written_by=program_version())
+        return ControlRecord(
+            kind=kind,
+            group=settings.group,
+            who=who,
+            why=why,
+            # a worker that did not follow it would decide with another model than all others
+            required=kind in MOVES,
+            written_by=program_version(),
+            **more,
+        )
     except ValidationError as error:  # bytes that are no text, or a group whose name is too long
         first = error.errors(include_url=False, include_input=False)[0]
         where = "setting group" if first["loc"][0] == "group" else f"--{first['loc'][0]}"

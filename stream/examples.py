@@ -52,6 +52,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream evaluate starter --on set.parquet --to report.html",
             "fraudstream evaluate starter@2026-02-14.3f9c starter --on set.parquet --review-cost 2.50 --json",
         ),
+        "models compare": (
+            "fraudstream models compare --silence-is-legitimate",
+            "fraudstream models compare new_risk --archive s3://shop/archive --review-cost 2.50 --json",
+        ),
+        "models drift": (
+            "fraudstream models drift --window 7d",
+            "fraudstream models drift risk --archive archive --metrics /var/lib/node_exporter/drift.prom",
+        ),
         "retrain": (
             "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
             "fraudstream retrain risk.py --dry-run",
@@ -101,6 +109,28 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream models import pipeline.joblib --name order_risk --trust-this-file",
             "FRAUDSTREAM_REGISTRY=s3://bucket/models fraudstream models import starter.tar --sign",
         ),
+        "models deploy": (
+            "fraudstream models deploy starter@2026-02-14.3f9c --why 'learned from spring'",
+            "fraudstream models deploy starter@2026-02-14.3f9c --role canary --share 5 --why 'try it'",
+            "fraudstream models deploy starter --role champion --scope country=DE --why 'as before'",
+        ),
+        "models promote": (
+            "fraudstream models promote starter --why 'a month in the shadow'",
+            "fraudstream models promote starter --scope country=DE --scope channel=web --why 'better there'",
+        ),
+        "models rollback": ("fraudstream models rollback starter --why 'twice as many reviews'",),
+        "models retire": (
+            "fraudstream models retire starter@2026-02-14.3f9c --role challenger --why 'no better'",
+        ),
+        "models watch": (
+            "fraudstream models watch incoming",
+            "fraudstream models watch incoming --role champion --scope country=DE --once",
+        ),
+        "models service": ("fraudstream models service", "fraudstream models service --json"),
+        "models history": (
+            "fraudstream models history",
+            "fraudstream models history --at 2026-03-01T12:00:00Z",
+        ),
         "models gc": (
             "fraudstream models gc",
             "fraudstream models gc --keep 90 --archive s3://bucket/shop --leftovers --yes",
@@ -126,6 +156,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "resume": ("fraudstream resume", 'fraudstream resume --why "the shop is mended" --who ana'),
         "observe": ('fraudstream observe --why "the new model declines too much"',),
         "go-live": ('fraudstream go-live --why "a week of shadow decisions was sound"',),
+        "kill-switch on": (
+            "fraudstream kill-switch on --action review --why 'scores look wrong since noon'",
+        ),
+        "kill-switch off": ("fraudstream kill-switch off --why 'the model was rolled back'",),
         "control": ("fraudstream control", "fraudstream control --history", "fraudstream control --json"),
         "lag": ("fraudstream lag", "fraudstream lag --watch", "fraudstream lag --json"),
         "dead-letters list": (
@@ -144,6 +178,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "replay decision": (
             "fraudstream replay decision o-4711",
             "fraudstream replay decision o-4711 --archive s3://shop/archive --json",
+        ),
+        "explain": (
+            "fraudstream explain o-4711",
+            "fraudstream explain o-4711 --html o-4711.html",
+            "fraudstream explain o-4711 --archive s3://shop/archive --json",
         ),
         "verify": (
             "fraudstream verify",

@@ -22,11 +22,10 @@ from features.replay import LeftOut, Replay
 from stream.decoder import CONTRACT, decoder_of
 from stream.desk import is_history, partition_of
 from stream.errors import Refusal
-from stream.kafka import KafkaCluster, once_it_answers
 from stream.plainly import plain
 from stream.ports import TP, Record
+from stream.recorded import Recorded, TopicsRecorded
 from stream.settings import Settings
-from stream.topics import partitions_of
 
 __all__ = [
     "ExplainError",
@@ -36,6 +35,7 @@ __all__ = [
     "Read",
     "explain_given",
     "explain_order",
+    "explain_recorded",
     "is_explained",
     "money",
     "said",
@@ -181,6 +181,27 @@ def explain_given(
         return _explained(order, shop.past(order, partition, None), features, settings, most)
 
 
+def explain_recorded(
+    settings: Settings,
+    recorded: Recorded,
+    record: Record,
+    features: Sequence[Feature],
+    *,
+    most: int = 5,
+    told: Read = lambda _read, _of: None,
+) -> Explanation | None:
+    """The features of an order that was recorded, as of its arrival; None for one that can't be read.
+
+    Raises as `explain_order` does; what was recorded is not closed.
+    """
+    _refuse_unexplained(features)
+    shop = _Shop(settings, None, told, recorded)
+    order = shop.decoded(record)
+    if isinstance(order, Rejection):
+        return None
+    return _explained(order, shop.past(order, record.partition, record.offset), features, settings, most)
+
+
 def is_explained(feature: Feature) -> bool:
     """Whether all that it asks lies in the topic of orders, under the customer's own key."""
     return is_served(feature) and not feature.looks_at_facts
@@ -219,20 +240,24 @@ class _Place(NamedTuple):
 
 
 class _Shop:
-    """The topic of orders, to be read."""
+    """The topic of orders, to be read; or an archive that has it, of which no time can be asked."""
 
-    def __init__(self, settings: Settings, since: datetime | None, told: Read) -> None:
+    def __init__(
+        self, settings: Settings, since: datetime | None, told: Read, recorded: Recorded | None = None
+    ) -> None:
         self._settings = settings
         self._topic = settings.topics.orders
         self._since = since
         self._decoder = decoder_of(settings)
-        self.partitions = partitions_of(settings, self._topic)[self._topic]
-        self._cluster = KafkaCluster(settings, quiet=True)
+        self._topics = TopicsRecorded(settings) if recorded is None else None
+        self._recorded = recorded or cast("Recorded", self._topics)
+        self.partitions = self._recorded.partitions(self._topic)
         self._told = told
         self._read = self._of = 0
 
     def close(self) -> None:
-        self._cluster.close()
+        if self._topics is not None:
+            self._topics.close()
 
     def find(self, order_id: str) -> tuple[_Place, Order | Told]:
         """Where the order's newest revision was first decided, else first remembered.
@@ -253,7 +278,7 @@ class _Shop:
                     self._decoder is CONTRACT and wanted not in value and b"\\" not in value
                 ):
                     continue
-                order = self._order(record)
+                order = self.decoded(record)
                 if order.order_id != order_id:
                     continue
                 if isinstance(order, Rejection):
@@ -285,11 +310,11 @@ class _Shop:
         for record in self._records(partition, begin, end):
             if record.key != key:
                 continue
-            other = self._order(record)
+            other = self.decoded(record)
             if not isinstance(other, Rejection) and other.order_id != order.order_id:
                 yield other
 
-    def _order(self, record: Record) -> Order | Told | Rejection:
+    def decoded(self, record: Record) -> Order | Told | Rejection:
         return self._decoder.order(
             record.value,
             key=record.key,
@@ -300,16 +325,15 @@ class _Shop:
     def _bounds(self, partition: int) -> tuple[int, int]:
         tp: TP = (self._topic, partition)
         # what an open transaction holds back has not arrived for a worker either
-        begin, end = once_it_answers(self._cluster.bounds, tp, stable=True)
-        if self._since is not None:
-            ms = int(self._since.timestamp() * 1000)
-            first = once_it_answers(self._cluster.since, [tp], ms)[tp]
+        begin, end = self._recorded.bounds(tp)
+        if self._since is not None and self._topics is not None:
+            first = self._topics.first_since(tp, int(self._since.timestamp() * 1000))
             begin = end if first is None else min(max(begin, first), end)
         return begin, end
 
     def _records(self, partition: int, begin: int, end: int) -> Iterator[Record]:
         before = self._read
-        for chunk in self._cluster.read((self._topic, partition), begin, end):
+        for chunk in self._recorded.read((self._topic, partition), begin, end) if begin < end else ():
             yield from chunk
             self._read = before + chunk[-1].offset + 1 - begin
             self._told(self._read, self._of)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.shelf import Content
     from stream.settings import Settings
 
-__all__ = ["models_app"]
+__all__ = ["Json", "models_app", "policy_of"]
 
 models_app = typer.Typer(no_args_is_help=True, help="The published models, whole and checked or refused.")
 
@@ -331,7 +331,7 @@ def models_import(  # noqa: PLR0917 (typer gives them by name)
             features=None if features is None else tuple(each.name for each in catalogue.chosen(features)),
             renamed=_renamed(rename or ()),
             trained_on=trained_on,
-            policy=_policy(review_at, decline_at),
+            policy=policy_of(review_at, decline_at),
             is_trusted=trust,
         )
         published = iter([publish_pipeline(registry, catalogue, pipeline)])
@@ -352,7 +352,8 @@ def _renamed(pairs: "Iterable[str]") -> dict[str, str]:
     return renamed
 
 
-def _policy(review_at: float | None, decline_at: float | None) -> "Policy | None":
+def policy_of(review_at: float | None, decline_at: float | None) -> "Policy | None":
+    """The thresholds that were given; None where none were."""
     from models.policy import Policy
 
     if (review_at is None) != (decline_at is None):
@@ -395,8 +396,9 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
 ) -> None:
     """Delete the versions that nothing needs: dry run unless --yes.
 
-    Kept are champions, what the setting model names, what recent decisions name, what was trained lately, and
-    every submodel of what is kept. A decision whose model is gone can't be verified again.
+    Kept are champions, what is in service, what the setting model names, what recent decisions name, what was
+    trained lately, and every submodel of what is kept. A decision whose model is gone can't be verified
+    again.
     """
     from stream.model_gc import judged, named_in_decisions
     from stream.recorded import recorded_of
@@ -406,6 +408,12 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     registry = registry_of(settings)
     now = datetime.now(UTC)
     decided: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
+    if not ignore_decisions:
+        from stream.control import in_force
+
+        service = in_force(settings).service
+        served = frozenset(each.said for each in (*service.served, *service.past))
     for place in () if ignore_decisions else {None, archive}:
         recorded = recorded_of(settings, place)
         try:
@@ -415,6 +423,7 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     found = judged(
         list(registry.entries()),
         decided=decided,
+        served=served,
         pinned=settings.model,
         kept_since=(now - timedelta(days=kept_days)).date(),
     )

@@ -39,7 +39,18 @@ from stream.settings import Settings
 from stream.topics import TopicError
 from stream.writer import POSITION_KEY, decode_position
 
-__all__ = ["ControlPast", "Doubt", "Made", "Models", "Outcome", "Past", "Read", "Sources", "Wanted"]
+__all__ = [
+    "ControlPast",
+    "Decided",
+    "Doubt",
+    "Made",
+    "Models",
+    "Outcome",
+    "Past",
+    "Read",
+    "Sources",
+    "Wanted",
+]
 
 _AT_ONCE: Final = 4_000
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024

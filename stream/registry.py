@@ -1,15 +1,18 @@
 """The registry that the settings name: a folder, or an address of a store of objects such as s3://bucket/models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from features.catalogue import by_name
 from features.define import Feature
+from models.manifest import Manifest
 from models.registry import Registry
 from models.shelf import Folder, Objects, Shelf
+from stream.keeping import check_horizons
+from stream.ports import Refused
 from stream.settings import Settings
 
-__all__ = ["registry_of", "shelf_of"]
+__all__ = ["check_servable", "registry_of", "shelf_of"]
 
 
 def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_name) -> Registry:
@@ -33,3 +36,15 @@ def shelf_of(address: str) -> Shelf:
 
     place = Place(address)
     return Folder(Path(place.path(""))) if place.is_local else Objects(place)
+
+
+def check_servable(settings: Settings, manifest: Manifest, features: Sequence[Feature]) -> None:
+    """Raise Refused for a model that learned from other histories than workers of these settings keep."""
+    said = f"{manifest.name}@{manifest.version}"
+    remembered = manifest.settings["row_limit"]
+    if remembered != settings.row_limit:
+        raise Refused(
+            f"{said} learned from histories of {remembered} orders at most and this worker keeps "
+            f"{settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
+        )
+    check_horizons(features, model=said, forget_after_days=settings.forget_after_days)

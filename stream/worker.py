@@ -36,12 +36,13 @@ from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
-from stream.keeping import check_horizons
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
+from stream.panel import Panels
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
-from stream.registry import registry_of
+from stream.registry import check_servable, registry_of
+from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
@@ -256,7 +257,9 @@ class ScorerApp(faust.App):
         return BatchTransport(self.conf.broker_consumer, self)
 
 
-def make_app(settings: Settings, writer: Writer, control: Control | None = None) -> ScorerApp:
+def make_app(
+    settings: Settings, writer: Writer, control: Control | None = None, serving: Serving | None = None
+) -> ScorerApp:
     """The app: one agent that hands fetched batches to the mailbox, and the assignment callbacks."""
     home = settings.home / "faust" / settings.worker
     home.mkdir(parents=True, exist_ok=True)
@@ -307,6 +310,8 @@ def make_app(settings: Settings, writer: Writer, control: Control | None = None)
         if control is not None:
             # a partition's last owner must not have known more of the control topic than its next one
             await asyncio.get_running_loop().run_in_executor(None, control.catch_up, _CATCH_UP_S)
+        if serving is not None:
+            await asyncio.get_running_loop().run_in_executor(None, serving.settle, _CATCH_UP_S)
         mailbox.assign(snapshot)
 
     async def on_revoked(_sender: Any, _revoked: Any, **_: Any) -> None:
@@ -388,23 +393,16 @@ def check_topics(settings: Settings) -> None:
 
 
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
-    """The model in service and its policy. Raises Refused, or OwnFeaturesError, naming what is missing."""
+    """The model that the settings name, and its policy.
+
+    Raises Refused, or OwnFeaturesError, naming what is missing.
+    """
     registry = registry_of(settings, catalogue_of(settings).by_name)
     try:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
         raise Refused(str(error)) from error
-    remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]
-    if remembered != settings.row_limit:
-        raise Refused(
-            f"{scorer.name}@{scorer.version} learned from histories of {remembered} orders at most and this "
-            f"worker keeps {settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
-        )
-    check_horizons(
-        scorer.features,
-        model=f"{scorer.name}@{scorer.version}",
-        forget_after_days=settings.forget_after_days,
-    )
+    check_servable(settings, registry.manifest(scorer.name, scorer.version), scorer.features)
     if settings.review_at is not None and settings.decline_at is not None:
         return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
     if scorer.suggested_policy is None:
@@ -413,6 +411,26 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
             "FRAUDSTREAM_DECLINE_AT"
         )
     return scorer, scorer.suggested_policy
+
+
+def _model_of_the_settings(settings: Settings) -> tuple[Scorer, Policy] | Refused:
+    """The model that the settings name, or why it can't be had: it may not be needed."""
+    try:
+        return load_model(settings)
+    except Refused as error:
+        return error
+
+
+def _needed(
+    model: tuple[Scorer, Policy] | Refused, state: ControlState
+) -> tuple[Scorer, Policy] | tuple[None, None]:
+    """The model of the settings; None where it can't be had and others decide every order. Raises Refused."""
+    if not isinstance(model, Refused):
+        return model
+    if not state.service.is_for_all:
+        raise model
+    log.warning("the model that the settings name is not needed now, and can't be had: %s", model)
+    return None, None
 
 
 def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> None:
@@ -516,16 +534,19 @@ def run(settings: Settings) -> int:
     health = Health(measured, stuck_s=settings.health_stuck_s)
     HealthPort.open(settings, health)
     check_topics(settings)
-    scorer, policy = load_model(settings)
+    named_model = _model_of_the_settings(settings)
     clock = RealClock()
     real = KafkaCluster(settings)
     cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
     wait_for_namesake(cluster, settings, clock)
     control = read_control(settings, clock)
+    scorer, policy = _needed(named_model, control.state)
+    shelf = Shelf(settings, registry_of(settings, catalogue_of(settings).by_name))
+    panels = Panels(scorer=scorer, policy=policy, models=shelf, entities=tuple(settings.stages))
+    serving = Serving(shelf, panels, control.state)
     store = RocksStore(settings.home / "rows" / settings.worker)
     desk = ScoringDesk(
-        scorer=scorer,
-        policy=policy,
+        panels=panels,
         topics=settings.topics,
         partitions=settings.partitions,
         row_limit=settings.row_limit,
@@ -537,7 +558,7 @@ def run(settings: Settings) -> int:
             ("fraudstream", program_version().encode()),
             Deciding.of(settings).header,
         ),
-        in_force=lambda: control.state,
+        in_force=lambda: serving.state,
         observe=settings.observe,
         decoder=decoder_of(settings),
         horizons=settings.horizons,
@@ -566,16 +587,13 @@ def run(settings: Settings) -> int:
     def hear(state: ControlState) -> None:
         _say(state, settings)
         writer.mailbox.hold(state.paused)
+        serving.take_up(state)
 
     hear(control.state)
     control.follow(hear)
-    app = make_app(settings, writer, control)
-    identity = {
-        "version": program_version(), "model": scorer.name, "model_version": scorer.version,
-        "model_digest": scorer.digest, "policy": policy.digest,
-    }  # fmt: skip
+    app = make_app(settings, writer, control, serving)
     health.running = Running(
-        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), identity
+        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), desk.identity
     )
     tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 
@@ -587,10 +605,7 @@ def run(settings: Settings) -> int:
     _connect(app.on_before_shutdown, finish)
     faust_worker = _FaustWorker(app, redirect_stdouts=False, quiet=True)
     threading.Thread(target=_report, args=(writer,), name="report", daemon=True).start()
-    log.info(
-        "worker '%s' starts: model %s@%s, %d partitions", settings.worker, scorer.name, scorer.version,
-        settings.partitions,
-    )  # fmt: skip
+    log.info("worker '%s' starts: model %s, %d partitions", settings.worker, desk.said, settings.partitions)
     # what is there now stays: the collector need not walk it again and again while orders wait
     gc.collect()
     gc.freeze()

@@ -5,8 +5,8 @@
 A worker decides orders of every kind and ends. Then its changelog is rebuilt into another one, with the same
 settings, so that the two have to agree byte for byte: every row, and what was decided about every order.
 Each run is killed with `kill -9` at a random moment after it began to write, and the next goes on; a
-complete one is held against the old, and another is begun. After each kill a position that says complete has to
-be one.
+complete one is held against the old, and another is begun. After each kill a position that says complete
+has to be one.
 """
 
 import argparse
@@ -171,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record(
             "A rebuild killed again and again",
             dict(seen),
-            "Each run of `fraudstream rebuild start` is killed at a random moment after it first wrote; after "
-            "each kill, and each complete rebuild, the new changelog is held against the old one, byte for "
-            "byte.",
+            "Each run of `fraudstream rebuild start` is killed at a random moment after it first wrote; "
+            "after each kill, and each complete rebuild, the new changelog is held against the old one, byte "
+            "for byte.",
         )
     return 1 if seen["keys wrong"] else 0
 
