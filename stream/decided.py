@@ -16,7 +16,7 @@ from features.events import Outcome
 from features.facts import Statement, statement_of
 from stream.decoder import decoder_of
 from stream.errors import Refusal
-from stream.past import Decided, Sources
+from stream.past import Sources
 from stream.ports import TP, Record
 from stream.recorded import Recorded
 from stream.replay import Opened
@@ -28,6 +28,8 @@ __all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "readin
 
 SHADOW: Final = b"shadow"
 """The mode of a decision that a challenger made beside the one that counts."""
+_AHEAD: Final = 10_000
+"""Decisions that are read ahead of their orders: through stages they come in another order."""
 
 Read = Callable[[int], None]
 """Told how many more records were read."""
@@ -42,8 +44,14 @@ class _Model(msgspec.Struct, frozen=True):
     version: str
 
 
+class _Source(msgspec.Struct):
+    topic: str
+    offset: int
+
+
 class _Decision(msgspec.Struct):
     action: str
+    source: _Source
     p_fraud: float | None = None
     features: dict[str, float | None] = {}
     model: _Model | None = None
@@ -125,26 +133,22 @@ def decided_in(
     """
     topics, decoder = settings.topics, decoder_of(settings)
     tp: TP = (topics.orders, partition)
-    decided = Decided(
-        [
-            _records(sources.decisions, (topics.decisions, partition), read),
-            _records(sources.shadow, (topics.decisions_shadow, partition), read),
-        ],
-        tp,
-        *sources.asked.bounds(tp),
-    )
+    decided = [
+        _Said(_records(source, (topic, partition), read), topics.orders)
+        for source, topic in (
+            (sources.decisions, topics.decisions),
+            (sources.shadow, topics.decisions_shadow),
+        )
+    ]
     ahead = timedelta(seconds=settings.ahead_by_at_most_s)
     for record in _records(sources.orders, tp, read):
         counted: Word | None = None
         beside = []
-        for made in decided.at(record.offset):
-            is_challenger = dict(made.record.headers).get(MODE) == SHADOW
-            word = _word(made.record)
-            if word is not None and is_challenger:
+        for is_challenger, word in (said for each in decided for said in each.at(record.offset)):
+            if is_challenger:
                 beside.append(word)
-            elif word is not None and counted is None:
+            elif counted is None:
                 counted = word
-        decided.stray.clear()  # decisions about orders that are gone
         if counted is None and not beside:
             continue
         order = decoder.order(record.value, key=record.key, arrived_at=None, ahead_by_at_most=ahead)
@@ -188,13 +192,39 @@ def _records(recorded: Recorded, tp: TP, read: Read) -> Iterator[Record]:
         yield from chunk
 
 
-def _word(record: Record) -> Word | None:
-    """What a decision says; None where nobody scored its order, or it repeats another."""
+class _Said:
+    """What decisions of one topic say, by the offset of the order; an order has one from each challenger."""
+
+    def __init__(self, records: Iterator[Record], orders: str) -> None:
+        self._records = records
+        self._orders = orders
+        self._ahead: dict[int, list[tuple[bool, Word]]] = {}
+        self._count = 0
+
+    def at(self, offset: int) -> list[tuple[bool, Word]]:
+        """Those about the order at this offset, and whether a challenger's; asked in the order of offsets."""
+        while self._count < _AHEAD and (record := next(self._records, None)) is not None:
+            about, word = _word(record, self._orders)
+            if word is not None and about >= offset:
+                is_challenger = dict(record.headers).get(MODE) == SHADOW
+                self._ahead.setdefault(about, []).append((is_challenger, word))
+                self._count += 1
+        found = self._ahead.pop(offset, [])
+        self._count -= len(found)
+        if self._count >= _AHEAD:
+            for gone in [each for each in self._ahead if each < offset]:  # about orders that are not there
+                self._count -= len(self._ahead.pop(gone))
+        return found
+
+
+def _word(record: Record, orders: str) -> tuple[int, Word | None]:
+    """The offset of a decision's order and what it says; None where none was scored, or it repeats one."""
     try:
         said = _decision(record.value or b"")
     except msgspec.MsgspecError:
-        return None
+        return 0, None
     model = said.model
-    if model is None or said.p_fraud is None or said.repeat_of is not None:
-        return None
-    return Word(f"{model.name}@{model.version}", said.action, said.p_fraud, said.features)
+    if model is None or said.p_fraud is None or said.repeat_of is not None or said.source.topic != orders:
+        return 0, None
+    word = Word(f"{model.name}@{model.version}", said.action, said.p_fraud, said.features)
+    return said.source.offset, word

@@ -41,7 +41,6 @@ from stream.writer import POSITION_KEY, decode_position
 
 __all__ = [
     "ControlPast",
-    "Decided",
     "Doubt",
     "Made",
     "Models",

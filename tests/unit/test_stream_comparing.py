@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from models.labels import Labelling
-from stream import compare_cli
+from stream import compare_cli, decided
 from stream.cli import app
 from stream.comparing import Asked, Comparison, compare
 from stream.decided import DecidedError
 from stream.settings import Settings
-from tests.decided_past import LATER, DecidedPast
+from tests.decided_past import LATER, SHADOW, DecidedPast, a_decision
 
 HEARD = Labelling(LATER, timedelta(days=45), "not_fraud")
 
@@ -85,6 +85,41 @@ def test_what_is_said_while_observing_is_no_challengers_word() -> None:
 
     with pytest.raises(DecidedError, match="no order in 'orders' was decided and scored by a challenger"):
         past.compared()
+
+
+def test_each_of_several_challengers_has_its_say_of_every_order() -> None:
+    past = Past()
+    for number in range(5):
+        past.order(number, "approve", "decline", became=True)
+        order = json.loads(past.topics["orders"][-1].value or b"")
+        said = a_decision(order, number, "third@2026-03-01.cccc", "review", features={"amount": 1.0})
+        past.put("decisions-shadow", f"c{number}", said, SHADOW)
+
+    new, third = past.compared()
+
+    assert (new.found.orders, third.found.orders) == (5, 5)
+    assert (new.found.challenger_cost, third.found.challenger_cost) == (0, 1_500)
+
+
+def test_decisions_that_come_in_another_order_than_their_orders_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decided, "_AHEAD", 4)
+    past = Past()
+    for number in range(12):
+        past.order(number, "approve", "decline", became=True)
+    for topic in ("decisions", "decisions-shadow"):
+        records = past.topics[topic]
+        for at in range(0, 12, 3):  # each three turned around
+            values = [each.value for each in records[at : at + 3]]
+            for place, value in zip(range(at, at + 3), reversed(values), strict=True):
+                records[place] = records[place]._replace(value=value)
+    # an order that is gone leaves its decisions behind
+    del past.topics["orders"][0]
+
+    (found,) = past.compared()
+
+    assert found.found.orders == 11
 
 
 def test_only_those_named_are_compared() -> None:
