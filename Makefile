@@ -144,7 +144,7 @@ bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide th
 	$(PY) tests/bench/verify.py $(ARGS)
 
 .PHONY: accuracy
-accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (15 min).
+accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (30 min).
 	$(PY) tests/bench/accuracy.py $(ARGS)
 
 .PHONY: bench-learning

@@ -1,6 +1,7 @@
 """A model in service: vectors in, rounded probabilities and first reasons out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -68,6 +69,8 @@ class Scorer:
         self.engine: Engine = engine or default_engine()
         self._names = tuple(feature.name for feature in self.features)
         check_tree(self._names, self.nodes)
+        self.model: FlatModel = self.nodes[-1].model
+        """The flat model of the last node, whose score is the answer."""
         unasked = set(self._names).difference(*(node.inputs for node in self.nodes))
         if unasked:
             message = f"{name}@{version} never asks for its features {sorted(unasked)}"
@@ -91,11 +94,6 @@ class Scorer:
             f"<Scorer {self.name}@{self.version}, {self.model.predictor.kind}, {len(self._names)} features>"
         )
 
-    @property
-    def model(self) -> FlatModel:
-        """The flat model of the last node, whose score is the answer."""
-        return self.nodes[-1].model
-
     def score(self, vectors: Sequence[Vector]) -> list[Scored]:
         """What the model says of each vector, in the order given.
 
@@ -106,23 +104,24 @@ class Scorer:
         if not vectors:
             return []
         matrix = self._matrix(vectors)
-        walked = self._walk(matrix)
-        *under, top = walked
+        under: Iterable[tuple[float, ...]] = repeat((), len(matrix))
+        if self._is_plain:
+            said, firsts, missing = self.model.answer(matrix, engine=self.engine)
+        else:
+            walked = self._walk(matrix)
+            said, missing, first = walked[-1].p.tolist(), np.isnan(matrix), walked[-1].first
+            if self._reach:
+                scores = np.zeros(
+                    (len(matrix), len(self.nodes)), dtype=np.bool_
+                )  # of a node is never missing
+                first = first_pushes(self._handed_down(walked), np.column_stack([missing, scores]))
+            firsts = first.tolist()
+            if len(walked) > 1:
+                under = zip(*(scores_of(each.p).tolist() for each in walked[:-1]), strict=True)
         reasons = self._reasons
-        missing = np.isnan(matrix)
-        first = top.first
-        if self._reach:
-            scores = np.zeros((len(matrix), len(self.nodes)), dtype=np.bool_)  # of a node is never missing
-            first = first_pushes(self._handed_down(walked), np.column_stack([missing, scores]))
-        of_nodes = zip(*(scores_of(each.p).tolist() for each in under), strict=True) if under else None
         return [
-            Scored(
-                rounded(p),
-                self._names_in(unknown),
-                tuple([reasons[i] for i in pushed if i >= 0]),
-                () if of_nodes is None else next(of_nodes),
-            )
-            for p, unknown, pushed in zip(top.p.tolist(), missing, first.tolist(), strict=True)
+            Scored(rounded(p), self._names_in(unknown), tuple([reasons[i] for i in pushed if i >= 0]), nodes)
+            for p, unknown, pushed, nodes in zip(said, missing, firsts, under, strict=True)
         ]
 
     def walk(self, vectors: Sequence[Vector]) -> dict[str, Walked]:
@@ -160,7 +159,7 @@ class Scorer:
 
     def _matrix(self, vectors: Sequence[Vector]) -> Matrix:
         try:
-            matrix = np.array(vectors, dtype=np.float64)
+            matrix = np.array(vectors, dtype=np.float64, order="C")
         except (TypeError, ValueError) as wrong:
             message = f"vectors must each hold {len(self._names)} numbers or None, in the order of `features`"
             raise ValueError(message) from wrong

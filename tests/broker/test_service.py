@@ -130,9 +130,12 @@ class Sending:
         self._thread.join()
 
 
+@pytest.mark.parametrize("entities", [(), ("device",)])
 def test_every_order_is_decided_once_while_champions_change_and_workers_are_killed(
-    shop: Settings, mover: Mover, said: list[str], tmp_path: Path
+    shop: Settings, mover: Mover, said: list[str], tmp_path: Path, entities: tuple[str, ...]
 ) -> None:
+    shop = shop.model_copy(update={"entities": entities})
+    topics.create(shop)
     other = shop.model_copy(update={"worker": shop.worker + "-b"})
     moves: dict[int, str] = {}
     with Worker(shop, tmp_path / "a") as a, Worker(other, tmp_path / "b") as b, Sending(shop, 200) as sending:
