@@ -343,6 +343,7 @@ def test_orders_on_their_road_while_models_move_are_decided_again_under_the_serv
     )
     live = LiveRoad(settings, whole)
     moves: list[tuple[str, dict[str, Any]]] = [
+        (DEPLOYED, in_service(live, customers, scope={"merchant": "m2"})),
         (DEPLOYED, in_service(live, fewer)),
         (DEPLOYED, in_service(live, whole, scope={"merchant": "m1"})),
         (DEPLOYED, in_service(live, whole, role="challenger")),
