@@ -363,7 +363,7 @@ class _Teller:
         self, settings: Settings, record: Record, scorer: Scorer | None, decision: Decision
     ) -> Explanation | None:
         asked = scorer.features if scorer is not None else map(self._known.get, decision.features)
-        told = [each for each in asked if each is not None and is_explained(each)]
+        told = [each for each in asked if each is not None and is_explained(each, settings.entities)]
         return explain_recorded(settings, self._recorded, record, told, most=self._most)
 
     def _asked(

@@ -393,11 +393,6 @@ class Past:
         return self._desks.grew
 
     @property
-    def turned_on_at(self) -> int:
-        """The first order that went through stages where others before it did not; else 0."""
-        return 0
-
-    @property
     def begins_at(self) -> str:
         """Which topic that histories are made of lacks its beginning, and where it begins; none: empty."""
         return f"{self.orders[0]}/{self.partition} begins at offset {self.low:,}" if self.low else ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -22,11 +23,12 @@ import msgspec
 
 from features.revisions import Revisions
 from models.decision import Source, decision_id
+from stream.anew import Anew
 from stream.answers import SHADOW, STAGES
-from stream.deciding import said_in
+from stream.deciding import Deciding, said_in
 from stream.desk import order_key, shorten
 from stream.errors import Refusal
-from stream.keeping import PASSED, ROWS
+from stream.keeping import ORDER, PASSED, ROW, ROWS
 from stream.passed import Passed
 from stream.past import (
     AHEAD,
@@ -48,6 +50,7 @@ from stream.past_desks import NO_CONTROL, UNTOLD, ControlPast, Desks, Doubt, Mod
 from stream.past_rows import Rows, RowsOf
 from stream.ports import NO_POSITIONS, NO_WATERMARKS, TP, Effects, Produce, Record
 from stream.recorded import Recorded
+from stream.replay import in_recorded_order
 from stream.road import Passing, PassingBytesError, PassingVersionError, Road
 from stream.settings import Settings
 from stream.topics import TopicError
@@ -334,11 +337,17 @@ class _Recording:
         """The last order of which something is recorded; -1 without one."""
         return self._last[partition]
 
-    def turned_on_at(self, partition: int, low: int) -> int:
-        """The first order that went on from home, where others were decided there before it; else 0."""
-        first = self._first.get(partition, low)
+    def turned_on_at(self, partition: int, low: int, end: int) -> int | None:
+        """Before which order others were decided at home because there were no stages; None without such."""
+        first = self._first.get(partition, end)
         is_told = any(begin > 0 for begin, _ in self.decisions[partition]) or partition in self._at_home
-        return first if first > low and is_told else 0
+        return first if self._first and first > low and is_told else None
+
+    def first_heard(self, topic: str, partition: int, end: int) -> int:
+        """From where on stages were told what became of orders."""
+        spans = [span.first for key, span in self._sent.items() if key[2:] == (topic, partition)]
+        head = None if partition not in self._first else self.head(partition, self._first[partition])
+        return min([*spans, end if head is None else head.others.get(topic, 0)])
 
     def decided(self, partition: int) -> "_Decided":
         """The decisions about the orders of a partition."""
@@ -442,8 +451,11 @@ class Roads:
         from_archive: bool = False,
         read: Read = lambda _: None,
         beside: Path | None = None,
+        is_rebuilt: bool = True,
     ) -> None:
         """Read what was decided and sent. What does not fit into memory goes below the folder `beside`.
+
+        `is_rebuilt`: where entities were turned on later, their rows were made from what was there before.
 
         Raises RoadError, TopicError.
         """
@@ -452,8 +464,11 @@ class Roads:
         self.settings = settings
         self.models = models
         self.from_archive = from_archive
+        self.is_rebuilt = is_rebuilt
         self.told = read
         self.rows = self._stack.enter_context(Rows(beside=beside))
+        self.rebuilt = self._stack.enter_context(Rows(beside=beside))
+        """What a rebuild made of customers and orders, until home takes it over."""
         self.control = ControlPast.read(sources.asked, settings)
         self.recording = _Recording(
             sources.asked, settings, models, self._stack.enter_context(Rows(beside=beside))
@@ -471,11 +486,19 @@ class Roads:
             for number in range(settings.partitions)
         }
         self.homes: list[_Home] = []
+        self.turned_on: dict[int, int] = {}
+        """By partition: before which order others did not go through stages because there were none."""
 
     def __enter__(self) -> Self:
         self.recording.read(self.told)
         for number in range(self.recording.partitions):
             self.homes.append(self._stack.enter_context(_Home(self, number)))
+        for home in self.homes:
+            first = self.recording.turned_on_at(home.partition, home.low, home.end)
+            if first is not None:
+                self.turned_on[home.partition] = first
+        if self.turned_on and self.is_rebuilt:
+            self._make_anew()
         return self
 
     def __exit__(
@@ -488,6 +511,39 @@ class Roads:
         """How many records are to be read, about, by whoever has entered."""
         of_stages = sum(end - low for low, end in self.recording.bounds.values())
         return sum(home.records for home in self.homes) + 2 * of_stages
+
+    def _make_anew(self) -> None:
+        """Make the rows that a rebuild made, from what came in before there were stages."""
+        desk, _ = Desks(self.settings, self.models, self.control, self.settings.entities).desk(
+            first_on_the_road(self.homes, self.settings), real=False
+        )
+        anew = Anew(desk, self.settings.stages.values())
+        watermarks: dict[int, int] = {}
+
+        def recall(partition: int, key: bytes) -> bytes | None:
+            return RowsOf(self.rebuilt if _is_at_home(key) else self.rows, partition).recall(0, key)
+
+        records = in_recorded_order(self.sources.asked, self._before_stages())
+        while some := list(islice(records, AT_ONCE)):
+            changed = anew.remember(some, recall, watermarks)
+            watermarks |= changed.watermarks
+            for number, rows in changed.rows.items():
+                at_home = {key: row for key, row in rows.items() if _is_at_home(key)}
+                RowsOf(self.rebuilt, number).change(at_home)
+                RowsOf(self.rows, number).change(
+                    {key: row for key, row in rows.items() if key not in at_home}
+                )
+
+    def _before_stages(self) -> list[tuple[TP, tuple[int, int]]]:
+        topics, asked = self.settings.topics, self.sources.asked
+        spans: list[tuple[TP, tuple[int, int]]] = []
+        for topic in self.settings.roads[0]:
+            for number, first in self.turned_on.items():
+                begin, end = asked.bounds((topic, number))
+                if topic != topics.orders:
+                    first = self.recording.first_heard(topic, number, end)  # noqa: PLW2901
+                spans.append(((topic, number), (begin, max(begin, first))))
+        return spans
 
     def again(self, wanted: WantedOnTheRoad) -> Iterator[tuple[Past, Outcome]]:
         """What was decided about the orders wanted and what is decided again, each with its home; once only.
@@ -569,6 +625,49 @@ class Roads:
         return home.partition, home.offset if is_order else None, passing.order_id
 
 
+def _is_at_home(key: bytes) -> bool:
+    return key.startswith((ROW, ORDER))
+
+
+def first_on_the_road(homes: Sequence[Past], settings: Settings, entity: str = "") -> Under:
+    """The settings of the first decision made behind stages, or behind that of an entity."""
+    for home in homes:
+        for made in home.decided.ahead(home.low):
+            said = decided_under(made, settings).settings
+            entities = None if not said else Deciding.decode(said)
+            if entities is not None and entities.entities and (not entity or entity in entities.entities):
+                return Under(settings=said)
+    return UNTOLD
+
+
+class _TakenOver(RowsOf):
+    """The rows of a home, which are those that a rebuild made once orders go through stages."""
+
+    def __init__(self, roads: Roads, partition: int) -> None:
+        super().__init__(roads.rows, partition)
+        self._rebuilt = RowsOf(roads.rebuilt, partition)
+        self._is_taken_over = False
+
+    def take_over(self) -> None:
+        """Go on with what the rebuild made."""
+        self._is_taken_over = True
+
+    def recall(self, partition: int, key: bytes) -> bytes | None:
+        ours = super().recall(partition, key)
+        made = self._rebuilt.recall(partition, key) if self._is_taken_over and _is_at_home(key) else None
+        if made is None or ours is None or not key.startswith(ORDER):
+            return ours if made is None else made
+        # what was decided about each order was copied
+        known = Revisions.decode(made)
+        known.decided_as(Revisions.decode(ours))
+        return known.encode()
+
+    def change(self, rows: Mapping[bytes, bytes | None]) -> None:
+        super().change(rows)
+        if self._is_taken_over:
+            self._rebuilt.change(dict.fromkeys(filter(_is_at_home, rows)))
+
+
 class _Home(Past):
     """A partition's orders where they came in; most go on from there."""
 
@@ -594,10 +693,6 @@ class _Home(Past):
             "",
         )
 
-    @property
-    def turned_on_at(self) -> int:
-        return max(self._roads.recording.turned_on_at(home.partition, home.low) for home in self._roads.homes)
-
     def lacks_history_of(self, made: Made, offset: int) -> bool:
         return super().lacks_history_of(made, offset) or any(self._roads.gaps.values())
 
@@ -605,7 +700,8 @@ class _Home(Past):
         return Desks(self._settings, models, self._roads.control, self._settings.entities)
 
     def _opened_rows(self, _beside: Path | None) -> RowsOf:
-        return RowsOf(self._roads.rows, self.partition)
+        self._taken_over = _TakenOver(self._roads, self.partition)
+        return self._taken_over
 
     def _opened_decisions(self) -> DecidedSoFar:
         return self._roads.recording.decided(self.partition)
@@ -638,6 +734,20 @@ class _Home(Past):
             if each.settings is not None and self._desks.deciding(each).entities:
                 return each.settings
         return self._desks.own
+
+    def _decide(
+        self, batch: Sequence[tuple[Record, list[Made]]], under: Under, *, wanted: bool
+    ) -> Iterator[Outcome]:
+        self._take_over(under)
+        return super()._decide(batch, under, wanted=wanted)
+
+    def _hear(self, unheard: Mapping[str, int], under: Under) -> None:
+        self._take_over(under)
+        super()._hear(unheard, under)
+
+    def _take_over(self, under: Under) -> None:
+        if self._desks.deciding(under).entities:
+            self._taken_over.take_over()
 
     def _was_set_aside(self, record: Record, made: Sequence[Made]) -> bool:
         # one that went on was set aside at a stage
@@ -699,7 +809,9 @@ class _Stage:
     def again(self, wanted: Callable[[Passing], bool]) -> Iterator[tuple[Past, Outcome]]:
         """What is decided or said again here about the orders wanted."""
         recording = self._roads.recording
-        under, batch, size, is_wanted = self._begin(), list[_Step](), 0, False
+        # a past may come before the first decision
+        under = first_on_the_road(self._roads.homes, self._roads.settings, self._entity)
+        batch, size, is_wanted = list[_Step](), 0, False
         for record in records_of(self._roads.sources.asked, self._tp, *recording.bounds[self._tp]):
             step = self._step(record)
             self._roads.check(record, step.passing)
@@ -759,15 +871,6 @@ class _Stage:
         return (
             settings is not None and self._entity in self._desks.deciding(Under(settings=settings)).entities
         )
-
-    def _begin(self) -> Under:
-        """The settings of the first decision that knows this stage: a past may come before it."""
-        for home in self._roads.homes:
-            for made in home.decided.ahead(home.low):
-                settings = decided_under(made, self._roads.settings).settings
-                if self._is_on_the_road(settings):
-                    return Under(settings=settings)
-        return UNTOLD
 
     def _names_sent(self, passing: Passing) -> int | None:
         """The features that the recorded message to the next stage speaks of; None without one."""

@@ -7,14 +7,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from models.errors import ModelError
 from stream.deciding import said_in
@@ -61,7 +61,6 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "message_lost": "a message between stages may be among those that were lost and given up",
         "lost": "records that it may depend on were lost before they were archived, and were given up",
         "decisions_begin_later": "it speaks of a decision that is no longer there",
-        "entity_turned_on": "what was known of its entities before they were turned on is not recorded",
         "history_evicted": "what a worker had forgotten can't be told after it was to remember for longer",
         "model_unknown": "the model that decided is not in the registry",
         "model_other": "the registry has another model under that name and version",
@@ -258,6 +257,12 @@ def verify_roads(
         found.orders += past.seen
         found.undecided += past.undecided
         found.notes += _notes(past)
+    if roads.turned_on:
+        how = "made from them" if roads.is_rebuilt else "begun without them"
+        found.notes.append(
+            f"{sum(roads.turned_on.values()):,} offsets of orders lie before entities were turned on; the "
+            f"rows of those are taken to have been {how}"
+        )
     found.notes += [told for tp, gaps in roads.gaps.items() for told in losses(tp, gaps)]
     found.messages = roads.messages
     found.undecided += roads.on_their_way
@@ -395,13 +400,6 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
         said = (
             f"it speaks of an order before offset {past.first_recorded:,}, whose decision is gone; "
             "read an archive that has it (--archive)"
-        )
-    elif of_history and past.turned_on_at:
-        cause = "entity_turned_on"
-        said = (
-            f"orders before offset {past.turned_on_at:,} did not go through the stages of entities, and "
-            "whether 'fraudstream rebuild' made their rows from those is recorded nowhere; nothing can be "
-            "held against it"
         )
     elif of_history and past.grew:
         cause = "history_evicted"
@@ -612,18 +610,56 @@ def _verified(
 
 def _verified_roads(asked: _Asked, partitions: Sequence[int], count: _Count) -> Verified:
     """A device's orders come from all partitions, so all are gone through by one process."""
-    with ExitStack() as stack:
-        roads = _opened_roads(asked.settings, asked.archive, count, stack)
+
+    def verified(roads: Roads) -> Verified:
         return verify_roads(roads, asked.window, partitions=partitions, most=asked.most)
 
-
-def _opened_roads(settings: Settings, archive: str | None, count: _Count, stack: ExitStack) -> Roads:
-    sources = Sources.opened(partial(recorded_of, settings, archive), stack)
-    roads = stack.enter_context(
-        Roads(sources, settings, models=Models(settings), from_archive=archive is not None, read=count)
+    return as_it_was(
+        partial(_opened_roads, asked.settings, asked.archive, count), verified, lambda found: found.different
     )
-    count.begin(roads.records)
-    return roads
+
+
+@contextmanager
+def _opened_roads(
+    settings: Settings, archive: str | None, count: _Count, *, is_rebuilt: bool
+) -> Iterator[Roads]:
+    with ExitStack() as stack:
+        sources = Sources.opened(partial(recorded_of, settings, archive), stack)
+        roads = stack.enter_context(
+            Roads(
+                sources,
+                settings,
+                models=Models(settings),
+                from_archive=archive is not None,
+                read=count,
+                is_rebuilt=is_rebuilt,
+            )
+        )
+        count.begin(roads.records)
+        yield roads
+
+
+class _OpensRoads(Protocol):
+    def __call__(self, *, is_rebuilt: bool) -> AbstractContextManager[Roads]: ...
+
+
+_Found = TypeVar("_Found")
+
+
+def as_it_was(
+    opens: _OpensRoads, judged: Callable[[Roads], _Found], differing: Callable[[_Found], int]
+) -> _Found:
+    """What is found where the rows of entities that were turned on later are made as they were.
+
+    Nothing records whether a rebuild made them, so that which differs in less is believed.
+    """
+    with opens(is_rebuilt=True) as roads:
+        found = judged(roads)
+        is_in_doubt = bool(roads.turned_on) and differing(found) > 0
+    if not is_in_doubt:
+        return found
+    with opens(is_rebuilt=False) as roads:
+        return min(found, judged(roads), key=differing)
 
 
 def _in_processes(
@@ -750,7 +786,11 @@ def replay_decision(
             )
         if settings.entities:
             wanted = WantedOnTheRoad(names.order, lambda passing: passing.order_id == order_id)
-            return _replayed_on_the_road(_opened_roads(settings, archive, count, stack), wanted, places)
+            return as_it_was(
+                partial(_opened_roads, settings, archive, count),
+                partial(_replayed_on_the_road, wanted=wanted, places=places),
+                lambda found: sum(each.difference is not None for each in found),
+            )
         models = Models(settings)
         for partition, last in places.items():
             with Past(

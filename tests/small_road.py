@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 from features.catalogue import by_names
@@ -24,7 +25,7 @@ from stream.road import partition_of
 from stream.serving import Shelf
 from stream.settings import Settings
 from stream.topics import TopicError
-from stream.verify import EVER, Verified, Window, verify_roads
+from stream.verify import EVER, Verified, Window, as_it_was, verify_roads
 from stream.version import program_version
 from tests.small_shop import a_past
 from tests.strategies import as_json
@@ -215,17 +216,20 @@ class LiveRoad:
         records[at : at + 1] = [] if new is None else [new]
 
     @contextmanager
-    def roads(self, settings: Settings | None = None) -> Iterator[Roads]:
+    def roads(self, settings: Settings | None = None, *, is_rebuilt: bool = True) -> Iterator[Roads]:
         """What was recorded, to be gone through again."""
         now, lists = settings or self.settings, self.lists
         sources = Sources(lists, lists, lists, lists)
-        with Roads(sources, now, models=Models(now), from_archive=True) as roads:
+        with Roads(sources, now, models=Models(now), from_archive=True, is_rebuilt=is_rebuilt) as roads:
             yield roads
 
     def verified(self, settings: Settings | None = None, window: Window = EVER, **options: Any) -> Verified:
         """What `verify` finds."""
-        with self.roads(settings) as roads:
-            return verify_roads(roads, window, **options)
+        return as_it_was(
+            partial(self.roads, settings),
+            lambda roads: verify_roads(roads, window, **options),
+            lambda found: found.different,
+        )
 
 
 def an_outcome(order: Order, after: timedelta = timedelta(hours=1)) -> Outcome:

@@ -195,6 +195,16 @@ def test_what_two_workers_decided_on_the_road_with_kills_is_decided_again_byte_f
     assert (first["equal"], again["equal"]) == (True, True)
     assert first["recorded"]["features"]["by_device_orders_count_1h"] is not None
     assert again["recomputed"]["repeat_of"] == first["recorded"]["decision_id"]
+    newest = {
+        each["order_id"]: each for each in map(told_in, made) if each["revision"] or not each["repeat_of"]
+    }
+    for order_id in ("o7-3", "o8-3", "o20-0", "o33-1", "o46-2", "o59-3"):
+        about, *features = run("features", "explain", order_id)
+        features = {each["feature"]: each["value"] for each in features}
+        assert features == newest[order_id]["features"]
+        assert about["not_explained"] == []
+    _, *features = run("features", "explain", "o59-3", "--feature", "by_device_customer_distinct_30d")
+    assert features[0]["orders"], "a device of a seventh of all orders had none"
     told, _ = run("explain", "o7-3")
     assert (told["order"]["content"]["device_id"], told["decided_again"]["equal"]) == ("d0", True)
 
@@ -207,6 +217,10 @@ def test_what_two_workers_decided_on_the_road_with_kills_is_decided_again_byte_f
     difference, found = run("verify", exit_code=1)
     assert (found["causes"], found["equal"]) == ({"changed": 1}, decided - 1)
     assert [each["path"] for each in difference["fields"]] == ["action"]
+
+
+def told_in(made: Message) -> Any:
+    return json.loads(made.value() or b"")
 
 
 def copy_with_one_changed(settings: Settings, made: Sequence[Message]) -> None:
