@@ -121,6 +121,10 @@ class Early:
         headers = tuple(each for each in record.headers if each[0] != "arrived_at")
         return record._replace(value=orjson.dumps(said), headers=(*headers, ("arrived_at", str(at).encode())))
 
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """As they are."""
+        return self.recorded.gaps(tp)
+
     def close(self) -> None:
         """As it is."""
         self.recorded.close()
