@@ -33,6 +33,7 @@ import orjson
 from features.aggregates import Count, Distinct, Max, Mean, Share, SinceLast, Std
 from features.catalogue import CATALOGUE, GROUPS, amount, by_names
 from features.define import Feature, days
+from features.remembered import ENTITIES
 from models.errors import ModelDefinitionError
 from models.evaluation import compromised_at, measured
 from models.examples import UNKNOWN, Examples
@@ -153,7 +154,7 @@ def learned(
 ) -> tuple[dict[str, Scores], int]:
     """Learn, register, load from the registry, and score a period; how many scores the chain had others."""
     asked = {each.name: each for model in models_ for each in model.leaves}
-    registry = Registry(folder / "models", find_feature=asked.__getitem__, entities=("merchant",))
+    registry = Registry(folder / "models", find_feature=asked.__getitem__, entities=tuple(ENTITIES))
     chain = Chain(tuple(Learn(each) for each in models_))
     for each in models_:
         chain = chain >> Predict(each, period)
