@@ -19,9 +19,11 @@ from uuid import UUID
 import msgspec
 
 from features.revisions import Revisions
+from stream.answers import SHADOW
 from stream.deciding import said_in
 from stream.desk import order_key, shorten
 from stream.last import last_with
+from stream.panel import KILL_SWITCH, MODEL_UNAVAILABLE
 from stream.past_desks import NO_CONTROL, UNTOLD, ControlPast, Desks, Doubt, Model, Models, Under
 from stream.past_rows import Rows, RowsOf
 from stream.ports import NO_POSITIONS, TP, Effects, Record
@@ -109,6 +111,8 @@ class _SourceOnly(msgspec.Struct):
 _word: Final = msgspec.json.Decoder(_Word).decode
 _source_only: Final = msgspec.json.Decoder(_SourceOnly).decode
 _ASIDE: Final = b'"code":"scorer_error"'
+_KILLED: Final = f'"code":"{KILL_SWITCH}"'.encode()
+_UNAVAILABLE: Final = f'"code":"{MODEL_UNAVAILABLE}"'.encode()
 
 
 def source_in(value: bytes | None) -> Source:
@@ -151,8 +155,11 @@ class Made(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether it was scored, and repeats no other."""
-        return self.word is not None and self.word.model is not None and self.word.repeat_of is None
+        """Whether it was decided, by a model or without one, and repeats no other."""
+        word, value = self.word, self.record.value or b""
+        if word is None or word.repeat_of is not None:
+            return False
+        return word.model is not None or _KILLED in value or _UNAVAILABLE in value
 
     @property
     def is_of_an_order_set_aside(self) -> bool:
@@ -406,7 +413,7 @@ class Past:
         """
         decided, under, first = self.decided, UNTOLD, self.end
         for made in decided.ahead(self.low):
-            under = under.or_else(decided_under(made, self._settings))
+            under = under.or_else(self._desks.untold(decided_under(made, self._settings)))
             if made.word is not None:
                 first = min(first, made.word.source.offset)
         if any(low > 0 for low, _ in self._bounds):
@@ -455,7 +462,12 @@ class Past:
 
     def _opened_decisions(self) -> DecidedSoFar:
         streams = [
-            self._stream(source, (topic, self.partition), *bounds)
+            # what challengers would have decided is nobody's decision
+            (
+                each
+                for each in self._stream(source, (topic, self.partition), *bounds)
+                if SHADOW not in each.headers
+            )
             for source, topic, bounds in zip(
                 (self._sources.decisions, self._sources.shadow), self._outputs, self._bounds, strict=True
             )
@@ -469,7 +481,8 @@ class Past:
         if not made:
             return UNTOLD, {}
         word = made[0].word
-        return decided_under(made[0], self._settings), {} if word is None else word.source.others
+        under = self._desks.untold(decided_under(made[0], self._settings))
+        return under, {} if word is None else word.source.others
 
     def _was_set_aside(self, record: Record, made: Sequence[Made]) -> bool:
         return record.offset in self._aside or (bool(made) and made[0].is_of_an_order_set_aside)
@@ -579,7 +592,9 @@ class Past:
         was_set_aside: bool = False,
     ) -> Iterator[Outcome]:
         emitted = {
-            source_in(each.value).offset: each for each in effects.produce if each.topic in self._outputs
+            source_in(each.value).offset: each
+            for each in effects.produce
+            if each.topic in self._outputs and SHADOW not in each.headers
         }
         for record, made in batch:
             if record.offset in elsewhere:
@@ -609,7 +624,16 @@ def decided_under(made: Made, settings: Settings) -> Under:
         word.source.others.get(settings.topics.control, NO_CONTROL),
         made.record.topic == settings.topics.decisions_shadow,
         said_in(made.record.headers) or b"",
+        None if is_repeat else _instead(made),
     )
+
+
+def _instead(made: Made) -> str:
+    """The model that decided where another was to and could not; empty where none had to."""
+    if _UNAVAILABLE not in (made.record.value or b""):
+        return ""
+    model = None if made.word is None else made.word.model
+    return "none" if model is None else f"{model.name}@{model.version}"
 
 
 def set_aside(recorded: Recorded, topics: Topics, tp: TP) -> frozenset[int]:

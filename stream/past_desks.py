@@ -20,9 +20,11 @@ from stream.deciding import Deciding
 from stream.decoder import CONTRACT, Decoder, decoder_of
 from stream.desk import ScoringDesk
 from stream.own_features import catalogue_of
+from stream.panel import Panels
 from stream.ports import Record
 from stream.recorded import Recorded
 from stream.registry import registry_of
+from stream.service import Served
 from stream.settings import Settings
 from stream.topics import TopicError
 
@@ -214,6 +216,8 @@ class Under(NamedTuple):
     is_observed: bool | None = None
     settings: bytes | None = None
     """The header; empty where an older version wrote none."""
+    instead: str | None = None
+    """`name@version` of the model that decided where another was to and could not; else empty."""
 
     def and_then(self, told: "Under") -> "Under | None":
         """Both together; None where they contradict each other."""
@@ -230,6 +234,28 @@ class Under(NamedTuple):
 UNTOLD: Final = Under()
 
 
+class _Served:
+    """The models in service, as published; those that could not be used then are not used."""
+
+    def __init__(self, models: Models, instead: str | None) -> None:
+        self._models = models
+        self._instead = instead
+
+    def features(self, served: Served) -> Sequence[Feature] | None:
+        scorer = self._models.scorer(_model_of(served))
+        return None if isinstance(scorer, Doubt) else scorer.features
+
+    def scorer(self, served: Served) -> Scorer | None:
+        if self._instead and served.said != self._instead:
+            return None
+        scorer = self._models.scorer(_model_of(served))
+        return None if isinstance(scorer, Doubt) else scorer
+
+
+def _model_of(served: Served) -> Model:
+    return Model(served.ref.name, served.ref.version, served.ref.digest)
+
+
 class Desks:
     """The desks that decide as was decided, made once each."""
 
@@ -244,6 +270,7 @@ class Desks:
         self._control = control
         self._stages = dict.fromkeys(stages)
         self._desks: dict[tuple[Under, bool], tuple[ScoringDesk, Doubt | None]] = {}
+        self._untold: dict[Under, Under] = {}
         self._state = ControlState(settings.group)
         self._smallest: list[int | None] = [None, None]
         self.grew = ""
@@ -265,6 +292,39 @@ class Desks:
             return self._own
         said = Deciding.decode(under.settings) if under.settings else None
         return said or msgspec.structs.replace(self._own, entities=())
+
+    def is_moved(self, control: int | None) -> bool:
+        """Whether models were moved before a control offset, so that the service tells who decided."""
+        if control is None or control == NO_CONTROL:
+            return False
+        state = self._control.at(control)
+        return not isinstance(state, Doubt) and state.service.since > 0
+
+    def untold(self, under: Under) -> Under:
+        """What control does not tell: which models were in service, and their thresholds, it does.
+
+        A decision is held to that, and not to the model it names. What is left is the model of the settings,
+        and one that can't be had now.
+        """
+        if not self.is_moved(under.control):
+            return under
+        found = self._untold.get(under)
+        if found is None:
+            found = self._untold[under] = self._left_untold(under)
+        return found
+
+    def _left_untold(self, under: Under) -> Under:
+        assert under.control is not None  # noqa: S101 - it was moved
+        state = self._control.at(under.control)
+        assert not isinstance(state, Doubt)  # noqa: S101 - as above
+        served = state.service.served
+        model, policy = under.model, under.policy
+        is_served = any(_model_of(each) == model for each in served)
+        if is_served or (model is None and any(each.policy.digest == policy for each in served)):
+            policy = None
+        if model is not None and is_served and not isinstance(self._models.scorer(model), Doubt):
+            model = None
+        return under._replace(model=model, policy=policy)
 
     def desk(self, under: Under, *, real: bool) -> tuple[ScoringDesk, Doubt | None]:
         """The desk that decides as was decided; a stand-in where that can't be or need not be."""
@@ -303,7 +363,7 @@ class Desks:
             row_limit = self._models.row_limit(under.model) or row_limit
         if real:
             if under.policy is not None:
-                known = self._models.policy(under.policy)
+                known = self._policy(under.policy, under.control)
                 if isinstance(known, Doubt):
                     doubt = known
                 else:
@@ -320,9 +380,14 @@ class Desks:
                 f"decided behind the stages of {', '.join(deciding.entities)}, and the setting entities is "
                 f"'{','.join(self._stages)}': set FRAUDSTREAM_ENTITIES to what it was then, and verify again",
             )
+        stages = {each: self._settings.topics.by(each) for each in deciding.entities if each in self._stages}
         desk = ScoringDesk(
-            scorer=scorer,
-            policy=policy,
+            panels=Panels(
+                scorer=scorer,
+                policy=policy,
+                models=_Served(self._models, under.instead) if real else None,
+                entities=tuple(stages),
+            ),
             topics=self._settings.topics,
             partitions=self._settings.partitions,
             row_limit=row_limit,
@@ -333,11 +398,18 @@ class Desks:
             observe=bool(under.is_observed),
             decoder=decoder,
             horizons=deciding.horizons,
-            stages={
-                each: self._settings.topics.by(each) for each in deciding.entities if each in self._stages
-            },
+            stages=stages,
         )
         return desk, doubt
+
+    def _policy(self, digest: str, control: int | None) -> Policy | Doubt:
+        """The thresholds of this digest: those of a model that was in service, or as the models know them."""
+        state = self._control.at(control) if control is not None and self.is_moved(control) else None
+        if isinstance(state, ControlState):
+            for each in state.service.served:
+                if each.policy.digest == digest:
+                    return each.policy
+        return self._models.policy(digest)
 
     def _remember_horizons(self, under: Under) -> None:
         horizons = self.deciding(under).horizons

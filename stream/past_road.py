@@ -24,7 +24,7 @@ import msgspec
 from features.revisions import Revisions
 from models.decision import Source, decision_id
 from stream.anew import Anew
-from stream.answers import STAGES
+from stream.answers import SHADOW, STAGES
 from stream.deciding import Deciding, said_in
 from stream.desk import order_key, shorten
 from stream.errors import Refusal
@@ -209,6 +209,8 @@ class _Recording:
         number = tp[1]
         self.decisions[number].append(bounds)
         for count, record in enumerate(records_of(self._recorded, tp, *bounds), 1):
+            if SHADOW in record.headers:  # what a challenger would have decided
+                continue
             made = Made.of(record)
             about, word = made.about, made.word
             if about is None or (about.topic, about.partition) != (self._settings.topics.orders, number):
@@ -719,14 +721,12 @@ class _Home(Past):
             said = decided_under(made[0], self._settings)
         else:
             said = Under(recording.by_names(head.names, under.model))
-        return (
-            said._replace(
-                control=head.others.get(self._settings.topics.control, NO_CONTROL),
-                is_observed=head.is_observed,
-                settings=self._roads_settings(made, under),
-            ),
-            head.others,
+        said = said._replace(
+            control=head.others.get(self._settings.topics.control, NO_CONTROL),
+            is_observed=head.is_observed,
+            settings=self._roads_settings(made, under),
         )
+        return self._desks.untold(said), head.others
 
     def _roads_settings(self, made: Sequence[Made], under: Under) -> bytes | None:
         """The settings of an order that went on: what its decision says, else what others say about then."""
@@ -842,12 +842,13 @@ class _Stage:
 
     def _under(self, step: _Step, under: Under) -> Under:
         """What the worker had at this stage: another one may have had the order before it and after."""
-        model = policy = settings = None
+        model = policy = settings = instead = None
         passing, made = step.passing, step.made
         if passing is None or passing.travelling is None:
             return UNTOLD
         if made and (word := made[0].word) is not None:
-            settings = decided_under(made[0], self._roads.settings).settings
+            told = decided_under(made[0], self._roads.settings)
+            settings, instead = told.settings, told.instead
             # one that is said again was made by another, and by whom does not matter
             named = passing.travelling.decision_id
             if word.repeat_of is None or _is_named(word.decision_id, named):
@@ -857,7 +858,14 @@ class _Stage:
             other = self._roads.recording.by_names(names, model or under.model)
             if other is not None:
                 model = other
-        return Under(model, policy, settings=settings if self._is_on_the_road(settings) else None)
+        said = Under(
+            model, policy, settings=settings if self._is_on_the_road(settings) else None, instead=instead
+        )
+        # the service of an order's home decides at all stages; until models were moved, there is none
+        control = passing.home.others.get(self._roads.settings.topics.control, NO_CONTROL)
+        if not self._desks.is_moved(control):
+            return said
+        return self._desks.untold(said._replace(control=control))
 
     def _is_on_the_road(self, settings: bytes | None) -> bool:
         return (
@@ -930,7 +938,7 @@ class _Stage:
     ) -> Iterator[tuple[Past, Outcome]]:
         emitted: dict[tuple[int, int], Produce] = {}
         for each in effects.produce:
-            if each.topic in self._outputs:
+            if each.topic in self._outputs and SHADOW not in each.headers:
                 source = source_in(each.value)
                 emitted[source.partition, source.offset] = each
         went_on = {(each.home.partition, each.home.offset) for each in sent if _is_decided(each)}

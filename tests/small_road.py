@@ -1,5 +1,6 @@
 """A past of orders that went through stages: what workers would have recorded of it, as lists of records."""
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from models.train import PredictorKind, train
 from stream.control import ControlState
 from stream.deciding import Deciding
 from stream.desk import ScoringDesk
+from stream.panel import Panels
 from stream.past import Sources
 from stream.past_desks import Models
 from stream.past_road import Roads
 from stream.ports import TP, Effects, Headers, Record
 from stream.road import partition_of
+from stream.serving import Shelf
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.verify import EVER, Verified, Window, as_it_was, verify_roads
@@ -96,6 +99,7 @@ class LiveRoad:
         self.lists.topics[settings.topics.control] = [[]]
         self.rows: dict[tuple[int, bytes], bytes] = {}
         self.watermarks: dict[int, int] = {}
+        self.state = ControlState(settings.group)
         self.read: dict[TP, int] = {}
         """The next offset of each input of each partition."""
         self.started(settings, model)
@@ -105,14 +109,18 @@ class LiveRoad:
         self.settings = settings
         for topic in settings.stages.values():
             self.lists.topics.setdefault(topic, [[] for _ in range(settings.partitions)])
-        scorer = Registry(settings.home / "models", entities=settings.entities).load(*model.split("@"))
+        registry = Registry(settings.home / "models", entities=settings.entities)
+        scorer = registry.load(*model.split("@"))
         policy = scorer.suggested_policy
         assert policy is not None
         version = ("fraudstream", program_version().encode())
-        state = ControlState(settings.group)
         self.desk = ScoringDesk(
-            scorer=scorer,
-            policy=policy,
+            panels=Panels(
+                scorer=scorer,
+                policy=policy,
+                models=Shelf(settings, registry),
+                entities=tuple(settings.stages),
+            ),
             topics=settings.topics,
             partitions=settings.partitions,
             row_limit=settings.row_limit,
@@ -121,8 +129,14 @@ class LiveRoad:
             headers=(version, Deciding.of(settings).header),
             horizons=settings.horizons,
             stages=settings.stages,
-            in_force=lambda: state,
+            in_force=lambda: self.state,
         )
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Write a control record, and hear of it."""
+        told = {"kind": kind, "group": self.settings.group, "who": "anna", "why": "a test"} | fields
+        value = json.dumps(told).encode()
+        self.state = self.state.after(self.lists.append(self.settings.topics.control, 0, None, value))
 
     def send(self, *events: Order | Outcome | OrderEvent | bytes, headers: Headers = ()) -> list[Record]:
         """What a shop sends; nobody has taken it yet."""

@@ -11,8 +11,10 @@ import pytest
 
 from features.events import Order, OrderEvent, Outcome
 from features.revisions import Revisions
+from models.registry import Registry
 from stream.anew import Anew
 from stream.ports import Record
+from stream.service import DEPLOYED, KILL_OFF, KILL_ON, PROMOTED, RETIRED
 from stream.settings import Settings, Topics
 from stream.verify import Verified, Window
 from tests.small_road import NOON_MS, LiveRoad, an_outcome, publish_models
@@ -332,3 +334,53 @@ def test_what_is_still_on_its_road_is_not_missing(live: LiveRoad) -> None:
 
     assert (found.equal, dict(found.causes)) == (decided, {})
     assert found.undecided == 9
+
+
+# Models in service --------------------------------------------------------------------------------
+
+
+def in_service(live: LiveRoad, model: str, **more: Any) -> dict[str, Any]:
+    """What a control record says that puts a model into service."""
+    name, _, version = model.partition("@")
+    digest = Registry(live.settings.home / "models", entities=live.settings.entities).digest(name, version)
+    told = {"name": name, "version": version, "digest": digest, "role": "champion", "scope": {}}
+    return told | {"review_at": 0.11, "decline_at": 0.33, "replaces": None} | more
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_orders_on_their_road_while_models_move_are_decided_again_under_the_service_of_their_home(
+    models: tuple[Path, list[str]], seed: int
+) -> None:
+    home, (whole, fewer, customers) = models
+    settings = Settings(
+        home=home, partitions=3, row_limit=50, topics=Topics(prefix="shop."), entities=("device", "merchant")
+    )
+    live = LiveRoad(settings, whole)
+    moves: list[tuple[str, dict[str, Any]]] = [
+        (DEPLOYED, in_service(live, customers, scope={"merchant": "m2"})),
+        (DEPLOYED, in_service(live, fewer)),
+        (DEPLOYED, in_service(live, whole, scope={"merchant": "m1"})),
+        (DEPLOYED, in_service(live, whole, role="challenger")),
+        (PROMOTED, in_service(live, customers)),
+        (DEPLOYED, in_service(live, whole, role="canary", share=3_000)),
+        (KILL_ON, {"action": "review"}),
+        (KILL_OFF, {}),
+        (RETIRED, in_service(live, whole, role="canary")),
+    ]
+    chance = random.Random(seed)
+    inputs = [(topic, n) for topic in settings.inputs for n in range(3)]
+    for number, event in enumerate(events(180, seed)):
+        if number % 20 == 19 and moves:
+            kind, more = moves.pop(0)
+            live.tell(kind, **more)
+        live.send(event)
+        live.take(*chance.choice(inputs), most=chance.randint(1, 9))
+    live.finish(chance)
+    assert not moves
+
+    found = live.verified()
+
+    assert (dict(found.causes), found.listed[:3]) == ({}, [])
+    assert found.equal == len(live.decided)
+    decided = [json.loads(each.value or b"") for each in live.decided]
+    assert len({(each["model"] or {}).get("digest") for each in decided}) == 4, "three models, and none"
