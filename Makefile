@@ -111,6 +111,10 @@ mutants: $(READY) ## Make known mistakes in the features and the stages, each of
 bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s (ARGS="--entities device,merchant": with stages too).
 	$(PY) tests/bench/latency.py $(ARGS)
 
+.PHONY: bench-service
+bench-service: $(READY) ## Swap champions 50 times under 1,000 orders/s, look on with five models, and serve 300 versions (8 min).
+	$(PY) tests/bench/service.py $(ARGS)
+
 .PHONY: bench-profile
 bench-profile: $(READY) ## Measure the steps of one order, in microseconds.
 	$(PY) tests/bench/profile.py $(ARGS)
@@ -140,7 +144,7 @@ bench-verify: $(READY) ## Decide 622,892 real orders under kills, then decide th
 	$(PY) tests/bench/verify.py $(ARGS)
 
 .PHONY: accuracy
-accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (15 min).
+accuracy: $(READY) ## Learn from published, archived orders, and hold the models against published figures and planted leaks (30 min).
 	$(PY) tests/bench/accuracy.py $(ARGS)
 
 .PHONY: bench-learning

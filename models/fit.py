@@ -170,7 +170,7 @@ def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
     transforms = []
     for step in model.steps:
         names = model.encoded_by(step) if isinstance(step, Encoder) else ()
-        seen, transform = add(step, names, seen, rows.labels, layout)
+        seen, transform = add(step, names, seen, layout, labels=rows.labels, weights=rows.weights)
         transforms.append(transform)
     seen = _fitting(model.predictor, seen)
     typical = np.asarray(seen.mean(axis=0)).ravel()

@@ -9,7 +9,7 @@ a fixed order and without BLAS, so a score depends neither on the size of its ba
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,13 @@ __all__ = [
     "Ints",
     "Walked",
     "default_engine",
+    "first_pushes",
 ]
 
 Engine = Literal["numba", "numpy"]
 FlatPredictor = FlatLinear | FlatTrees
 
+Bools = npt.NDArray[np.bool_]
 _Arrays = tuple[Any, ...]
 
 LEAST_ATTRIBUTION: Final = 1e-6
@@ -85,44 +87,61 @@ class FlatModel:
 
     def raw(self, matrix: Matrix, *, engine: Engine | None = None) -> Floats:
         """What the predictor says of every row before it becomes a probability."""
-        return self._walk(matrix, engine)[0]
+        return self._walk(np.array(matrix, dtype=np.float64, order="C"), engine)[0]
 
     def walk(self, matrix: Matrix, *, engine: Engine | None = None) -> Walked:
         """Score every row of `matrix`, shape (rows, features); raises ValueError on an infinite value."""
-        raw, attributions, first = self._walk(matrix, engine)
+        # one layout, and one that can be written to, so that one kernel is compiled
+        raw, attributions, first, _ = self._walk(np.array(matrix, dtype=np.float64, order="C"), engine)
+        return Walked(np.array(self._probabilities(raw), dtype=np.float64), attributions, first)
+
+    def answer(self, matrix: Matrix, *, engine: Engine) -> tuple[list[float], list[list[int]], Bools]:
+        """What `walk` says of probabilities and first features, as lists, and which values were missing.
+
+        For one who scores an order at a time: of a matrix of its own, float64 and in C order.
+        """
+        raw, _, first, missing = self._walk(matrix, engine)
+        return self._probabilities(raw), first.tolist(), missing
+
+    def _probabilities(self, raw: Floats) -> list[float]:
         link, calibrate = self.link, self.calibration
         if calibrate is not None:
             # a depth is calibrated as the score that people know
-            p = [calibrate(linked(each, "depth") if link == "depth" else each) for each in raw.tolist()]
-        else:
-            p = [linked(each, link) for each in raw.tolist()]
-        return Walked(np.array(p, dtype=np.float64), attributions, first)
+            return [calibrate(linked(each, "depth") if link == "depth" else each) for each in raw.tolist()]
+        if link == "share":
+            said: list[float] = raw.tolist()
+            return said
+        return [linked(each, link) for each in raw.tolist()]
 
-    def _walk(self, matrix: Matrix, engine: Engine | None) -> tuple[Floats, Floats, Ints]:
-        matrix = np.array(matrix, dtype=np.float64, order="C")  # one layout, so that one kernel is compiled
-        names = self.imputer.names
-        if matrix.ndim != 2 or matrix.shape[1] != len(names):
-            message = f"expected a matrix of rows by {len(names)} features; got shape {matrix.shape}"
+    def _walk(self, matrix: Matrix, engine: Engine | None) -> tuple[Floats, Floats, Ints, Bools]:
+        features = len(self.columns.imputer.names)
+        if matrix.ndim != 2 or matrix.shape[1] != features:
+            message = f"expected a matrix of rows by {features} features; got shape {matrix.shape}"
             raise ValueError(message)
-        rows, features = matrix.shape
+        rows = len(matrix)
         raw, attributions = np.empty(rows), np.zeros((rows, features))
-        first = np.full((rows, MOST_REASONS), -1, dtype=np.int32)
+        first = np.empty((rows, MOST_REASONS), dtype=np.int32)
+        missing = np.empty((rows, features), dtype=np.bool_)
         walk = _walks(engine or default_engine())[self.predictor.kind]
-        of_columns, owners, of_predictor = self.columns.arrays, self.columns.owners, self.predictor.arrays
-        at_once = max(1, _CELLS // self.columns.width)
+        columns = self.columns
+        arrays = columns.arrays, columns.owners, self.predictor.arrays
+        at_once = max(1, _CELLS // columns.width)
+        if rows <= at_once:
+            infinite = walk(matrix, *arrays, raw, attributions, first, missing)
+            if infinite >= 0:
+                self._refuse_infinite(matrix, infinite)
+            return raw, attributions, first, missing
         for start in range(0, rows, at_once):
             part = slice(start, start + at_once)
-            infinite = walk(
-                matrix[part], of_columns, owners, of_predictor, raw[part], attributions[part], first[part]
-            )
+            infinite = walk(matrix[part], *arrays, raw[part], attributions[part], first[part], missing[part])
             if infinite >= 0:
-                row = start + infinite
-                wrong = [n for n, v in zip(names, matrix[row], strict=True) if np.isinf(v)]
-                message = (
-                    f"row {row} of the batch has an infinite value for {wrong}; a feature is finite or None"
-                )
-                raise ValueError(message)
-        return raw, attributions, first
+                self._refuse_infinite(matrix, start + infinite)
+        return raw, attributions, first, missing
+
+    def _refuse_infinite(self, matrix: Matrix, row: int) -> NoReturn:
+        wrong = [name for name, v in zip(self.imputer.names, matrix[row], strict=True) if np.isinf(v)]
+        message = f"row {row} of the batch has an infinite value for {wrong}; a feature is finite or None"
+        raise ValueError(message)
 
 
 @cache
@@ -135,9 +154,11 @@ def default_engine() -> Engine:
     return "numba"
 
 
-def _first_loops(attributions: Floats, missing: npt.NDArray[np.bool_], first: Ints) -> None:
+def _first_loops(attributions: Floats, missing: Bools, first: Ints) -> None:
     rows, features = attributions.shape
     for i in range(rows):
+        for place in range(first.shape[1]):
+            first[i, place] = -1
         last_push, last_feature = np.inf, -1
         for place in range(first.shape[1]):
             best_push, best = LEAST_ATTRIBUTION, -1
@@ -152,8 +173,16 @@ def _first_loops(attributions: Floats, missing: npt.NDArray[np.bool_], first: In
             last_push, last_feature = best_push, best
 
 
-def _first_numpy(attributions: Floats, missing: npt.NDArray[np.bool_], first: Ints) -> None:
+def first_pushes(attributions: Floats, missing: Bools) -> Ints:
+    """Of each row the columns that pushed up most, as `Walked.first` names them."""
+    first = np.empty((len(attributions), MOST_REASONS), dtype=np.int32)
+    _first_numpy(attributions, missing, first)
+    return first
+
+
+def _first_numpy(attributions: Floats, missing: Bools, first: Ints) -> None:
     features = attributions.shape[1]
+    first[:] = -1
     order = np.argsort(-attributions, axis=1, kind="stable")[:, : first.shape[1]]
     push = np.take_along_axis(attributions, order, axis=1)
     named = order + features * np.take_along_axis(missing, order, axis=1)
@@ -161,7 +190,7 @@ def _first_numpy(attributions: Floats, missing: npt.NDArray[np.bool_], first: In
 
 
 # What a batch goes through, in one call, because each call of a compiled function costs microseconds. It
-# fills raw, attributions and first, and returns the first row with an infinite value, or -1.
+# fills raw, attributions, first and missing, and returns the first row with an infinite value, or -1.
 
 
 def _walk_linear(  # noqa: PLR0917 - as the kernels
@@ -172,9 +201,9 @@ def _walk_linear(  # noqa: PLR0917 - as the kernels
     raw: Floats,
     attributions: Floats,
     first: Ints,
+    missing: Bools,
 ) -> int:
     columns = np.zeros((len(matrix), len(owners)))
-    missing = np.empty(matrix.shape, dtype=np.bool_)
     infinite = columns_loops(matrix, columns, missing, *of_columns)
     if infinite < 0:
         linear_loops(columns, owners, raw, attributions, *of_linear)
@@ -190,9 +219,9 @@ def _walk_trees(  # noqa: PLR0917 - as the kernels
     raw: Floats,
     attributions: Floats,
     first: Ints,
+    missing: Bools,
 ) -> int:
     columns = np.zeros((len(matrix), len(owners)))
-    missing = np.empty(matrix.shape, dtype=np.bool_)
     infinite = columns_loops(matrix, columns, missing, *of_columns)
     if infinite < 0:
         trees_loops(columns, owners, raw, attributions, *of_trees)
@@ -209,9 +238,9 @@ def _walk_numpy(  # noqa: PLR0917 - as the kernels
     raw: Floats,
     attributions: Floats,
     first: Ints,
+    missing: Bools,
 ) -> int:
     columns = np.zeros((len(matrix), len(owners)))
-    missing = np.empty(matrix.shape, dtype=np.bool_)
     infinite = columns_numpy(matrix, columns, missing, *of_columns)
     if infinite < 0:
         predict(columns, owners, raw, attributions, *of_predictor)

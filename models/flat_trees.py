@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from models.flat_arrays import Floats, Ints, Matrix, Words, expect, freeze_arrays
 
-__all__ = ["CATEGORIES", "WORDS", "Combine", "FlatTrees", "trees_loops", "trees_numpy"]
+__all__ = ["CATEGORIES", "WORDS", "Combine", "FlatTrees", "goes_left", "trees_loops", "trees_numpy"]
 
 Combine = Literal["mean", "sum", "single_sum"]
 
@@ -124,6 +125,24 @@ class FlatTrees:
     def used(self) -> Ints:
         """The columns it looks at."""
         return np.unique(self.feature[self.left != _LEAF])
+
+
+def goes_left(trees: FlatTrees, columns: Matrix) -> npt.NDArray[np.bool_]:
+    """Of each row and each node, shape (rows, nodes), whether the row would go left there; plain numpy."""
+    seen = columns
+    if trees.single:
+        with np.errstate(over="ignore"):
+            seen = columns.astype(np.float32)
+    x = seen[:, np.where(trees.left != _LEAF, trees.feature, 0)]
+    left = np.where(np.isnan(x), trees.missing_left == 1, x <= trees.threshold)
+    told = trees.category != _NUMBER
+    if told.any():
+        known = told & (x >= 0.0) & (x < CATEGORIES)
+        code = np.where(known, x, 0.0).astype(np.intp)
+        word = trees.bits[np.where(known, trees.category + code // 32, 0)]
+        is_set = (word >> (code % 32).astype(np.uint32)) & np.uint32(1) == 1
+        left = np.where(told, np.where(known, is_set, trees.missing_left == 1), left)
+    return left
 
 
 def trees_loops(  # noqa: PLR0917 - numba's kernels take arrays, not objects

@@ -121,7 +121,7 @@ def fit_imputer(
     categorical: Collection[str] = (),
     kept: Collection[str] = (),
 ) -> Imputer:
-    """What the known values of the training orders say of each feature; None fills nothing.
+    """What the known values of the training orders say of each feature; None fills nothing that has any.
 
     Of the `kept` too nothing is filled nor flagged: an encoder that comes next knows what missing is.
 
@@ -139,6 +139,10 @@ def fit_imputer(
         known = column[~np.isnan(column)]
         if not len(known):
             all_missing.append(name)
+            if filling is None and name not in kept:
+                # left missing it would teach as little, and scikit-learn's histograms have no bin for it
+                fills.append(NOTHING_KNOWN)
+                continue
         how = None if name in kept else MostFrequent() if filling and name in categorical else filling
         if 0 < len(known) < len(column) and how is not None and filling is not None and filling.flag_missing:
             flagged.append(name)

@@ -116,11 +116,18 @@ def _moved(op: int, table: Floats, place: dict[int, int]) -> Floats:
 
 
 def add(
-    step: Preprocessor, names: Sequence[str], seen: Seen, labels: Labels, layout: Layout
+    step: Preprocessor,
+    names: Sequence[str],
+    seen: Seen,
+    layout: Layout,
+    *,
+    labels: Labels,
+    weights: Floats | None = None,
 ) -> tuple[Seen, Transform]:
     """Fit a preprocessor that takes the features `names`, write it down, and transform the training orders.
 
-    Of target encoding what comes back is not what the transform gives: each order is encoded by other folds.
+    `weights` say for how many orders one stands; None is one each. Of target encoding what comes back is not
+    what the transform gives: each order is encoded by other folds.
     """
     match step:
         case Scaler():
@@ -132,7 +139,7 @@ def add(
         case OneHot():
             return _spread(names, seen, layout)
         case Ordinal() | TargetEncoding():
-            return _look_up(step, names, seen, labels, layout)
+            return _look_up(step, names, seen, layout, labels=labels, weights=weights)
 
 
 def _scale(step: Scaler, seen: Seen, layout: Layout) -> tuple[Seen, Transform]:
@@ -216,7 +223,13 @@ def _spread(names: Sequence[str], seen: Seen, layout: Layout) -> tuple[Seen, Tra
 
 
 def _look_up(
-    step: Ordinal | TargetEncoding, names: Sequence[str], seen: Seen, labels: Labels, layout: Layout
+    step: Ordinal | TargetEncoding,
+    names: Sequence[str],
+    seen: Seen,
+    layout: Layout,
+    *,
+    labels: Labels,
+    weights: Floats | None,
 ) -> tuple[Seen, Transform]:
     taken = [layout.place_of(name) for name in names]
     block = _block(seen, taken)
@@ -225,12 +238,16 @@ def _look_up(
         encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
         encoded = encoder.fit_transform(block)
     else:
-        encoder = TargetEncoder(
-            target_type="binary",
-            smooth=step.smooth,
-            cv=StratifiedKFold(step.folds, shuffle=True, random_state=step.random_state),
-        )
-        encoded = encoder.fit_transform(block, labels)
+        folds = StratifiedKFold(step.folds, shuffle=True, random_state=step.random_state)
+        encoder = TargetEncoder(target_type="binary", smooth=step.smooth, cv=folds)
+        if weights is None:
+            encoded = encoder.fit_transform(block, labels)
+        else:
+            encoded = np.empty(block.shape)
+            for learned, left_out in folds.split(block, labels):
+                _encode_weighted(encoder, block[learned], labels[learned], weights[learned])
+                encoded[left_out] = encoder.transform(block[left_out])
+            _encode_weighted(encoder, block, labels, weights)
     made = []
     for which, (at, known) in enumerate(zip(taken, encoder.categories_, strict=True)):
         keys = known[~np.isnan(known)]
@@ -250,6 +267,27 @@ def _look_up(
     after, transform = _replaced(seen, taken, made, layout, look_up)
     after[:, after.shape[1] - len(taken) :] = encoded
     return after, transform
+
+
+def _encode_weighted(encoder: Any, block: Matrix, labels: Labels, weights: Floats) -> None:
+    """Fit scikit-learn's TargetEncoder, which takes no weights, as if each order were there so many times."""
+    encoder.fit(block, labels)
+    overall = np.average(labels, weights=weights)
+    variance = np.average((labels - overall) ** 2, weights=weights)
+    encodings = []
+    for column in block.T:
+        # as in its categories_, NaN is one value and the last
+        values, which = np.unique(column, return_inverse=True)
+        counts = np.bincount(which, weights, minlength=len(values))
+        frauds = np.bincount(which, weights * labels, minlength=len(values))
+        if encoder.smooth == "auto":
+            means = frauds / counts
+            spread = np.bincount(which, weights * (labels - means[which]) ** 2, minlength=len(values))
+            trust = variance * counts / (variance * counts + spread / counts)
+            encodings.append(trust * means + (1 - trust) * overall)
+        else:
+            encodings.append((frauds + encoder.smooth * overall) / (counts + encoder.smooth))
+    encoder.encodings_, encoder.target_mean_ = encodings, overall
 
 
 def _replaced(

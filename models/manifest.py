@@ -1,7 +1,9 @@
 """What a published model's manifest says, and how its nodes become arrays and come back from them.
 
 Format 2 holds a tree: all its nodes in one version, so that what was proven together is published, signed,
-promoted and rolled back together. Format 1 held one logistic regression or random forest, and is still read.
+promoted and rolled back together. Format 3 is the same, and its reasons reach through the tree to the
+features; a model without submodels is written as format 2, which says the same. Format 1 held one logistic
+regression or random forest. All are read, and give the reasons that they gave when they were published.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +106,7 @@ class NodeEntry(_Part):
 class Manifest(_Part):
     """Everything about a published model but its numbers; its sha256 is the model's digest."""
 
-    format: Literal[1, 2] = 2
+    format: Literal[1, 2, 3] = 2
     name: str
     version: str
     predictor: str
@@ -133,6 +135,11 @@ class Manifest(_Part):
         return self
 
     @property
+    def reasons_reach(self) -> bool:
+        """Whether a submodel's push is told by the features that moved it, and not by its own name."""
+        return self.format >= 3
+
+    @property
     def flagged(self) -> tuple[str, ...]:
         """The features that were sometimes missing in training, and of which the model knows it."""
         if self.imputer is not None:
@@ -157,6 +164,8 @@ class Manifest(_Part):
 def manifest_of(trained: Trained, files: Mapping[str, FileSeal]) -> Manifest:
     """The manifest of a model whose other files are sealed so."""
     return Manifest(
+        # the oldest format that can hold it, so that an older program reads what it can
+        format=3 if len(trained.nodes) > 1 else 2,
         name=trained.name,
         version=trained.version,
         predictor=str(trained.settings["predictor"]),

@@ -180,6 +180,11 @@ class Registry:
         """The manifest of a version, its signature checked if the registry has a key."""
         return self._manifest(self._reader(name, version), name, version)[0]
 
+    def described(self, name: str, version: str) -> tuple[Manifest, str, tuple[Feature, ...]]:
+        """The manifest of a version, its digest, and the features it asks as they are here; loads nothing."""
+        manifest, digest = self._manifest(self._reader(name, version), name, version)
+        return manifest, digest, self._features(manifest, f"{name}@{version}")
+
     def digest(self, name: str, version: str) -> str:
         """The sha256 of a version's manifest, which decisions name it by."""
         return self._manifest(self._reader(name, version), name, version)[1]
@@ -381,6 +386,7 @@ class Registry:
             features=features,
             nodes=nodes,
             reasons=manifest.reasons,
+            reasons_reach=manifest.reasons_reach,
             suggested_policy=manifest.suggested_policy,
             engine=engine,
         )

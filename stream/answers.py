@@ -14,27 +14,33 @@ from features.events import Order
 from features.fast import Told
 from features.revisions import Revision
 from models.decision import (
+    MOST_REASONS,
+    Reason,
     Source,
     decision_id,
     decode_decision,
     encode,
     rejected_decision,
     scored_decision,
+    unscored_decision,
 )
-from models.policy import Policy
-from models.scorer import Scored, Scorer
+from models.policy import Action, Policy
+from models.scorer import Scored
+from stream.panel import Bench, Judge, unavailable
 from stream.ports import Effects, Headers, Produce, Record
 from stream.road import MODE
 from stream.settings import Topics
 
 __all__ = [
     "ORDER_ARRIVED_AT",
+    "SHADOW",
     "STAGES",
     "Answers",
     "Asked",
     "Kept",
     "Pending",
     "Rejected",
+    "Verdict",
     "kept_of",
     "shorten",
 ]
@@ -45,6 +51,9 @@ ORDER_ARRIVED_AT: Final = "order_arrived_at"
 STAGES: Final = "stages"
 """The header of a decision that says where its order stood in each stage: topic, then partition and
 offset."""
+
+SHADOW: Final = (MODE, b"shadow")
+"""The header of a decision that a challenger would have made: the order's own is another one."""
 
 _WHOLE_DECISIONS: Final = 8
 """Of how many of an order's revisions the decision is kept whole; of the rest in brief."""
@@ -109,7 +118,9 @@ class Pending:
     seen: Revision
     asked: Asked
     vector: tuple[float | None, ...] | None = None
-    """None for a resend: it is not scored again."""
+    """All features of the models in service; None for a resend: it is not scored again."""
+    bench: Bench | None = None
+    """Who is there to decide; None for a resend."""
     supersedes: UUID | None = None
     """The decision about the revision that this one takes the place of."""
     repeat_of: UUID | None = None
@@ -123,56 +134,77 @@ class Rejected(NamedTuple):
     asked: Asked | None
 
 
-class Answers:
-    """Words decisions and rejects with one model and one policy."""
+class Verdict(NamedTuple):
+    """What was decided about an order, and by whom."""
 
-    def __init__(
-        self,
-        *,
-        scorer: Scorer,
-        policy: Policy,
-        topics: Topics,
-        headers: Headers,
-    ) -> None:
-        self._scorer = scorer
-        self._names = tuple(feature.name for feature in scorer.features)
-        self._policy = policy
+    judge: Judge | None
+    """None where no model decided."""
+    vector: Sequence[float | None]
+    """Of the judge's features."""
+    scored: Scored | None
+    failed: Judge | None
+    """Who was to decide and could not."""
+
+
+class Answers:
+    """Words decisions and rejects."""
+
+    def __init__(self, *, topics: Topics, headers: Headers) -> None:
         self._topics = topics
         self._headers = headers
         self._observed: Headers = ((MODE, b"observe"), *headers)
+        self._shadow: Headers = (SHADOW, *headers)
 
-    def name(self, order: Order | Told, content: bytes, source: Source) -> UUID:
-        """The id of the decision about an order that stands there."""
-        return decision_id(
-            order_id=order.order_id,
-            revision=order.revision,
-            content_digest=content,
-            model_digest=self._scorer.digest,
-            policy_digest=self._policy.digest,
-            source=source,
-        )
+    def name(self, order: Order | Told, content: bytes, source: Source, bench: Bench) -> UUID:
+        """The id of the decision about an order that stands there, by whoever is to decide it."""
+        judge = bench.deciders[0] if bench.deciders else None
+        return _named(order, content, source, judge, bench.policy)
 
-    def decide(self, pending: Pending, scored: Scored, effects: Effects) -> None:
+    def decide(self, pending: Pending, verdict: Verdict, effects: Effects) -> None:
         """Emit the decision about an order, kept with the order so that a resend hears the same."""
         order, seen = pending.order, pending.seen
-        action = self._policy.decide(scored.p_fraud)
+        bench, judge, scored = pending.bench, verdict.judge, verdict.scored
+        assert bench is not None  # noqa: S101 - of what is not a resend
+        first: tuple[Reason, ...] = () if bench.why is None else (bench.why,)
+        if bench.why is not None:
+            effects.counts["decided_by_kill_switch"] += 1
+        if verdict.failed is not None or (scored is None and bench.action is None):
+            said = None if verdict.failed is None else verdict.failed.said
+            first += (unavailable(said, decided=scored is not None),)
+            effects.counts["model_unavailable"] += 1
+        if judge is None or scored is None:
+            action = bench.action or Action.REVIEW
+            decision = unscored_decision(
+                decision_id=UUID(bytes=seen.decision_id),
+                order_id=order.order_id,
+                revision=order.revision,
+                customer_id=order.customer_id,
+                action=action,
+                reasons=first,
+                policy_digest=bench.policy.digest,
+                source=pending.asked.source,
+                repeat_of=pending.repeat_of,
+                supersedes=pending.supersedes,
+            )
+        else:
+            action = judge.policy.decide(scored.p_fraud)
+            decision = scored_decision(
+                decision_id=UUID(bytes=seen.decision_id),
+                order_id=order.order_id,
+                revision=order.revision,
+                customer_id=order.customer_id,
+                action=action,
+                p_fraud=scored.p_fraud,
+                reasons=(*first, *scored.reasons)[:MOST_REASONS] if first else scored.reasons,
+                model=judge.ref,
+                policy_digest=judge.policy.digest,
+                features=dict(zip(judge.names, verdict.vector, strict=True)),
+                imputed=scored.imputed,
+                source=pending.asked.source,
+                repeat_of=pending.repeat_of,
+                supersedes=pending.supersedes,
+            )
         effects.counts["decision_" + action] += 1
-        decision = scored_decision(
-            decision_id=UUID(bytes=seen.decision_id),
-            order_id=order.order_id,
-            revision=order.revision,
-            customer_id=order.customer_id,
-            action=action,
-            p_fraud=scored.p_fraud,
-            reasons=scored.reasons,
-            model=self._scorer.ref,
-            policy_digest=self._policy.digest,
-            features=dict(zip(self._names, pending.vector or (), strict=True)),
-            imputed=scored.imputed,
-            source=pending.asked.source,
-            repeat_of=pending.repeat_of,
-            supersedes=pending.supersedes,
-        )
         seen.decision = value = encode(decision)
         # here and not when the batch is done: what a resend hears must not depend on batches
         whole = [each for each in pending.memory if each.decision and not each.is_brief]
@@ -201,7 +233,29 @@ class Answers:
         effects.counts["decision_repeated"] += 1
         self._emit(encode(again), pending.order, pending.asked, effects)
 
-    def reject(self, record: Record, rejected: Rejected, effects: Effects) -> None:
+    def shadow(
+        self, pending: Pending, judge: Judge, vector: Sequence[float | None], scored: Scored, effects: Effects
+    ) -> None:
+        """Emit what a challenger would have decided: nobody acts on it, and no resend hears it."""
+        order, source = pending.order, pending.asked.source
+        decision = scored_decision(
+            decision_id=_named(order, pending.seen.content, source, judge, judge.policy),
+            order_id=order.order_id,
+            revision=order.revision,
+            customer_id=order.customer_id,
+            action=judge.policy.decide(scored.p_fraud),
+            p_fraud=scored.p_fraud,
+            reasons=scored.reasons,
+            model=judge.ref,
+            policy_digest=judge.policy.digest,
+            features=dict(zip(judge.names, vector, strict=True)),
+            imputed=scored.imputed,
+            source=source,
+        )
+        effects.counts["challenged"] += 1
+        self._produce(encode(decision), order, pending.asked, self._shadow, effects)
+
+    def reject(self, record: Record, rejected: Rejected, policy: Policy, effects: Effects) -> None:
         """Keep the record with its reason and, where somebody waits for a decision, ask for a review."""
         why, asked = rejected
         effects.counts["rejected"] += 1
@@ -235,7 +289,7 @@ class Answers:
             code=why.code,
             text=REJECTION_CODES[why.code],
             content_digest=blake2b(record.value or b"", digest_size=16).digest(),
-            policy_digest=self._policy.digest,
+            policy_digest=policy.digest,
             source=asked.source,
         )
         effects.counts["decision_review"] += 1
@@ -246,18 +300,39 @@ class Answers:
         effects.counts["decisions"] += 1
         if observed:
             effects.counts["decisions_observed"] += 1
+        self._produce(value, order, asked, self._observed if observed else self._headers, effects)
+
+    def _produce(
+        self,
+        value: bytes,
+        order: Order | Told | Rejection,
+        asked: Asked,
+        more: Headers,
+        effects: Effects,
+    ) -> None:
         order_id = order.order_id or ""
         headers: Headers = (
             ("order_id", order_id.encode()),
             (ORDER_ARRIVED_AT, str(asked.timestamp).encode()),
-            *(self._observed if observed else self._headers),
+            *more,
         )
         if asked.stages:
             headers += ((STAGES, msgspec.json.encode(asked.stages)),)
         # the order's own key: a rejected record may have come under one that is too large to pass on
         key = (order.customer_id or order_id).encode()
-        topic = self._topics.decisions_shadow if observed else self._topics.decisions
+        topic = self._topics.decisions if more is self._headers else self._topics.decisions_shadow
         effects.produce.append(Produce(topic, asked.source.partition, key, value, headers))
+
+
+def _named(order: Order | Told, content: bytes, source: Source, judge: Judge | None, policy: Policy) -> UUID:
+    return decision_id(
+        order_id=order.order_id,
+        revision=order.revision,
+        content_digest=content,
+        model_digest="" if judge is None else judge.ref.digest,
+        policy_digest=(policy if judge is None else judge.policy).digest,
+        source=source,
+    )
 
 
 def shorten(seen: Revision) -> None:

@@ -17,8 +17,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from stream import replay_decision_cli, verify_cli
+from stream import journey_cli, replay_decision_cli, verify_cli
 from stream.archive_cli import archive_app
+from stream.compare_cli import models_compare, models_drift
 from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
@@ -144,6 +145,8 @@ app.command("training-set")(said_plainly(training_set))
 app.command("parity")(said_plainly(parity))
 app.command("evaluate")(said_plainly(evaluate))
 app.command("retrain")(said_plainly(retrain))
+models_app.command("compare")(said_plainly(models_compare))
+models_app.command("drift")(said_plainly(models_drift))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -1150,6 +1153,7 @@ def doctor(as_json: Json = False) -> None:
 
 replay_decision_cli.mount(replay_app, _settings, said_plainly)
 verify_cli.mount(app, _settings, said_plainly)
+journey_cli.mount(app, _settings, said_plainly)
 
 
 # ---------------------------------------------------------------------- contracts and settings

@@ -116,7 +116,8 @@ class Mover:
     ) -> Moved:
         """Make a model that is in service, or published, the champion of a scope.
 
-        Without a version it is the one of that name that looks on, or is on trial, there. Raises as `deploy`.
+        Without a version it is the one of that name that looks on, or is on trial, there; else as for
+        `deploy`. Raises as `deploy`.
         """
         name, version = named(model)
         with closing(Control(self._settings)) as control:
@@ -126,12 +127,11 @@ class Mover:
             for each in state.service.served
             if each.ref.name == name and each.role in {"challenger", "canary"} and each.scope == scope
         ]
-        if version is None:
-            if len(standing) != 1:
-                found = ", ".join(each.said for each in standing) or "none"
+        if version is None and standing:
+            if len({each.ref for each in standing}) > 1:
                 raise Refused(
-                    f"promote names a version unless one of '{name}' is challenger or canary of {scope}; "
-                    f"there is {found}; see: fraudstream models service"
+                    f"several versions of '{name}' are challenger or canary of {scope}: "
+                    f"{', '.join(sorted({each.said for each in standing}))}; name the one to promote"
                 )
             version = standing[0].ref.version
         scorer = self._checked(name, version, who)
@@ -231,7 +231,8 @@ class Mover:
         said = name if version is None else f"{name}@{version}"
         try:
             scorer = self._registry.load(name, version)
-            check_servable(self._settings, self._registry, scorer)
+            manifest = self._registry.manifest(scorer.name, scorer.version)
+            check_servable(self._settings, manifest, scorer.features)
             if digest is not None and scorer.digest != digest:
                 raise Refused(
                     f"{said} was in service with digest {digest[:12]} and the registry has it with "

@@ -16,14 +16,14 @@ from typing import Final
 from features.decode import Identity, Rejection, identity_in
 from features.history import RowVersionError
 from models.policy import Policy
-from models.scorer import Scorer
-from stream.answers import Answers, Asked, Kept, Pending, Rejected, kept_of, shorten
+from models.scorer import Scored, Scorer
+from stream.answers import Answers, Asked, Kept, Pending, Rejected, Verdict, kept_of, shorten
 from stream.control import ControlState
 from stream.decoder import CONTRACT, Decoder
 from stream.home import AtHome, source_of
 from stream.keeping import FOR_EVER, Horizons, customer_key, order_key
 from stream.overlay import Overlay
-from stream.part import Part
+from stream.panel import Judge, Panel, Panels
 from stream.ports import (
     NO_POSITIONS,
     NO_WATERMARKS,
@@ -33,11 +33,23 @@ from stream.ports import (
     Recall,
     Record,
     Refused,
+    Unreachable,
     Watermarks,
 )
-from stream.road import MODE, Passing, PassingBytesError, PassingVersionError, Road, is_history, partition_of
+from stream.road import (
+    MODE,
+    Home,
+    Passing,
+    PassingBytesError,
+    PassingVersionError,
+    Road,
+    is_history,
+    partition_of,
+)
+from stream.service import NOBODY
 from stream.settings import Topics
 from stream.stage import AtStage, asked_in
+from stream.version import program_version
 
 __all__ = [
     "KINDS",
@@ -62,13 +74,14 @@ _SCORER_ERROR: Final = "deciding this order stopped the worker repeatedly; repor
 
 
 class ScoringDesk:
-    """Decides batches with one model and one policy; pure but for the rows it recalls."""
+    """Decides batches with the models in service; pure but for the rows it recalls and the models it asks."""
 
     def __init__(
         self,
         *,
-        scorer: Scorer,
-        policy: Policy,
+        scorer: Scorer | None = None,
+        policy: Policy | None = None,
+        panels: Panels | None = None,
         topics: Topics,
         partitions: int,
         row_limit: int,
@@ -82,6 +95,9 @@ class ScoringDesk:
         horizons: Horizons = FOR_EVER,
     ) -> None:
         """Decide under the control state that `in_force` answers at the beginning of each batch.
+
+        `panels` give the models in service at each state; without them `scorer` and `policy` decide,
+        whatever was said of others.
 
         `stages` are the topics of the road by their entities, in its order. `observe` is the mode of a group
         for which nothing was recorded. Without `in_force` there is no control topic.
@@ -99,19 +115,20 @@ class ScoringDesk:
         self._state: ControlState | None = None
         """The control state in force since it was last looked at."""
         self._road = road = Road(stages, partitions)
-        self._answers = answers = Answers(scorer=scorer, policy=policy, topics=topics, headers=headers)
+        self._panels = panels or Panels(scorer=scorer, policy=policy, entities=road.entities)
+        self._panel = self._panels.of(NOBODY)
+        """Of the models in service in this batch."""
+        self._answers = answers = Answers(topics=topics, headers=headers)
         self._home = AtHome(
             answers=answers,
             road=road,
-            part=Part(scorer.features, elsewhere=road.entities),
             topics=topics,
             partitions=partitions,
             decoder=decoder,
             ahead_by_at_most=ahead_by_at_most,
         )
         self._stages = {
-            topic: AtStage(entity, road=road, part=Part(scorer.features, entity))
-            for entity, topic in stages.items()
+            topic: AtStage(entity, road=road, panel=self._panel_of) for entity, topic in stages.items()
         }
 
     @property
@@ -119,6 +136,26 @@ class ScoringDesk:
         """The share of the last 1,000 live orders that was rejected; any thread may ask."""
         recent = list(self._recent)
         return sum(recent) / len(recent) if recent else 0.0
+
+    @property
+    def said(self) -> str:
+        """`name@version` of the model that decides what no narrower scope has; any thread may ask."""
+        ref = self._panel_now().ref
+        return "none" if ref is None else f"{ref.name}@{ref.version}"
+
+    def identity(self) -> Mapping[str, str]:
+        """What decides what no narrower scope has, as metrics tell it; any thread may ask."""
+        panel = self._panel_now()
+        return {
+            "version": program_version(),
+            "model": "" if panel.ref is None else panel.ref.name,
+            "model_version": "" if panel.ref is None else panel.ref.version,
+            "model_digest": "" if panel.ref is None else panel.ref.digest,
+            "policy": panel.policy.digest,
+        }
+
+    def _panel_now(self) -> Panel:
+        return self._panel if self._in_force is None else self._panels.of(self._in_force().service)
 
     @property
     def observing(self) -> bool:
@@ -160,7 +197,7 @@ class ScoringDesk:
     def _take(self, record: Record, overlay: Overlay, *, observing: bool) -> Pending | Rejected | None:
         """Take a record where it has come in: at home, or at a stage of the road."""
         if record.topic == self._topics.orders:
-            answer = self._home.take(record, overlay, observing=observing)
+            answer = self._home.take(record, overlay, panel=self._panel, observing=observing)
             if not isinstance(answer, Rejection):
                 return answer
             # what is only to be remembered is never reviewed: nobody waits for a decision about the past
@@ -173,17 +210,18 @@ class ScoringDesk:
 
     def _answer(self, said: Sequence[tuple[Record, Pending | Rejected]], effects: Effects) -> None:
         """Score what is to be scored, all at once, and emit what there is to say about each record."""
-        vectors = [
-            answer.vector for _, answer in said if isinstance(answer, Pending) and answer.vector is not None
-        ]
-        scores = iter(self._scorer.score(vectors))
+        pending = [answer for _, answer in said if isinstance(answer, Pending) and answer.vector is not None]
+        verdicts = iter(_verdicts(pending))
+        shadows = iter(_shadows(pending))
         for record, answer in said:
             if isinstance(answer, Rejected):
-                self._answers.reject(record, answer, effects)
+                self._answers.reject(record, answer, self._panel.policy, effects)
             elif answer.vector is None:
                 self._answers.repeat(answer, effects)
             else:
-                self._answers.decide(answer, next(scores), effects)
+                self._answers.decide(answer, next(verdicts), effects)
+                for judge, vector, scored in next(shadows):
+                    self._answers.shadow(answer, judge, vector, scored, effects)
 
     def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
@@ -201,7 +239,7 @@ class ScoringDesk:
         else:
             named = identity_in(record.value)
         why = Rejection("scorer_error", _SCORER_ERROR, *named)
-        self._answers.reject(record, Rejected(why, asked), overlay.effects)
+        self._answers.reject(record, Rejected(why, asked), self._panel.policy, overlay.effects)
         return overlay.effects
 
     def _overlay(self, recall: Recall, watermarks: Watermarks, positions: Positions) -> Overlay:
@@ -223,6 +261,20 @@ class ScoringDesk:
             if state.refusal:
                 raise Refused(state.refusal)
             self._state = state
+            self._panel = self._panels.of(state.service)
+
+    def _panel_of(self, home: Home) -> Panel:
+        """The panel of the models that were in service at the home of an order: it meets no others."""
+        state, offset = self._state, home.others.get(self._topics.control)
+        if state is None or offset is None:
+            return self._panels.of(NOBODY)
+        if offset > state.next_offset:
+            # its home has read more of control than we have: ours is under way
+            raise Unreachable(
+                f"'{self._topics.control}' was read to offset {state.next_offset} here, and to {offset} "
+                "where an order came in"
+            )
+        return self._panels.of(state.service_at(offset))
 
     def _observes(self, state: ControlState | None) -> bool:
         return self._observe if state is None else state.observing(unless_told=self._observe)
@@ -242,6 +294,56 @@ class ScoringDesk:
                 f"{self._reject_share} allows; see why in topic '{self._topics.rejected}', mend the sender "
                 "or raise the setting, then start the worker again"
             )
+
+
+def _verdicts(pending: Sequence[Pending]) -> list[Verdict]:
+    """What the models say of the orders, each asked for all of its orders at once.
+
+    Where one can't be used, the next of the order's bench is asked.
+    """
+    verdicts = [Verdict(None, (), None, None)] * len(pending)
+    left: Sequence[int] = range(len(pending))
+    turn = 0
+    while left:
+        asked: dict[Judge, list[int]] = {}
+        for at in left:
+            bench = pending[at].bench
+            if bench is not None and turn < len(bench.deciders):
+                asked.setdefault(bench.deciders[turn], []).append(at)
+        failed = []
+        for judge, those in asked.items():
+            vectors = [judge.vector(pending[at].vector or ()) for at in those]
+            for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+                before = verdicts[at].failed
+                if scored is None:
+                    verdicts[at] = Verdict(None, (), None, before or judge)
+                    failed.append(at)
+                else:
+                    verdicts[at] = Verdict(judge, vector, scored, before)
+        left, turn = sorted(failed), turn + 1
+    return verdicts
+
+
+_Shadow = tuple[Judge, Sequence[float | None], Scored]
+
+
+def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
+    """What challengers say of the orders; one that can't be used says nothing."""
+    told: list[dict[Judge, _Shadow]] = [{} for _ in pending]
+    asked: dict[Judge, list[int]] = {}
+    for at, each in enumerate(pending):
+        for judge in () if each.bench is None else each.bench.challengers:
+            asked.setdefault(judge, []).append(at)
+    for judge, those in asked.items():
+        vectors = [judge.vector(pending[at].vector or ()) for at in those]
+        for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+            if scored is not None:
+                told[at][judge] = (judge, vector, scored)
+    # in the bench's order, which no batch decides
+    return [
+        [shadow for judge in each.bench.challengers if (shadow := said.get(judge))] if each.bench else []
+        for each, said in zip(pending, told, strict=True)
+    ]
 
 
 def _on_the_road(record: Record) -> tuple[Identity, Asked | None]:

@@ -52,6 +52,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream evaluate starter --on set.parquet --to report.html",
             "fraudstream evaluate starter@2026-02-14.3f9c starter --on set.parquet --review-cost 2.50 --json",
         ),
+        "models compare": (
+            "fraudstream models compare --silence-is-legitimate",
+            "fraudstream models compare new_risk --archive s3://shop/archive --review-cost 2.50 --json",
+        ),
+        "models drift": (
+            "fraudstream models drift --window 7d",
+            "fraudstream models drift risk --archive archive --metrics /var/lib/node_exporter/drift.prom",
+        ),
         "retrain": (
             "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
             "fraudstream retrain risk.py --dry-run",
@@ -114,6 +122,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "models retire": (
             "fraudstream models retire starter@2026-02-14.3f9c --role challenger --why 'no better'",
         ),
+        "models watch": (
+            "fraudstream models watch incoming",
+            "fraudstream models watch incoming --role champion --scope country=DE --once",
+        ),
         "models service": ("fraudstream models service", "fraudstream models service --json"),
         "models history": (
             "fraudstream models history",
@@ -166,6 +178,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "replay decision": (
             "fraudstream replay decision o-4711",
             "fraudstream replay decision o-4711 --archive s3://shop/archive --json",
+        ),
+        "explain": (
+            "fraudstream explain o-4711",
+            "fraudstream explain o-4711 --html o-4711.html",
+            "fraudstream explain o-4711 --archive s3://shop/archive --json",
         ),
         "verify": (
             "fraudstream verify",

@@ -20,7 +20,7 @@ from stream.decoder import Decoder
 from stream.keeping import customer_key, order_key
 from stream.merge import arrived_at
 from stream.overlay import Overlay
-from stream.part import Part
+from stream.panel import Bench, Panel
 from stream.ports import Record
 from stream.road import Home, Passing, Road, Travelling, is_history, partition_of, written
 from stream.settings import Topics
@@ -49,7 +49,6 @@ class AtHome:
         *,
         answers: Answers,
         road: Road,
-        part: Part,
         topics: Topics,
         partitions: int,
         decoder: Decoder,
@@ -57,7 +56,6 @@ class AtHome:
     ) -> None:
         self._answers = answers
         self._road = road
-        self._part = part
         self._partitions = partitions
         self._decoder = decoder
         self._ahead_by_at_most = ahead_by_at_most
@@ -69,7 +67,9 @@ class AtHome:
 
     # Orders -------------------------------------------------------------------------------------
 
-    def take(self, record: Record, overlay: Overlay, *, observing: bool) -> Pending | Rejection | None:
+    def take(
+        self, record: Record, overlay: Overlay, *, panel: Panel, observing: bool
+    ) -> Pending | Rejection | None:
         """Recall, compute, remember: everything about an order that needs its customer's past.
 
         Answers what is to be decided or repeated here; None for what is only remembered, or goes on its road.
@@ -100,18 +100,20 @@ class AtHome:
             if seen.decision or not self._road:
                 return Pending(order, revisions.seen, seen, asked)
             repeat_of = seen.decision_id
-        values, said = self._compute(order, record.partition, overlay, unless=only_history)
+        values, said = self._compute(order, record.partition, overlay, panel, unless=only_history)
+        bench: Bench | None = None
         superseded: Revision | None = None
         named = b""
         if only_history:
             counts["orders_remembered"] += 1
         elif repeat_of is not None:
-            named = self._answers.name(order, seen.content, source).bytes
+            named = self._answers.name(order, seen.content, source, panel.bench(order)).bytes
         else:
+            bench = panel.bench(order)
             # asked on arrival: a revision known from history may be decided later, even in the same batch
             superseded = revisions.superseded_by(seen, observing=observing)
             # named at once, so that a resend in this very batch is known for one
-            named = self._answers.name(order, seen.content, source).bytes
+            named = self._answers.name(order, seen.content, source, bench).bytes
             revisions.decide(seen, named, observing=observing)
             overlay.touch(at, revisions)
         supersedes = None if superseded is None else superseded.decision_id
@@ -121,7 +123,7 @@ class AtHome:
         if self._road:
             travelling = Travelling(
                 *(written(order), seen.content, only_history, observing, known.is_again, named),
-                *(supersedes, repeat_of, self._part.names, values, {}),
+                *(supersedes, repeat_of, panel.home.names, values, {}),
             )
             self._send(order, known, travelling, _home(record, source), overlay)
             return None
@@ -133,6 +135,7 @@ class AtHome:
             seen,
             asked,
             vector=tuple(values),
+            bench=bench,
             supersedes=None if supersedes is None else UUID(bytes=supersedes),
         )
 
@@ -193,7 +196,7 @@ class AtHome:
         return True
 
     def _compute(
-        self, order: Order | Told, partition: int, overlay: Overlay, *, unless: bool
+        self, order: Order | Told, partition: int, overlay: Overlay, panel: Panel, *, unless: bool
     ) -> tuple[list[float | None], bytes | None]:
         """The features of the order and of its customer, and what the row is told of the order."""
         if unless:
@@ -201,7 +204,7 @@ class AtHome:
         row = None if order.customer_id is None else overlay.row(partition, customer_key(order.customer_id))
         history = None if row is None else row.as_of(order.placed_at)
         said = None if history is None else told(order)
-        values = self._part.begin(order, {"customer": history}, said)
+        values = panel.home.begin(order, {"customer": history}, said)
         if history is not None and not history.is_exact:
             overlay.effects.counts["orders_approximate"] += 1
         return values, said

@@ -29,6 +29,7 @@ from models.learn import Rows, learn, libraries, out_of_fold
 from models.manifest import Manifest, arrays_of, golden_of, manifest_of, nodes_of
 from models.model import Model, Period
 from models.policy import Policy, suggest_policy
+from models.predictors import HistGradientBoosting
 from models.registry import Registry
 from models.trained import Node, Trained
 from stream.errors import Refusal
@@ -507,7 +508,7 @@ class _Run:
 
     def _learn_one(self, node: Model, chosen: npt.NDArray[np.bool_], threads: int) -> tuple[str, str, Any]:
         self._told(f"learning {node.name} from {int(chosen.sum()):,} orders")
-        learned = learn(node, self._rows(node, chosen), threads=threads)
+        learned = learn(node, self._rows(node, chosen), threads=_threads_for(node, threads))
         _write_node(self._plan.learned(node), node, learned)
         return node.name, "learn", learned
 
@@ -515,6 +516,7 @@ class _Run:
         self._told(f"scoring {node.name} out of fold")
         # of every order one place, where it did not learn from the order what the whole model says
         scores = np.full(len(self._examples), np.nan)
+        threads = _threads_for(node, threads)
         scores[chosen] = out_of_fold(node, self._rows(node, chosen), folds=FOLDS, threads=threads)
         self._plan.folded(node).parent.mkdir(parents=True, exist_ok=True)
         np.save(self._plan.folded(node), scores, allow_pickle=False)
@@ -698,6 +700,14 @@ class _Run:
             self._done.registered.append(f"{trained.name}@{trained.version}")
         if promote:
             registry.promote(trained.name, trained.version)
+
+
+def _threads_for(node: Model, threads: int) -> int:
+    """How many threads a model learns with: histograms in one.
+
+    Its threads wait for each other after each split, spinning: beside whatever else runs they crawl.
+    """
+    return 1 if isinstance(node.predictor, HistGradientBoosting) else threads
 
 
 def _within(examples: Examples, period: Period) -> npt.NDArray[np.bool_]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stream.parity import Parity
 
-__all__ = ["evaluate", "parity", "retrain", "training_set"]
+__all__ = ["duration", "evaluate", "moment", "parity", "retrain", "training_set"]
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -48,7 +48,8 @@ Model = Annotated[
 ]
 
 
-def _moment(text: str | None, option: str) -> "datetime | None":
+def moment(text: str | None, option: str) -> "datetime | None":
+    """The time that a person wrote."""
     from datetime import UTC, datetime
 
     from stream.deadletters import DeadLetterError, since
@@ -59,7 +60,8 @@ def _moment(text: str | None, option: str) -> "datetime | None":
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def _duration(text: str, option: str) -> timedelta:
+def duration(text: str, option: str) -> timedelta:
+    """The hours or days that a person wrote."""
     found = re.fullmatch(r"(\d{1,4})([hd])", text)
     if found is None:
         raise typer.BadParameter(f"'{text}' is no duration; write 45d or 12h", param_hint=option)
@@ -153,14 +155,14 @@ def training_set(
         raise typer.BadParameter("a training set is a Parquet file; name it .parquet", param_hint="--to")
     budget = _bytes(memory, "--memory")
     labelling = Labelling(
-        _moment(as_of, "--as-of") or datetime.now(UTC),
-        _duration(mature_after, "--mature-after"),
+        moment(as_of, "--as-of") or datetime.now(UTC),
+        duration(mature_after, "--mature-after"),
         "not_fraud" if silence_is_legitimate else "unknown",
     )
     choice = Chosen(
         labelling,
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
         countries=bounds_of((None, None), country).countries,
         keep_legitimate=keep_legitimate,
         unlabelled=unlabelled,
@@ -369,7 +371,7 @@ def retrain(
     past = Past(
         settings,
         opened(settings, archive, imports=imports),
-        _moment(as_of, "--as-of") or datetime.now(UTC),
+        moment(as_of, "--as-of") or datetime.now(UTC),
         "not_fraud" if silence_is_legitimate else "unknown",
         archive or "",
         processes,

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from features.decode import REJECTION_CODES
 from models.policy import Action
-from stream.answers import ORDER_ARRIVED_AT
+from stream.answers import ORDER_ARRIVED_AT, SHADOW
 from stream.desk import KINDS, ScoringDesk
 from stream.hot import HotKeys
 from stream.ports import (
@@ -344,7 +344,9 @@ class MeasuredDesk:
 
     def _decided(self, produced: Sequence[Produce]) -> Iterator[Headers]:
         # by topic: a reject has its sender's headers, whatever they say
-        return (each.headers for each in produced if each.topic in self._decisions)
+        return (
+            each.headers for each in produced if each.topic in self._decisions and SHADOW not in each.headers
+        )
 
 
 def _order_arrived_at(headers: Headers) -> int:
@@ -450,7 +452,7 @@ class Running:
     reject_share: float
     fetched_to: Callable[[TP], int | None]
     """The end of an input as the consumer saw it with its last fetch; None while it can't tell."""
-    identity: Mapping[str, str]
+    identity: Callable[[], Mapping[str, str]]
     """What decides: the labels of `fraudstream_info`."""
 
 
@@ -572,7 +574,8 @@ class _WorkerCollector(Collector):
         yield _one("fraudstream_reject_share", running.desk.share_rejected)
         yield _one("fraudstream_reject_share_limit", running.reject_share)
         labels = _DESCRIBED["fraudstream_info"].labels
-        yield _many("fraudstream_info", {tuple(running.identity[label] for label in labels): 1})
+        identity = running.identity()
+        yield _many("fraudstream_info", {tuple(identity[label] for label in labels): 1})
 
     def _of_keys(self, running: Running) -> Iterator[Metric]:
         opened = running.writer.opened

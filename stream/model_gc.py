@@ -35,13 +35,19 @@ class Judged(NamedTuple):
 
 
 def judged(
-    entries: Sequence[Entry], *, decided: Collection[str], pinned: str, kept_since: date
+    entries: Sequence[Entry],
+    *,
+    decided: Collection[str],
+    pinned: str,
+    kept_since: date,
+    served: Collection[str] = (),
 ) -> tuple[Judged, ...]:
     """Each version and whether it stays; those that may go come last, each before its submodels.
 
-    `decided` are the `name@version` that decisions name, `pinned` the one in the setting model, and versions
-    trained on or after `kept_since` stay. Raises RegistryError where a manifest can't be believed, because
-    it would not say whose submodels it needs.
+    `decided` are the `name@version` that decisions name, `pinned` the one in the setting model, `served`
+    those in service and those that a rollback leads back to; versions trained on or after `kept_since` stay
+    too. Raises RegistryError where a manifest can't be believed, because it would not say whose submodels it
+    needs.
     """
     for entry in entries:
         if entry.manifest is None or entry.signature == "wrong":
@@ -49,7 +55,11 @@ def judged(
                 f"{entry.said} is not as it was published, so nobody knows what it needs; put it back from a "
                 "copy or delete its folder, and try again (fraudstream models verify)"
             )
-    kept = {entry.said: why for entry in entries if (why := _kept_for(entry, decided, pinned, kept_since))}
+    kept = {
+        entry.said: why
+        for entry in entries
+        if (why := _kept_for(entry, decided, pinned, kept_since) or _in_service(entry, served))
+    }
     parents = {entry.said: entry.manifest.parents for entry in entries if entry.manifest is not None}
     asked = list(kept)
     while asked:
@@ -61,6 +71,10 @@ def judged(
     stay = [Judged(entry, kept[entry.said]) for entry in entries if entry.said in kept]
     go = {entry.said: Judged(entry, "") for entry in entries if entry.said not in kept}
     return (*stay, *(go[each] for each in _children_first({said: parents[said] for said in go})))
+
+
+def _in_service(entry: Entry, served: Collection[str]) -> str:
+    return "in service, or what a rollback leads back to" if entry.said in served else ""
 
 
 def _kept_for(entry: Entry, decided: Collection[str], pinned: str, kept_since: date) -> str:

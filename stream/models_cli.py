@@ -396,8 +396,9 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
 ) -> None:
     """Delete the versions that nothing needs: dry run unless --yes.
 
-    Kept are champions, what the setting model names, what recent decisions name, what was trained lately, and
-    every submodel of what is kept. A decision whose model is gone can't be verified again.
+    Kept are champions, what is in service, what the setting model names, what recent decisions name, what was
+    trained lately, and every submodel of what is kept. A decision whose model is gone can't be verified
+    again.
     """
     from stream.model_gc import judged, named_in_decisions
     from stream.recorded import recorded_of
@@ -407,6 +408,12 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     registry = registry_of(settings)
     now = datetime.now(UTC)
     decided: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
+    if not ignore_decisions:
+        from stream.control import in_force
+
+        service = in_force(settings).service
+        served = frozenset(each.said for each in (*service.served, *service.past))
     for place in () if ignore_decisions else {None, archive}:
         recorded = recorded_of(settings, place)
         try:
@@ -416,6 +423,7 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     found = judged(
         list(registry.entries()),
         decided=decided,
+        served=served,
         pinned=settings.model,
         kept_since=(now - timedelta(days=kept_days)).date(),
     )

@@ -16,17 +16,24 @@ class Part:
     """What home computes, or the stage of one entity."""
 
     def __init__(
-        self, features: Sequence[Feature], entity: str | None = None, elsewhere: Sequence[str] = ()
+        self,
+        features: Sequence[Feature],
+        entity: str | None = None,
+        elsewhere: Sequence[str] = (),
+        names: Sequence[str] | None = None,
     ) -> None:
-        """The features by one entity; without one all but those that are computed `elsewhere`."""
+        """The features by one entity; without one all but those that are computed `elsewhere`.
+
+        `names` are what they are called on the road where that is not their own names.
+        """
         own = [
             (at, each)
             for at, each in enumerate(features)
             if (each.entity == entity if entity is not None else each.entity not in elsewhere)
         ]
-        self.names = "\n".join([each.name for each in features])
-        """All features of the model, by line: a worker that serves another model sees that by it."""
-        self._all_names = [each.name for each in features]
+        self._all_names = [each.name for each in features] if names is None else list(names)
+        self.names = "\n".join(self._all_names)
+        """All features of the models, by line: a worker that serves other models sees that by it."""
         self._own = own
         self._places = [at for at, _ in own]
         self._unknown: list[float | None] = [None] * len(features)

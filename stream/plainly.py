@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-__all__ = ["plain", "refuse", "said_plainly", "settings_of", "who_says_so", "write_no_more"]
+__all__ = ["at_ms", "plain", "refuse", "said_plainly", "settings_of", "who_says_so", "write_no_more"]
 
 
 def settings_of(asked: typer.Context) -> "Settings":
@@ -35,6 +36,11 @@ def who_says_so(who: str | None) -> str:
 def plain(text: str) -> str:
     """Text that anyone may have written, as one line that gives a terminal no orders."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def at_ms(ms: int) -> str:
+    """A broker's time, milliseconds since 1970, as a person reads it."""
+    return datetime.fromtimestamp(max(ms, 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
 def refuse(message: object) -> NoReturn:

@@ -78,6 +78,10 @@ class TopicsRecorded:
         """Committed records in [start, end), in chunks that are not empty; offsets may leave gaps."""
         return self._cluster.read(tp, start, end)
 
+    def first_since(self, tp: TP, ms: int) -> int | None:
+        """The first offset that arrived at this time or later, in milliseconds since 1970; None for none."""
+        return once_it_answers(self._cluster.since, [tp], ms)[tp]
+
     def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
         """None: what a topic lost lies before its beginning."""
         return ()

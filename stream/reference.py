@@ -7,10 +7,11 @@ from typer.main import get_command
 
 from features.catalogue import CATALOGUE, GROUPS, SERVED
 from features.decode import REJECTION_CODES
-from models.reasons import UNKNOWN, reasons_for
+from models.reasons import UNKNOWN, customer_text, reasons_for
 from stream.examples import EXAMPLES
 from stream.features_cli import markdown
 from stream.metrics import METRICS
+from stream.panel import SERVICE_CODES
 from stream.settings import Settings, describe_settings
 from stream.topics import DAY_MS, TopicPlan, plan
 
@@ -159,13 +160,27 @@ def _reason_codes() -> str:
         "",
         *_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in REJECTION_CODES.items()]),
         "",
+        "## Why another model decided than usual, or none",
+        "",
+        "First among `reasons[].code` of a decision ([service.md](service.md)).",
+        "",
+        *_table(("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in SERVICE_CODES.items()]),
+        "",
         "## Why an order looked risky",
         "",
         "`reasons[].code` of a decision, for models on the catalogue's [features](features.md); a model's",
         f"own codes are published with it. With `{UNKNOWN}` after it, a code says that the feature had no",
-        "value and that this counted.",
+        "value and that this counted. A reason is a feature that pushed this order's probability up; where",
+        "a model asks other models, their pushes are given on to the features that moved them.",
         "",
-        *_table(("code", "text"), [(f"`{each.code}`", each.text) for each in reasons_for(CATALOGUE)]),
+        "What a customer may read says neither what was measured nor what to change, and accuses nobody.",
+        "It is looked up by the code and not written into decisions; any other code, of a rejection or of",
+        f"a shop's own feature, has one too: by the words in it, else *{customer_text('')}*.",
+        "",
+        *_table(
+            ("code", "an analyst reads", "a customer may read"),
+            [(f"`{each.code}`", each.text, customer_text(each.code)) for each in reasons_for(CATALOGUE)],
+        ),
     )
 
 

@@ -1,12 +1,12 @@
 """The registry that the settings name: a folder, or an address of a store of objects such as s3://bucket/models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from features.catalogue import by_name
 from features.define import Feature
+from models.manifest import Manifest
 from models.registry import Registry
-from models.scorer import Scorer
 from models.shelf import Folder, Objects, Shelf
 from stream.keeping import check_horizons
 from stream.ports import Refused
@@ -38,13 +38,13 @@ def shelf_of(address: str) -> Shelf:
     return Folder(Path(place.path(""))) if place.is_local else Objects(place)
 
 
-def check_servable(settings: Settings, registry: Registry, scorer: Scorer) -> None:
+def check_servable(settings: Settings, manifest: Manifest, features: Sequence[Feature]) -> None:
     """Raise Refused for a model that learned from other histories than workers of these settings keep."""
-    said = f"{scorer.name}@{scorer.version}"
-    remembered = registry.manifest(scorer.name, scorer.version).settings["row_limit"]
+    said = f"{manifest.name}@{manifest.version}"
+    remembered = manifest.settings["row_limit"]
     if remembered != settings.row_limit:
         raise Refused(
             f"{said} learned from histories of {remembered} orders at most and this worker keeps "
             f"{settings.row_limit}; set FRAUDSTREAM_ROW_LIMIT={remembered} or train again"
         )
-    check_horizons(scorer.features, model=said, forget_after_days=settings.forget_after_days)
+    check_horizons(features, model=said, forget_after_days=settings.forget_after_days)

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stream.plainly import plain
+from stream.plainly import at_ms, plain
 from stream.verify_cli import progress, shown
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _as_json(replayed: "Replayed") -> dict[str, Any]:
     made, order, difference = replayed.made, replayed.order, replayed.difference
     return {
         "order": {"topic": order.topic, "partition": order.partition, "offset": order.offset},
-        "arrived_at": _when(order.timestamp),
+        "arrived_at": at_ms(order.timestamp),
         "decision": None if made is None else made.place,
         "equal": replayed.is_equal,
         "recorded": None if made is None else _content(made.record.value),
@@ -71,12 +70,12 @@ def _said(replayed: "Replayed", order_id: str) -> Iterator[str]:
     order, made, difference = replayed.order, replayed.made, replayed.difference
     yield plain(
         f"{order_id}: {order.topic}/{order.partition} offset {order.offset:,}, arrived "
-        f"{_when(order.timestamp)}"
+        f"{at_ms(order.timestamp)}"
     )
     if made is not None:
         told = {name: value.decode(errors="replace") for name, value in made.record.headers if value}
         by = "".join(f", {name} {told[name]}" for name in ("worker", "fraudstream") if name in told)
-        yield plain(f"decided at {made.place}, {_when(made.record.timestamp)}{by}")
+        yield plain(f"decided at {made.place}, {at_ms(made.record.timestamp)}{by}")
         if "settings" in told:
             yield plain(f"with the settings {told['settings']}")
     recorded = {} if made is None else _flat(_content(made.record.value))
@@ -117,7 +116,3 @@ def _flat(content: Any, path: str = "") -> dict[str, Any]:
             found |= _flat(value, f"{path}.{name}" if path else name)
         return found
     return {path or "(bytes)": content} if path or content is not None else {}
-
-
-def _when(ms: int) -> str:
-    return datetime.fromtimestamp(max(ms, 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,7 +108,8 @@ def models_promote(  # noqa: PLR0917 (typer gives them by name)
 ) -> None:
     """Make a model the champion: it decides from a recorded control offset on, and a rollback leads back.
 
-    NAME alone is the one that looks on, or is on trial, in this scope.
+    NAME alone is the one that looks on, or is on trial, in this scope; else the one that the registry calls
+    its champion.
     """
     moved = _mover(asked, slowest).promote(
         model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
@@ -162,6 +164,76 @@ def models_service(asked: typer.Context, as_json: Json = False) -> None:
         typer.echo(
             f"{others} is decided by the model that each worker's settings name ({settings.model} here)"
         )
+
+
+@models_app.command("watch")
+@said_plainly
+def models_watch(  # noqa: PLR0917 (typer gives them by name)
+    asked: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where bundles are dropped.")],
+    role: Annotated[str, typer.Option(metavar="ROLE", help="What they become, as of 'models deploy'.")] = (
+        "challenger"
+    ),
+    scope: For = None,
+    share: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Of the customers that a canary decides for.")
+    ] = None,
+    slowest: Slowest = 500.0,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look; files that grow wait.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Take what lies there now, and end.")] = False,
+    who: By = None,
+    as_json: Json = False,
+) -> None:
+    """Publish and deploy every bundle that is dropped into a folder, until stopped (Ctrl-C).
+
+    A bundle is a file of 'models export', checked as 'models deploy' does. What is refused gets the cause in
+    NAME.reason.txt beside it, and in 'models history'; what is deployed gets NAME.deployed.txt.
+    """
+    import time
+
+    from stream.deploying import Mover
+    from stream.model_watch import WatchedFolder
+    from stream.own_features import catalogue_of
+    from stream.plainly import plain
+    from stream.ports import NotStable, Unreachable
+    from stream.registry import registry_of
+
+    settings = settings_of(asked)
+    registry = registry_of(settings, catalogue_of(settings).by_name)
+    watched = WatchedFolder(
+        folder,
+        registry,
+        Mover(settings, registry, slowest_us=slowest),
+        who=who_says_so(who),
+        role=_role(role) or "challenger",
+        scope=_scope(scope),
+        share=None if share is None else _share(share),
+    )
+    is_any_bad = False
+    try:
+        while True:
+            try:
+                for each in watched.look(at_once=once):
+                    is_any_bad |= not each.models
+                    if as_json:
+                        told = {"file": each.file.name, "models": each.models, "said": each.said}
+                        typer.echo(json.dumps(told))
+                    else:
+                        good = "deployed" if each.models else "REFUSED"
+                        typer.echo(f"{good} {plain(each.file.name)}: {plain(each.said)}")
+            except (Unreachable, NotStable) as error:
+                if once:
+                    raise
+                typer.echo(f"fraudstream: {error}; trying again", err=True)
+            if once:
+                break
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return
+    if is_any_bad:
+        raise typer.Exit(1)
 
 
 @models_app.command("history")

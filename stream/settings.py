@@ -223,6 +223,9 @@ class Settings(BaseSettings):
     """How long a worker asks again when offsets and changelog disagree, before it refuses to go on."""
     crashes: Annotated[int, Field(ge=1, le=100)] = 3
     """How often one order alone may stop the worker before it is set aside."""
+    serving_memory_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """How much of the models in service a worker holds in memory, as large as their files are; of more, those
+    that were asked last. The others are loaded when an order needs them."""
     reject_share: Share = 0
     """The breaker: stop when more than this share of the last 1,000 orders were rejected; 0 never stops."""
     hot_share: Share = 0.5

@@ -4,6 +4,7 @@ What an order is was said at home. Here its entity's row is recalled, the featur
 order is remembered and sent on; the last stage of the road has it decided.
 """
 
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -17,10 +18,11 @@ from models.decision import Source
 from stream.answers import Asked, Pending
 from stream.keeping import PASSED, ROWS, row_key
 from stream.overlay import Overlay
+from stream.panel import Panel
 from stream.part import Part
 from stream.passed import Passed, Place
 from stream.ports import Record
-from stream.road import Passing, PassingBytesError, Road, Travelling
+from stream.road import Home, Passing, PassingBytesError, Road, Travelling
 
 __all__ = ["AtStage", "asked_in"]
 
@@ -30,10 +32,11 @@ _NO_MESSAGE: Final = "not_a_message"
 class AtStage:
     """Takes what comes to the stage of one entity."""
 
-    def __init__(self, entity: str, *, road: Road, part: Part) -> None:
+    def __init__(self, entity: str, *, road: Road, panel: Callable[[Home], Panel]) -> None:
+        """`panel` is of the models that were in service at the home of an order."""
         self._entity = entity
         self._road = road
-        self._part = part
+        self._panel = panel
         self._is_last = road.entities[-1] == entity
         self._memory = PASSED + ROWS[entity]
 
@@ -138,7 +141,12 @@ class AtStage:
         found = self._row(passing, partition, overlay)
         said = None if found is None else told(order)
         if not travelling.is_history:
-            self._compute(travelling, order, found, said, overlay)
+            part = self._panel(passing.home).stages[self._entity]
+            self._take_over(travelling, part, overlay)
+            history = None if found is None else found[1].as_of(order.placed_at)
+            part.go_on(travelling.values, order, {self._entity: history}, said)
+            if history is not None and not history.is_exact:
+                overlay.effects.counts["orders_approximate"] += 1
         if not enters or found is None:
             return
         key, row = found
@@ -148,22 +156,14 @@ class AtStage:
             row.learn(fact)
         overlay.touch_row(partition, key, row)
 
-    def _compute(
-        self,
-        travelling: Travelling,
-        order: Order | Told,
-        found: tuple[bytes, Row] | None,
-        said: bytes | None,
-        overlay: Overlay,
-    ) -> None:
-        if travelling.names != self._part.names:
-            overlay.effects.counts["orders_of_another_model"] += 1
-            travelling.values[:] = self._part.taken_over(travelling.names, travelling.values)
-            travelling.names = self._part.names
-        history = None if found is None else found[1].as_of(order.placed_at)
-        self._part.go_on(travelling.values, order, {self._entity: history}, said)
-        if history is not None and not history.is_exact:
-            overlay.effects.counts["orders_approximate"] += 1
+    @staticmethod
+    def _take_over(travelling: Travelling, part: Part, overlay: Overlay) -> None:
+        """Keep what a worker with other models computed, as far as ours ask for it too."""
+        if travelling.names == part.names:
+            return
+        overlay.effects.counts["orders_of_another_model"] += 1
+        travelling.values[:] = part.taken_over(travelling.names, travelling.values)
+        travelling.names = part.names
 
     def _tell(self, passing: Passing, at: tuple[int, bytes], overlay: Overlay) -> None:
         """Let a history forget the order, or learn what became of it."""
@@ -222,6 +222,7 @@ class AtStage:
             seen,
             asked_in(passing),
             vector=tuple(travelling.values),
+            bench=self._panel(passing.home).bench(order),
             supersedes=None if travelling.supersedes is None else UUID(bytes=travelling.supersedes),
             repeat_of=None if travelling.repeat_of is None else UUID(bytes=travelling.repeat_of),
         )

@@ -36,11 +36,14 @@ from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
+from stream.lag import left_on_the_road
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
+from stream.panel import Panels
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
 from stream.registry import check_servable, registry_of
+from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.topics import TopicError, describe
@@ -255,7 +258,9 @@ class ScorerApp(faust.App):
         return BatchTransport(self.conf.broker_consumer, self)
 
 
-def make_app(settings: Settings, writer: Writer, control: Control | None = None) -> ScorerApp:
+def make_app(
+    settings: Settings, writer: Writer, control: Control | None = None, serving: Serving | None = None
+) -> ScorerApp:
     """The app: one agent that hands fetched batches to the mailbox, and the assignment callbacks."""
     home = settings.home / "faust" / settings.worker
     home.mkdir(parents=True, exist_ok=True)
@@ -306,6 +311,8 @@ def make_app(settings: Settings, writer: Writer, control: Control | None = None)
         if control is not None:
             # a partition's last owner must not have known more of the control topic than its next one
             await asyncio.get_running_loop().run_in_executor(None, control.catch_up, _CATCH_UP_S)
+        if serving is not None:
+            await asyncio.get_running_loop().run_in_executor(None, serving.settle, _CATCH_UP_S)
         mailbox.assign(snapshot)
 
     async def on_revoked(_sender: Any, _revoked: Any, **_: Any) -> None:
@@ -387,13 +394,16 @@ def check_topics(settings: Settings) -> None:
 
 
 def load_model(settings: Settings) -> tuple[Scorer, Policy]:
-    """The model in service and its policy. Raises Refused, or OwnFeaturesError, naming what is missing."""
+    """The model that the settings name, and its policy.
+
+    Raises Refused, or OwnFeaturesError, naming what is missing.
+    """
     registry = registry_of(settings, catalogue_of(settings).by_name)
     try:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
         raise Refused(str(error)) from error
-    check_servable(settings, registry, scorer)
+    check_servable(settings, registry.manifest(scorer.name, scorer.version), scorer.features)
     if settings.review_at is not None and settings.decline_at is not None:
         return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
     if scorer.suggested_policy is None:
@@ -402,6 +412,26 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
             "FRAUDSTREAM_DECLINE_AT"
         )
     return scorer, scorer.suggested_policy
+
+
+def _model_of_the_settings(settings: Settings) -> tuple[Scorer, Policy] | Refused:
+    """The model that the settings name, or why it can't be had: it may not be needed."""
+    try:
+        return load_model(settings)
+    except Refused as error:
+        return error
+
+
+def _needed(
+    model: tuple[Scorer, Policy] | Refused, state: ControlState
+) -> tuple[Scorer, Policy] | tuple[None, None]:
+    """The model of the settings; None where it can't be had and others decide every order. Raises Refused."""
+    if not isinstance(model, Refused):
+        return model
+    if not state.service.is_for_all:
+        raise model
+    log.warning("the model that the settings name is not needed now, and can't be had: %s", model)
+    return None, None
 
 
 def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> None:
@@ -425,6 +455,21 @@ def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> Non
                 "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
             )
         clock.sleep(0.25)
+
+
+def check_road(settings: Settings) -> None:
+    """Refuse to leave orders behind in the stages of entities that are not set any more.
+
+    Raises Refused; TopicError and Unreachable where it can't be told.
+    """
+    for entity, waiting in left_on_the_road(settings).items():
+        topic = settings.topics.by(entity)
+        raise Refused(
+            f"{waiting:,} records wait in '{topic}' and {entity} is not among the entities "
+            f"('{','.join(settings.entities)}'): nobody would decide the orders in them; start workers with "
+            "FRAUDSTREAM_ENTITIES as it was until 'fraudstream lag' says 0 with the senders stopped, then "
+            "change it (docs/upgrades.md)"
+        )
 
 
 def read_control(settings: Settings, clock: Clock) -> Control:
@@ -505,16 +550,20 @@ def run(settings: Settings) -> int:
     health = Health(measured, stuck_s=settings.health_stuck_s)
     HealthPort.open(settings, health)
     check_topics(settings)
-    scorer, policy = load_model(settings)
+    named_model = _model_of_the_settings(settings)
     clock = RealClock()
     real = KafkaCluster(settings)
     cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
     wait_for_namesake(cluster, settings, clock)
+    check_road(settings)
     control = read_control(settings, clock)
+    scorer, policy = _needed(named_model, control.state)
+    shelf = Shelf(settings, registry_of(settings, catalogue_of(settings).by_name))
+    panels = Panels(scorer=scorer, policy=policy, models=shelf, entities=tuple(settings.stages))
+    serving = Serving(shelf, panels, control.state)
     store = RocksStore(settings.home / "rows" / settings.worker)
     desk = ScoringDesk(
-        scorer=scorer,
-        policy=policy,
+        panels=panels,
         topics=settings.topics,
         partitions=settings.partitions,
         row_limit=settings.row_limit,
@@ -526,7 +575,7 @@ def run(settings: Settings) -> int:
             ("fraudstream", program_version().encode()),
             Deciding.of(settings).header,
         ),
-        in_force=lambda: control.state,
+        in_force=lambda: serving.state,
         observe=settings.observe,
         decoder=decoder_of(settings),
         horizons=settings.horizons,
@@ -555,16 +604,13 @@ def run(settings: Settings) -> int:
     def hear(state: ControlState) -> None:
         _say(state, settings)
         writer.mailbox.hold(state.paused)
+        serving.take_up(state)
 
     hear(control.state)
     control.follow(hear)
-    app = make_app(settings, writer, control)
-    identity = {
-        "version": program_version(), "model": scorer.name, "model_version": scorer.version,
-        "model_digest": scorer.digest, "policy": policy.digest,
-    }  # fmt: skip
+    app = make_app(settings, writer, control, serving)
     health.running = Running(
-        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), identity
+        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), desk.identity
     )
     tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 
@@ -576,10 +622,7 @@ def run(settings: Settings) -> int:
     _connect(app.on_before_shutdown, finish)
     faust_worker = _FaustWorker(app, redirect_stdouts=False, quiet=True)
     threading.Thread(target=_report, args=(writer,), name="report", daemon=True).start()
-    log.info(
-        "worker '%s' starts: model %s@%s, %d partitions", settings.worker, scorer.name, scorer.version,
-        settings.partitions,
-    )  # fmt: skip
+    log.info("worker '%s' starts: model %s, %d partitions", settings.worker, desk.said, settings.partitions)
     # what is there now stays: the collector need not walk it again and again while orders wait
     gc.collect()
     gc.freeze()

@@ -60,6 +60,7 @@ class Shop:
             reject_share=settings.get("reject_share", 0.0),
             headers=(("worker", b"w1"),),
             stages=self.stages,
+            panels=settings.get("panels"),
             in_force=settings.get("in_force"),
             horizons=settings.get("horizons", FOR_EVER),
         )

@@ -107,11 +107,13 @@ def read(settings: Settings, starts: Sequence[int], ready: Event, ended: Event, 
     times.write_text(json.dumps(seen))
 
 
-def measure(settings: Settings, rate: float, *, warm_up: float, seconds: float) -> dict[str, Cell]:
-    """One rate: warm up, send, read, and match by order id."""
+def measure(
+    settings: Settings, rate: float, *, warm_up: float, seconds: float, named: str | None = None
+) -> dict[str, Cell]:
+    """One rate: warm up, send, read, and match by order id; `named` is what ids begin with."""
     context = multiprocessing.get_context("spawn")
     ready, ended = context.Event(), context.Event()
-    named = f"r{rate:g}-"
+    named = named or f"r{rate:g}-"
     sent_at, seen_at = settings.home / f"{named}sent.json", settings.home / f"{named}seen.json"
     starts = [high(settings, (settings.topics.decisions, number)) for number in range(settings.partitions)]
     reader = context.Process(target=read, args=(settings, starts, ready, ended, seen_at))

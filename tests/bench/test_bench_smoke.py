@@ -117,3 +117,11 @@ def test_the_replay_bench_gets_the_same_bytes_from_one_process_and_from_two() ->
     figures = smoke("replay.py")
 
     assert figures["orders"] == [2_000, 2_000]
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_swaps_of_champions_are_timed_and_no_order_is_lost() -> None:
+    figures = smoke("service.py")
+
+    assert figures["orders measured"] == [160] * 4

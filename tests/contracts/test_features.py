@@ -12,6 +12,7 @@ from features.define import Feature, compute, features_digest
 from features.events import Order
 from features.history import Row
 from features.remembered import ENTITIES
+from models.reasons import CUSTOMER_TEXTS, customer_text, reasons_for, with_unknown
 from tests.parity.stories import NOON, Story, stories
 from tests.parity.ways import Rows, keys_of, through_rows
 from tests.strategies import an_order
@@ -40,6 +41,39 @@ def test_it_is_named_and_documented(feature: Feature) -> None:
     assert feature.missing
     assert feature.declaration
     assert feature.entity is None or feature.entity in ENTITIES
+
+
+@every_feature
+def test_it_has_a_reason_for_the_analyst_and_one_that_a_customer_may_read(feature: Feature) -> None:
+    for reason in with_unknown(reasons_for([feature])):
+        told = customer_text(reason.code)
+
+        assert reason.text
+        assert told in CUSTOMER_TEXTS.values()
+        assert told != reason.text
+
+
+@pytest.mark.parametrize("told", CUSTOMER_TEXTS.values())
+def test_what_a_customer_may_read_neither_accuses_nor_says_how_to_evade(told: str) -> None:
+    measured = {word for each in CATALOGUE for word in each.name.split("_")} - {"order", "payment", "account"}
+    measured -= {"address", "is", "by", "of", "to", "a", "this"}
+    accusing = {
+        "fraud",
+        "suspicious",
+        "suspect",
+        "risk",
+        "stolen",
+        "false",
+        "abuse",
+        "unusual",
+        "blocked",
+        "you",
+    }
+
+    words = set(told.lower().split())
+
+    assert not words & (measured | accusing)
+    assert not re.search(r"\d", told)
 
 
 @every_feature

@@ -225,10 +225,12 @@ def test_a_manifest_of_version_1_is_read() -> None:
     assert (manifest.format, manifest.name) == (1, "order_risk")
 
 
-def test_a_manifest_of_version_2_is_read_and_written_as_it_was() -> None:
-    content = (FIXTURES / "manifest.v2.json").read_text()
+@pytest.mark.parametrize(("version", "reaches"), [(2, False), (3, True)])
+def test_a_manifest_of_a_tree_is_read_and_written_as_it_was(version: int, *, reaches: bool) -> None:
+    content = (FIXTURES / f"manifest.v{version}.json").read_text()
     manifest = Manifest.model_validate_json(content)
 
+    assert (manifest.format, manifest.reasons_reach) == (version, reaches)
     assert [node.name for node in manifest.nodes] == ["basket_risk", "oddity", "order_risk"]
     assert json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n" == content
 

@@ -17,6 +17,7 @@ from models.learn import learn, out_of_fold
 from models.model import Model
 from models.predictors import (
     DecisionTree,
+    HistGradientBoosting,
     IsolationForest,
     Isotonic,
     LightGBM,
@@ -25,7 +26,7 @@ from models.predictors import (
     Sigmoid,
     XGBoost,
 )
-from models.preprocess import Condenser, Hashing, Scaler
+from models.preprocess import Condenser, Hashing, Scaler, TargetEncoding
 from models.prove import SINGLE_PARITY, prove, trial_rows
 from models.trained import PARITY
 from tests.small_models import ALL_KINDS, FEATURES, a_risk, some_rows
@@ -123,16 +124,19 @@ def test_a_flat_model_that_is_a_hair_off_is_not_exported() -> None:
         prove(fitted, off, two.matrix)
 
 
-def test_a_feature_always_missing_moves_no_score() -> None:
+@pytest.mark.parametrize("filling", [Median(), None])
+@pytest.mark.parametrize(
+    "predictor", [RandomForest(n_estimators=5), HistGradientBoosting(max_iter=5)], ids=str
+)
+def test_a_feature_always_missing_moves_no_score(predictor: Any, filling: Median | None) -> None:
     matrix = ROWS.matrix.copy()
     matrix[:, 4] = np.nan
     there = matrix.copy()
     there[:, 4] = 7.0
-    for filling in (Median(), None):
-        model = a_risk(predictor=RandomForest(n_estimators=5), imputer=filling)
-        node = learn(model, Rows(matrix, ROWS.labels), threads=1)
-        assert node.model.imputer.all_missing == ("account_age_days",)
-        assert node.score(matrix).tolist() == node.score(there).tolist()
+    model = a_risk(predictor=predictor, imputer=filling)
+    node = learn(model, Rows(matrix, ROWS.labels), threads=1)
+    assert node.model.imputer.all_missing == ("account_age_days",)
+    assert node.score(matrix).tolist() == node.score(there).tolist()
 
 
 def test_weighing_moves_what_is_learned_the_way_it_says() -> None:
@@ -147,6 +151,23 @@ def test_weighing_moves_what_is_learned_the_way_it_says() -> None:
     by_amount = fit(a_risk(predictor=DecisionTree(max_depth=3, weigh="amount")), ROWS, threads=1)
     equal = fit(a_risk(predictor=DecisionTree(max_depth=3)), ROWS, threads=1)
     assert by_amount.predict(ROWS.matrix[dear]).mean() > equal.predict(ROWS.matrix[dear]).mean()
+
+
+@pytest.mark.parametrize("smooth", ["auto", 20.0])
+def test_an_order_that_stands_for_several_is_encoded_as_several(smooth: str | float) -> None:
+    model = a_risk(
+        predictor=DecisionTree(max_depth=3),
+        preprocessors=(TargetEncoding("country_category", smooth=smooth),),
+    )
+    encoded = model.columns.index("country_category")
+    three = np.where(ROWS.labels, 1, 3)
+    several = fit(model, Rows(ROWS.matrix.repeat(three, axis=0), ROWS.labels.repeat(three)), threads=1)
+    weighted = fit(model, Rows(ROWS.matrix, ROWS.labels, weights=three.astype(np.float64)), threads=1)
+
+    met = ROWS.matrix[:50].copy()
+    met[0, encoded], met[1, encoded] = np.nan, 99  # unknown, and never met
+    assert weighted.see(met)[:, -1] == pytest.approx(several.see(met)[:, -1], abs=1e-12)
+    assert weighted.see(met)[:, -1].max() < fit(model, ROWS, threads=1).see(met)[:, -1].max()
 
 
 def test_an_order_that_stands_for_several_counts_as_several() -> None:

@@ -268,7 +268,7 @@ def test_a_model_that_fails_its_golden_rows_is_refused(
         (lambda m: m.update(nodes=[]), "not what a manifest of format 2 is"),
         (lambda m: m["nodes"].insert(0, m["nodes"][0]), "has a name that is a feature's or another node's"),
         (lambda m: m.update(version="2026-02-14.ffff"), "holds the manifest of"),
-        (lambda m: m.update(format=3), "at format: .*; run the version that published it, or a newer one"),
+        (lambda m: m.update(format=4), "at format: .*; run the version that published it, or a newer one"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("metrics"), "metrics"),
         (lambda m: m.update(features_digest="0" * 64), "digest differs"),

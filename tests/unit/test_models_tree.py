@@ -125,14 +125,62 @@ def test_a_tree_scores_an_order_alone_as_among_others_in_both_engines(tree: Trai
     assert Scorer(**given, engine="numpy").score(vectors(tree)) == whole
 
 
-def test_a_submodel_that_pushed_the_score_up_is_a_reason_of_its_own_name(
-    registry: Registry, tree: Trained
-) -> None:
+def test_a_submodels_push_is_told_by_the_features_that_moved_it(registry: Registry, tree: Trained) -> None:
     registry.publish(tree)
     scorer = registry.load(tree.name, tree.version)
-    found = {reason.code: reason for said in scorer.score(vectors(tree)) for reason in said.reasons}
-    assert found["BASKET_RISK"].text == "Probability of fraud by the model basket risk"
-    assert found["BASKET_RISK"].feature == "basket_risk"
+
+    told = {reason.feature for said in scorer.score(vectors(tree)) for reason in said.reasons}
+
+    assert told <= {*NAMES, "basket_risk", "oddity"}
+    # hour_of_day and account_age_days are asked by submodels only
+    assert {"hour_of_day", "account_age_days"} <= told
+
+
+def test_pushes_keep_their_sum_through_the_tree_and_give_the_reasons(tree: Trained) -> None:
+    scorer = Scorer(name="a", version="b", digest="c", features=tree.features, nodes=tree.nodes)
+    names = [*(each.name for each in tree.features), *(node.name for node in tree.nodes)]
+    pushes = scorer.pushes(vectors(tree))
+
+    assert pushes.shape == (200, len(names))
+    at_the_top = scorer.walk(vectors(tree))["order_risk"].attributions.sum(axis=1)
+    assert pushes.sum(axis=1) == pytest.approx(at_the_top, abs=1e-9)
+    for row, vector, said in zip(pushes.tolist(), vectors(tree), scorer.score(vectors(tree)), strict=True):
+        up = sorted((-push, at) for at, push in enumerate(row) if push > 1e-6)[:5]
+        assert [reason.feature for reason in said.reasons] == [names[at] for _, at in up]
+        unknown = {name for name, value in zip(names, vector, strict=False) if value is None}
+        assert all(r.code.endswith("_UNKNOWN") == (r.feature in unknown) for r in said.reasons)
+
+
+def test_what_the_last_node_is_asked_is_features_and_rounded_scores(tree: Trained) -> None:
+    scorer = Scorer(name="a", version="b", digest="c", features=tree.features, nodes=tree.nodes)
+
+    asked = scorer.inputs(vectors(tree))
+
+    expected = columns(RISK, {node.name: node for node in tree.nodes})[:200]
+    assert np.array_equal(asked, expected, equal_nan=True)
+
+
+def test_a_version_published_before_gives_the_reasons_it_gave(tree: Trained) -> None:
+    given: dict[str, Any] = {
+        "name": tree.name, "version": "v", "digest": "d", "features": tree.features, "nodes": tree.nodes,
+    }  # fmt: skip
+    as_before = Scorer(**given, reasons_reach=False)
+    tops = as_before.walk(vectors(tree))["order_risk"].attributions
+    inputs = tree.nodes[-1].inputs
+    for push, said in zip(tops.tolist(), as_before.score(vectors(tree)), strict=True):
+        up = sorted((-each, at) for at, each in enumerate(push) if each > 1e-6)[:5]
+        assert [reason.feature for reason in said.reasons] == [inputs[at] for _, at in up]
+
+
+def test_a_model_alone_is_published_for_older_programs_too(registry: Registry, tree: Trained) -> None:
+    alone = replace(
+        tree, name="basket_risk", features=tuple(by_names(["amount", "hour_of_day"])), nodes=tree.nodes[:1]
+    )
+    registry.publish(alone)
+    registry.publish(tree)
+
+    assert registry.manifest("basket_risk", tree.version).format == 2
+    assert registry.manifest("order_risk", tree.version).format == 3
 
 
 def test_what_every_node_says_and_why_can_be_asked(tree: Trained) -> None:

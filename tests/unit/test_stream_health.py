@@ -44,7 +44,7 @@ class AWorker:
 
     def starts(self) -> None:
         parts = cast("Any", self.writer), cast("Any", None), cast("Any", None)
-        self.health.running = Running(*parts, 0.0, self.ends.get, {})
+        self.health.running = Running(*parts, 0.0, self.ends.get, dict)
 
     def opens(self, *partitions: int) -> None:
         self.writer.mailbox.assignment = Assignment(1, "m", frozenset(partitions))

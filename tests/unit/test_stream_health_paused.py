@@ -34,7 +34,7 @@ class AWorker:
         self.health = Health(self.measured, stuck_s=60, clock=lambda: self.now)
         ends: dict[TP, int] = {(ORDERS, 0): 1}
         parts = cast("Any", self.writer), cast("Any", None), cast("Any", None)
-        self.health.running = Running(*parts, 0.0, ends.get, {})
+        self.health.running = Running(*parts, 0.0, ends.get, dict)
         assignment = Assignment(1, "m", frozenset({0}))
         self.writer.mailbox.assign(assignment)
         order = Record(ORDERS, 0, 0, 0, b"c1", b"{}")

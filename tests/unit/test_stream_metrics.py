@@ -52,7 +52,7 @@ def a_running(tmp_path: Path, **counts: int) -> Running:
     writer = AWriter()
     writer.counts.update(counts)
     store = RocksStore(tmp_path / "rows")
-    return Running(cast("Any", writer), store, Shop().desk, 0.5, lambda _: None, IDENTITY)
+    return Running(cast("Any", writer), store, Shop().desk, 0.5, lambda _: None, lambda: IDENTITY)
 
 
 def test_everything_described_is_measured_and_everything_measured_is_described(tmp_path: Path) -> None:
@@ -114,7 +114,9 @@ def test_the_share_that_was_rejected_is_told_though_the_breaker_is_off(tmp_path:
     effects = shop.arrive(as_json(an_order()), b"no order", b"nor this", b"nor that", key=b"c1")
     assert effects.committed is not None
     effects.committed()
-    running = Running(cast("Any", AWriter()), RocksStore(tmp_path / "rows"), shop.desk, 0.0, {}.get, IDENTITY)
+    running = Running(
+        cast("Any", AWriter()), RocksStore(tmp_path / "rows"), shop.desk, 0.0, {}.get, lambda: IDENTITY
+    )
 
     assert scraped(Measurements(), running)["fraudstream_reject_share"] == {(): 0.75}
 

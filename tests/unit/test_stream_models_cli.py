@@ -386,6 +386,15 @@ def kept(entries: list[Entry], **told: Any) -> dict[str, str]:
     return {entry.said: why for entry, why in judged(entries, **(default | told))}
 
 
+def test_what_is_in_service_and_what_a_rollback_leads_back_to_is_kept() -> None:
+    entries = [an_entry("a", "2026-01-01.aaaa"), an_entry("a", "2026-01-02.aaaa")]
+
+    assert kept(entries, served={"a@2026-01-02.aaaa"}) == {
+        "a@2026-01-02.aaaa": "in service, or what a rollback leads back to",
+        "a@2026-01-01.aaaa": "",
+    }
+
+
 def test_what_something_needs_is_kept() -> None:
     entries = [
         an_entry("a", "2026-01-01.aaaa", is_champion=True),

@@ -1,0 +1,208 @@
+"""Challengers held against the champion: the same recorded orders, what became of them, and the money."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features.money import exponent
+from models.comparison import ACTIONS, Compared, Losses, Pairs, compared
+from models.evaluation import Difference
+from models.labels import Labelling
+from models.policy import Action
+from stream.decided import DecidedError, DecidedOrder, Word, decided_in, reading, statements_of
+from stream.replay import Opened
+from stream.settings import Settings
+
+__all__ = ["LEFT_OUT", "Asked", "Comparison", "compare"]
+
+_PLACES = {action.value: place for place, action in enumerate(ACTIONS)}
+
+LEFT_OUT: Mapping[str, str] = {
+    "young": "are too young to be known",
+    "unknown": "have no outcome, and silence does not count",
+    "declined": "were declined and have no outcome: what would have become of them nobody knows",
+    "currency": "are of another currency",
+    "revised": "were revised, and the newer revision counts",
+}
+"""Why an order that both decided does not count, by its code."""
+
+
+class Asked(NamedTuple):
+    """What is to be compared."""
+
+    labelling: Labelling
+    review_cost: float = 3.0
+    """In major units of the currency."""
+    lost_share: float = 1.0
+    margin: float = 0.2
+    """As in Losses."""
+    champion: str | None = None
+    """Only orders that this model decided, `name` or `name@version`; None for whichever did."""
+    challengers: Sequence[str] = ()
+    """Only these; all when empty."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """Of `placed_at`, [since, until)."""
+    currency: str | None = None
+    """None for that of most orders."""
+    samples: int = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One challenger against what decided."""
+
+    challenger: str
+    champions: Mapping[str, int]
+    """Which models decided its orders, and how many."""
+    currency: str
+    found: Compared
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Orders that both decided and that do not count, by one of LEFT_OUT."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for machines; money in minor units."""
+        found = self.found
+        return {
+            "challenger": self.challenger,
+            "champions": dict(self.champions),
+            "currency": self.currency,
+            "orders": found.orders,
+            "frauds": found.frauds,
+            "champion_cost": found.champion_cost,
+            "challenger_cost": found.challenger_cost,
+            "saved": _difference(found.saved),
+            "auc_difference": _difference(found.auc),
+            "verdict": found.verdict,
+            "actions": [
+                {"champion": one, "challenger": other, "orders": orders, "frauds": frauds}
+                for one, other, orders, frauds in found.actions
+            ],
+            "left_out": dict(sorted(self.left_out.items())),
+        }
+
+
+def compare(
+    settings: Settings,
+    opened: Opened,
+    asked: Asked,
+    *,
+    read: Callable[[int, int], None] = lambda _read, _of: None,
+) -> list[Comparison]:
+    """Every challenger that scored orders in the shadow, held against what decided the same orders.
+
+    `opened` opens what was recorded. Raises DecidedError where there is none, and what else keeps topics or
+    the archive from being read.
+    """
+    orders: dict[str, dict[str, _Both]] = {}
+    revised: Counter[str] = Counter()
+    said_by: set[str] = set()
+    heard = replace(asked.labelling, silence="unknown")
+    with reading(settings, opened, read) as (sources, partitions, more):
+        for partition in partitions:
+            statements = statements_of(settings, sources.asked, partition, read=more)
+            for order in decided_in(settings, sources, partition, read=more):
+                counted = order.counted
+                if (
+                    counted is None
+                    or not _is_within(order, asked)
+                    or not _is_named(counted.model, asked.champion)
+                ):
+                    continue
+                # the silence about a declined order says nothing
+                labelling = heard if counted.action == Action.DECLINE else asked.labelling
+                label = labelling.label(statements.get(order.order_id, ()), _placed(order))
+                for word in order.shadow:
+                    said_by.add(word.model)
+                    if asked.challengers and not any(
+                        _is_named(word.model, each) for each in asked.challengers
+                    ):
+                        continue
+                    of_model = orders.setdefault(word.model, {})
+                    before = of_model.get(order.order_id)
+                    revised[word.model] += before is not None
+                    if before is None or before.order.revision <= order.revision:
+                        of_model[order.order_id] = _Both(
+                            order._replace(counted=None, shadow=()),
+                            counted._replace(features={}),
+                            word._replace(features={}),
+                            None if label is None else label.is_fraud,
+                        )
+    if not orders:
+        others = f"; there are: {', '.join(sorted(said_by))}" if said_by else ""
+        raise DecidedError(
+            f"no order in '{settings.topics.orders}' was decided and scored by a challenger as well{others}; "
+            "deploy one: fraudstream models deploy NAME@VERSION --role challenger --why TEXT"
+        )
+    return [
+        _comparison(name, list(both.values()), asked, revised[name]) for name, both in sorted(orders.items())
+    ]
+
+
+class _Both(NamedTuple):
+    """An order that both decided."""
+
+    order: DecidedOrder
+    champion: Word
+    challenger: Word
+    is_fraud: bool | None
+
+
+def _placed(order: DecidedOrder) -> datetime:
+    return datetime.fromtimestamp(order.placed_at / 1_000_000, UTC)
+
+
+def _is_within(order: DecidedOrder, asked: Asked) -> bool:
+    placed_at = _placed(order)
+    return (asked.since is None or placed_at >= asked.since) and (
+        asked.until is None or placed_at < asked.until
+    )
+
+
+def _is_named(model: str, wanted: str | None) -> bool:
+    return wanted is None or wanted in {model, model.partition("@")[0]}
+
+
+def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) -> Comparison:
+    currencies = Counter(each.order.currency for each in both)
+    currency = asked.currency or min(currencies, key=lambda each: (-currencies[each], each))
+    left_out: Counter[str] = Counter({"revised": revised} if revised else {})
+    kept, champions = [], Counter[str]()
+    for each in both:
+        if each.order.currency != currency:
+            left_out["currency"] += 1
+        elif _placed(each.order) > asked.labelling.matured_before:
+            left_out["young"] += 1
+        elif each.is_fraud is None:
+            left_out["declined" if each.champion.action == Action.DECLINE else "unknown"] += 1
+        else:
+            kept.append(each)
+            champions[each.champion.model] += 1
+    pairs = Pairs(
+        champion=np.array([_PLACES[each.champion.action] for each in kept], dtype=np.int64),
+        challenger=np.array([_PLACES[each.challenger.action] for each in kept], dtype=np.int64),
+        p_champion=np.array([each.champion.p_fraud for each in kept], dtype=np.float64),
+        p_challenger=np.array([each.challenger.p_fraud for each in kept], dtype=np.float64),
+        is_fraud=np.array([each.is_fraud for each in kept], dtype=np.bool_),
+        amounts=np.array([each.order.amount for each in kept], dtype=np.float64),
+        # a guest is a customer of its own
+        customers=np.array(
+            [
+                f"c{each.order.customer_id}" if each.order.customer_id else f"o{each.order.order_id}"
+                for each in kept
+            ],
+            dtype=np.str_,
+        ),
+    )
+    losses = Losses(asked.review_cost * 10 ** exponent(currency), asked.lost_share, asked.margin)
+    return Comparison(
+        name, dict(champions), currency, compared(pairs, losses, samples=asked.samples), left_out
+    )
+
+
+def _difference(found: Difference | None) -> dict[str, float] | None:
+    return None if found is None else found._asdict()

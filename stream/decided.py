@@ -1,0 +1,230 @@
+"""Scored decisions with the orders that they are about, read from what was recorded, topics or an archive.
+
+Both are read side by side, so that little of them is in memory at once. Nothing is joined, committed or
+changed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+import msgspec
+
+from features.decode import Rejection, decode_event
+from features.events import Outcome
+from features.facts import Statement, statement_of
+from stream.decoder import decoder_of
+from stream.errors import Refusal
+from stream.past import Sources
+from stream.ports import TP, Record
+from stream.recorded import Recorded
+from stream.replay import Opened
+from stream.road import MODE
+from stream.settings import Settings
+from stream.topics import TopicError
+
+__all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "reading", "statements_of"]
+
+SHADOW: Final = b"shadow"
+"""The mode of a decision that a challenger made beside the one that counts."""
+_AHEAD: Final = 10_000
+"""Decisions that are read ahead of their orders: through stages they come in another order."""
+
+Read = Callable[[int], None]
+"""Told how many more records were read."""
+
+
+class DecidedError(Refusal):
+    """There are no decisions to be looked at; the message says why and what to do."""
+
+
+class _Model(msgspec.Struct, frozen=True):
+    name: str
+    version: str
+
+
+class _Source(msgspec.Struct):
+    topic: str
+    offset: int
+
+
+class _Decision(msgspec.Struct):
+    action: str
+    source: _Source
+    p_fraud: float | None = None
+    features: dict[str, float | None] = {}
+    model: _Model | None = None
+    repeat_of: str | None = None
+
+
+_decision: Final = msgspec.json.Decoder(_Decision).decode
+
+
+class Word(NamedTuple):
+    """What one model said of an order."""
+
+    model: str
+    """`name@version`."""
+    action: str
+    p_fraud: float
+    features: Mapping[str, float | None]
+    """None is unknown."""
+
+
+class DecidedOrder(NamedTuple):
+    """An order that was scored."""
+
+    order_id: str
+    revision: int
+    customer_id: str | None
+    placed_at: int
+    """Microseconds since 1970."""
+    amount: int
+    """In minor units of `currency`."""
+    currency: str
+    counted: Word | None
+    """What the model said that decided; None where only challengers scored it, or its decision is gone."""
+    shadow: tuple[Word, ...]
+    """What challengers said of the same arrival."""
+
+
+@contextmanager
+def reading(
+    settings: Settings, opened: Opened, read: Callable[[int, int], None]
+) -> Iterator[tuple[Sources, range, Read]]:
+    """What was recorded, its partitions, and through what `read` is told how many records of about how many.
+
+    Raises DecidedError where orders and decisions are not of one shop.
+    """
+    with ExitStack() as stack:
+        sources = Sources.opened(opened, stack)
+        partitions = range(_partitions(settings, sources.asked))
+        topics = (settings.topics.orders, settings.topics.decisions)
+        bounds = [sources.asked.bounds((topic, each)) for topic in topics for each in partitions]
+        of, so_far = sum(end - low for low, end in bounds), 0
+
+        def more(records: int) -> None:
+            nonlocal so_far
+            so_far += records
+            read(so_far, max(of, so_far))
+
+        yield sources, partitions, more
+
+
+def _partitions(settings: Settings, recorded: Recorded) -> int:
+    topics = settings.topics
+    there = recorded.partitions(topics.orders)
+    decisions = recorded.partitions(topics.decisions)
+    if there != decisions:
+        raise DecidedError(
+            f"'{topics.orders}' has {there} partitions and '{topics.decisions}' {decisions}, so they are not "
+            "of one shop; see the settings topics.*"
+        )
+    return there
+
+
+def decided_in(
+    settings: Settings, sources: Sources, partition: int, *, read: Read = lambda _: None
+) -> Iterator[DecidedOrder]:
+    """The orders of a partition that were scored, in log order; resends and test orders are not among them.
+
+    What was decided while observing counts as a decision.
+    """
+    topics, decoder = settings.topics, decoder_of(settings)
+    tp: TP = (topics.orders, partition)
+    decided = [
+        _Said(_records(source, (topic, partition), read), topics.orders)
+        for source, topic in (
+            (sources.decisions, topics.decisions),
+            (sources.shadow, topics.decisions_shadow),
+        )
+    ]
+    ahead = timedelta(seconds=settings.ahead_by_at_most_s)
+    for record in _records(sources.orders, tp, read):
+        counted: Word | None = None
+        beside = []
+        for is_challenger, word in (said for each in decided for said in each.at(record.offset)):
+            if is_challenger:
+                beside.append(word)
+            elif counted is None:
+                counted = word
+        if counted is None and not beside:
+            continue
+        order = decoder.order(record.value, key=record.key, arrived_at=None, ahead_by_at_most=ahead)
+        if isinstance(order, Rejection) or order.test:
+            continue
+        yield DecidedOrder(
+            order.order_id,
+            order.revision,
+            order.customer_id,
+            int(order.placed_at.timestamp() * 1_000_000),
+            order.amount,
+            order.currency,
+            counted,
+            tuple(beside),
+        )
+
+
+def statements_of(
+    settings: Settings, recorded: Recorded, partition: int, *, read: Read = lambda _: None
+) -> Mapping[str, list[Statement]]:
+    """What outcomes say of a partition's orders, by order, in the order in which it was recorded."""
+    said: dict[str, list[Statement]] = {}
+    ahead = timedelta(seconds=settings.ahead_by_at_most_s)
+    for record in _records(recorded, (settings.topics.outcomes, partition), read):
+        outcome = decode_event(
+            record.value, Outcome, key=record.key, arrived_at=record.timestamp, ahead_by_at_most=ahead
+        )
+        if not isinstance(outcome, Rejection):  # it is with the dead letters
+            said.setdefault(outcome.order_id, []).append(statement_of(outcome))
+    return said
+
+
+def _records(recorded: Recorded, tp: TP, read: Read) -> Iterator[Record]:
+    try:
+        recorded.partitions(tp[0])
+    except TopicError:  # nobody scored in the shadow, or nobody reports outcomes
+        return
+    low, end = recorded.bounds(tp)
+    for chunk in recorded.read(tp, low, end) if low < end else ():
+        read(len(chunk))
+        yield from chunk
+
+
+class _Said:
+    """What decisions of one topic say, by the offset of the order; an order has one from each challenger."""
+
+    def __init__(self, records: Iterator[Record], orders: str) -> None:
+        self._records = records
+        self._orders = orders
+        self._ahead: dict[int, list[tuple[bool, Word]]] = {}
+        self._count = 0
+
+    def at(self, offset: int) -> list[tuple[bool, Word]]:
+        """Those about the order at this offset, and whether a challenger's; asked in the order of offsets."""
+        while self._count < _AHEAD and (record := next(self._records, None)) is not None:
+            about, word = _word(record, self._orders)
+            if word is not None and about >= offset:
+                is_challenger = dict(record.headers).get(MODE) == SHADOW
+                self._ahead.setdefault(about, []).append((is_challenger, word))
+                self._count += 1
+        found = self._ahead.pop(offset, [])
+        self._count -= len(found)
+        if self._count >= _AHEAD:
+            for gone in [each for each in self._ahead if each < offset]:  # about orders that are not there
+                self._count -= len(self._ahead.pop(gone))
+        return found
+
+
+def _word(record: Record, orders: str) -> tuple[int, Word | None]:
+    """The offset of a decision's order and what it says; None where none was scored, or it repeats one."""
+    try:
+        said = _decision(record.value or b"")
+    except msgspec.MsgspecError:
+        return 0, None
+    model = said.model
+    if model is None or said.p_fraud is None or said.repeat_of is not None or said.source.topic != orders:
+        return 0, None
+    word = Word(f"{model.name}@{model.version}", said.action, said.p_fraud, said.features)
+    return said.source.offset, word

@@ -1,0 +1,136 @@
+"""A watched folder: a bundle dropped there is proven, published and deployed, or told beside it why not."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from models.bundle import LARGEST, is_bundle
+from models.errors import ModelError
+from models.registry import Registry
+from stream.deploying import Mover, Who
+from stream.errors import Refusal
+from stream.model_import import publish_bundle
+from stream.ports import NotStable, Refused, Unreachable
+from stream.service import EVERYWHERE, Role, Scope
+
+__all__ = ["REASON", "TAKEN", "Dropped", "WatchedFolder"]
+
+REASON: Final = ".reason.txt"
+"""What is added to the name of a bundle for the file that says why it was refused."""
+
+TAKEN: Final = ".deployed.txt"
+"""The same for the file that says what came of a good one; with either a bundle is not tried again."""
+
+_LONGEST_NAME: Final = 200
+
+
+class Dropped(NamedTuple):
+    """What came of a file."""
+
+    file: Path
+    models: tuple[str, ...]
+    """What is deployed now; empty where it was refused."""
+    said: str
+    """What the file beside it says."""
+
+
+class _Seen(NamedTuple):
+    size: int
+    changed_at: int
+
+
+class WatchedFolder:
+    """Deploys the bundles of a folder, one after the other, each once."""
+
+    def __init__(
+        self,
+        folder: Path,
+        registry: Registry,
+        mover: Mover,
+        *,
+        who: str,
+        role: Role = "challenger",
+        scope: Scope = EVERYWHERE,
+        share: int | None = None,
+    ) -> None:
+        """`registry` finds the features of the settings, and has the key that bundles must be signed with."""
+        self._folder = folder
+        self._registry = registry
+        self._mover = mover
+        self._who = who
+        self._role = role
+        self._scope = scope
+        self._share = share
+        self._seen: dict[Path, _Seen] = {}
+
+    def look(self, *, at_once: bool = False) -> Iterator[Dropped]:
+        """Take what lies there; a file that still grows is left for the next look unless `at_once`.
+
+        Raises OSError for a folder that can't be read or written, Unreachable where nobody answers: then the
+        file is left for another look too.
+        """
+        there = {
+            file: seen for file in sorted(self._folder.iterdir()) if (seen := self._new(file)) is not None
+        }
+        before, self._seen = self._seen, there
+        for file, seen in there.items():
+            if at_once or before.get(file) == seen:
+                yield self._take(file, seen)
+
+    def _new(self, file: Path) -> _Seen | None:
+        """How a file stands that was not tried as it is now."""
+        if file.name.startswith(".") or file.name.endswith((REASON, TAKEN)) or not file.is_file():
+            return None
+        told = file.stat()
+        for beside in (REASON, TAKEN):
+            answer = file.with_name(file.name + beside)
+            if answer.exists() and answer.stat().st_mtime_ns >= told.st_mtime_ns:
+                return None
+        return _Seen(told.st_size, told.st_mtime_ns)
+
+    def _take(self, file: Path, seen: _Seen) -> Dropped:
+        who = Who(self._who, f"{file.name} was dropped into {self._folder.name}")
+        try:
+            models = self._adopted(file)
+        except (ModelError, Refusal) as error:
+            self._mover.refuse(file.name[:_LONGEST_NAME], who, str(error))
+            return self._answer(file, seen, REASON, (), str(error))
+        moved = []
+        for model in models:
+            try:
+                moved.append(
+                    str(self._mover.deploy(model, who, role=self._role, scope=self._scope, share=self._share))
+                )
+            except (Unreachable, NotStable):
+                raise
+            except (ModelError, Refused) as error:
+                if not str(error).endswith("already; nothing was changed"):
+                    return self._answer(file, seen, REASON, (), str(error))
+                moved.append(str(error))
+        return self._answer(file, seen, TAKEN, models, "\n".join(moved))
+
+    def _adopted(self, file: Path) -> tuple[str, ...]:
+        """Publish what is in the bundle, and answer its models: whatever is no submodel of another one."""
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST or not is_bundle(content):
+            raise Refused(
+                f"{file.name} is no bundle of 'fraudstream models export', or has more than {LARGEST:,} bytes"
+            )
+        published = [model for model, _ in publish_bundle(self._registry, content, sign=False)]
+        parents: set[str] = set()
+        for model in published:
+            name, _, version = model.partition("@")
+            parents.update(self._registry.manifest(name, version).parents)
+        return tuple(model for model in published if model not in parents)
+
+    @staticmethod
+    def _answer(file: Path, seen: _Seen, beside: str, models: tuple[str, ...], said: str) -> Dropped:
+        for other in (REASON, TAKEN):
+            file.with_name(file.name + other).unlink(missing_ok=True)
+        answer = file.with_name(file.name + beside)
+        answer.write_text(f"{said}\n", encoding="utf-8")
+        # as old as what it is about: a file that was replaced meanwhile is tried again
+        os.utime(answer, ns=(seen.changed_at, seen.changed_at))
+        return Dropped(file, models, said)

@@ -1,0 +1,165 @@
+"""Challengers held against what decided, from recorded topics."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from models.labels import Labelling
+from stream import compare_cli, decided
+from stream.cli import app
+from stream.comparing import Asked, Comparison, compare
+from stream.decided import DecidedError
+from stream.settings import Settings
+from tests.decided_past import LATER, SHADOW, DecidedPast, a_decision
+
+HEARD = Labelling(LATER, timedelta(days=45), "not_fraud")
+
+
+class Past(DecidedPast):
+    def compared(self, labelling: Labelling = HEARD, **asked: Any) -> list[Comparison]:
+        return compare(Settings(), self.opened, Asked(labelling, samples=100, **asked))
+
+
+def test_what_a_challenger_would_have_saved_is_counted_of_the_same_orders() -> None:
+    past = Past()
+    for number in range(10):
+        past.order(number, "approve", "decline", became=True)
+    for number in range(10, 30):
+        past.order(number, "approve", "approve")
+    past.order(30, "approve", None, became=True)  # before the challenger was there
+
+    (found,) = past.compared()
+
+    assert (found.challenger, found.champions) == ("new@2026-02-01.bbbb", {"old@2026-01-01.aaaa": 30})
+    assert (found.found.orders, found.found.frauds) == (30, 10)
+    assert (found.found.champion_cost, found.found.challenger_cost) == (100_000, 0)
+    assert found.as_json()["saved"]["value"] == 100_000
+    assert found.as_json()["verdict"] == "challenger"
+
+
+def test_what_nobody_can_know_does_not_count_and_is_told() -> None:
+    past = Past()
+    past.order(0, "approve", "approve", became=False)
+    past.order(1, "decline", "approve")  # silence about a declined order says nothing
+    past.order(2, "decline", "approve", became=True)
+    past.order(3, "approve", "approve", placed_at=(LATER - timedelta(days=44)).isoformat())
+    past.order(4, "approve", "approve", currency="USD")
+
+    (found,) = past.compared()
+    (unheard,) = past.compared(Labelling(LATER, timedelta(days=45)))
+
+    assert found.found.orders == 2
+    assert found.left_out == {"declined": 1, "young": 1, "currency": 1}
+    assert found.found.challenger_cost == 10_000
+    assert unheard.left_out == found.left_out
+
+
+def test_orders_without_an_outcome_count_only_where_silence_does() -> None:
+    past = Past()
+    past.order(0, "approve", "approve")
+
+    (silent,) = past.compared()
+    (unknown,) = past.compared(Labelling(LATER, timedelta(days=45)))
+
+    assert silent.found.orders == 1
+    assert (unknown.found.orders, unknown.left_out) == (0, {"unknown": 1})
+
+
+def test_of_an_order_that_was_revised_the_newest_revision_counts() -> None:
+    past = Past()
+    past.order(0, "approve", "approve", became=True)
+    past.order(0, "review", "decline", revision=1)
+
+    (found,) = past.compared()
+
+    assert found.found.actions == [("review", "decline", 1, 1)]
+    assert found.left_out == {"revised": 1}
+
+
+def test_what_is_said_while_observing_is_no_challengers_word() -> None:
+    past = Past()
+    past.order(0, "approve", "decline", became=True, headers=(("mode", b"observe"),))
+
+    with pytest.raises(DecidedError, match="no order in 'orders' was decided and scored by a challenger"):
+        past.compared()
+
+
+def test_each_of_several_challengers_has_its_say_of_every_order() -> None:
+    past = Past()
+    for number in range(5):
+        past.order(number, "approve", "decline", became=True)
+        order = json.loads(past.topics["orders"][-1].value or b"")
+        said = a_decision(order, number, "third@2026-03-01.cccc", "review", features={"amount": 1.0})
+        past.put("decisions-shadow", f"c{number}", said, SHADOW)
+
+    new, third = past.compared()
+
+    assert (new.found.orders, third.found.orders) == (5, 5)
+    assert (new.found.challenger_cost, third.found.challenger_cost) == (0, 1_500)
+
+
+def test_decisions_that_come_in_another_order_than_their_orders_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decided, "_AHEAD", 4)
+    past = Past()
+    for number in range(12):
+        past.order(number, "approve", "decline", became=True)
+    for topic in ("decisions", "decisions-shadow"):
+        records = past.topics[topic]
+        for at in range(0, 12, 3):  # each three turned around
+            values = [each.value for each in records[at : at + 3]]
+            for place, value in zip(range(at, at + 3), reversed(values), strict=True):
+                records[place] = records[place]._replace(value=value)
+    # an order that is gone leaves its decisions behind
+    del past.topics["orders"][0]
+
+    (found,) = past.compared()
+
+    assert found.found.orders == 11
+
+
+def test_only_those_named_are_compared() -> None:
+    past = Past()
+    past.order(0, "approve", "decline", became=True)
+
+    assert len(past.compared(challengers=["new"], champion="old@2026-01-01.aaaa")) == 1
+    with pytest.raises(DecidedError, match=r"there are: new@2026-02-01\.bbbb"):
+        past.compared(challengers=["other"])
+    with pytest.raises(DecidedError):
+        past.compared(champion="other")
+
+
+def test_a_review_costs_the_same_in_a_currency_without_cents() -> None:
+    past = Past()
+    past.order(0, "review", "approve", became=False, currency="JPY")
+
+    (found,) = past.compared(review_cost=500.0)
+
+    assert found.found.champion_cost == 500
+
+
+def test_the_command_tells_the_money_and_what_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    past = Past()
+    for number in range(20):
+        past.order(number, "approve", "decline", became=True)
+    past.order(20, "decline", "approve")
+    monkeypatch.setattr(compare_cli, "opened", lambda *_: past.opened)
+    arguments = ["models", "compare", "--as-of", LATER.isoformat(), "--silence-is-legitimate"]
+
+    person = CliRunner().invoke(app, arguments)
+    machine = CliRunner().invoke(app, [*arguments, "--json"])
+    wrong = CliRunner().invoke(app, [*arguments, "--currency", "euro"])
+
+    assert person.exit_code == 0, person.output
+    lines = [line.strip() for line in person.stdout.splitlines()]
+    assert lines[0] == "new@2026-02-01.bbbb against old@2026-01-01.aaaa (20)"
+    assert lines[2].startswith("1 more were declined and have no outcome")
+    assert "what was done   2000.00 EUR" in lines
+    assert any(each.startswith("the challenger would have saved 2000.00 EUR, between ") for each in lines)
+    assert lines[-1] == "the challenger is better on these orders"
+    assert json.loads(machine.stdout)["saved"]["value"] == 200_000
+    assert wrong.exit_code == 2
