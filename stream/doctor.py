@@ -37,7 +37,7 @@ from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, 
 from stream.control import in_force
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
-from stream.lag import held_by_transactions
+from stream.lag import held_by_transactions, left_on_the_road
 from stream.ports import TP, Committed, Refused
 from stream.repair import last_position
 from stream.settings import Settings, SettingsError, describe_settings
@@ -831,6 +831,13 @@ def _offsets(look: _Look) -> Iterator[Said]:
         yield _fail(
             f"{count:,} records of {_named(lost)} were deleted before they were decided",
             "set retention.ms=-1 on the topic, and let the shop send those orders again",
+        )
+    for entity, waiting in left_on_the_road(settings).items():
+        yield _fail(
+            f"{waiting:,} records wait in '{settings.topics.by(entity)}' and {entity} is not among the "
+            f"entities ('{','.join(settings.entities)}'): no worker starts, or nobody would decide them",
+            "set FRAUDSTREAM_ENTITIES to what it was, and change it once they have arrived "
+            "(docs/upgrades.md)",
         )
 
 

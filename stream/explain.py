@@ -4,10 +4,11 @@ The past is read from the topic and goes through `features.replay`, as a worker 
 Nothing is joined, committed or changed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from features.catalogue import is_served
@@ -22,6 +23,7 @@ from features.replay import LeftOut, Replay
 from stream.decoder import CONTRACT, decoder_of
 from stream.desk import is_history, partition_of
 from stream.errors import Refusal
+from stream.explain_stage import Known, known_at_stage
 from stream.plainly import plain
 from stream.ports import TP, Record
 from stream.recorded import Recorded, TopicsRecorded
@@ -120,6 +122,8 @@ class Explanation:
     folded: int
     """How many more are counted in tiles only."""
     features: tuple[Explained, ...]
+    known: Mapping[str, Known] = field(default_factory=dict)
+    """The same of the other entities whose features are explained."""
 
     def as_json(self) -> dict[str, Any]:
         """The order, without its features, for machines."""
@@ -133,6 +137,14 @@ class Explanation:
             "currency": order.currency,
             "past_orders": self.past,
             "folded_orders": self.folded,
+            "entities": {
+                entity: {
+                    "id": known.named,
+                    "past_orders": None if known.history is None else len(known.history),
+                    "folded_orders": known.folded,
+                }
+                for entity, known in self.known.items()
+            },
         }
 
 
@@ -150,10 +162,13 @@ def explain_order(
     `since`: what arrived before is not looked at. At most `most` past orders are shown for each feature.
     Raises ExplainError, TopicError, Unreachable, MappingFileError.
     """
-    _refuse_unexplained(features)
+    _refuse_unexplained(features, settings)
     with closing(_Shop(settings, since, told)) as shop:
         place, order = shop.find(order_id)
-        return _explained(order, shop.past(order, place.partition, place.offset), features, settings, most)
+        past = shop.past(order, place.partition, place.offset)
+        return _explained(
+            order, past, features, settings, most, at_stages=shop.at_stages(order, place, features)
+        )
 
 
 def explain_given(
@@ -169,7 +184,7 @@ def explain_given(
 
     What the topic has under its id is not part of its past. Raises as `explain_order` does.
     """
-    _refuse_unexplained(features)
+    _refuse_unexplained(features, settings)
     decoder = decoder_of(settings)
     named = decoder.identity(value)
     key = (named.customer_id or named.order_id or "").encode()
@@ -177,8 +192,10 @@ def explain_given(
     if isinstance(order, Rejection):
         raise ExplainError(f"the order would be rejected: {order.code}: {order.detail}")
     with closing(_Shop(settings, since, told)) as shop:
-        partition = partition_of(key, shop.partitions)
-        return _explained(order, shop.past(order, partition, None), features, settings, most)
+        past = shop.past(order, partition_of(key, shop.partitions), None)
+        return _explained(
+            order, past, features, settings, most, at_stages=shop.at_stages(order, None, features)
+        )
 
 
 def explain_recorded(
@@ -194,29 +211,34 @@ def explain_recorded(
 
     Raises as `explain_order` does; what was recorded is not closed.
     """
-    _refuse_unexplained(features)
+    _refuse_unexplained(features, settings)
     shop = _Shop(settings, None, told, recorded)
     order = shop.decoded(record)
     if isinstance(order, Rejection):
         return None
-    return _explained(order, shop.past(order, record.partition, record.offset), features, settings, most)
+    past = shop.past(order, record.partition, record.offset)
+    place = _Place(record.partition, record.offset)
+    return _explained(order, past, features, settings, most, at_stages=shop.at_stages(order, place, features))
 
 
-def is_explained(feature: Feature) -> bool:
-    """Whether all that it asks lies in the topic of orders, under the customer's own key."""
-    return is_served(feature) and not feature.looks_at_facts
+def is_explained(feature: Feature, entities: Collection[str] = ()) -> bool:
+    """Whether what it asks lies in the topic of orders, or in that of the stage of one of these entities.
+
+    What became of a customer's orders does not.
+    """
+    return feature.entity in entities or (is_served(feature) and not feature.looks_at_facts)
 
 
-def _refuse_unexplained(features: Sequence[Feature]) -> None:
+def _refuse_unexplained(features: Sequence[Feature], settings: Settings) -> None:
     names = [
         f"{each.name} ({'what became of orders' if each.looks_at_facts else each.entity})"
         for each in features
-        if not is_explained(each)
+        if not is_explained(each, settings.entities)
     ]
     if names:
         raise ExplainError(
-            f"only what the order and its customer's orders say is explained so far, not {', '.join(names)}; "
-            "'fraudstream features' lists the others"
+            "only what the order, its customer's orders and the histories of the setting entities say is "
+            f"explained so far, not {', '.join(names)}; 'fraudstream features' lists the others"
         )
 
 
@@ -314,6 +336,23 @@ class _Shop:
             if not isinstance(other, Rejection) and other.order_id != order.order_id:
                 yield other
 
+    def at_stages(
+        self, order: Order | Told, place: _Place | None, features: Sequence[Feature]
+    ) -> dict[str, Known]:
+        """What was known of every other entity that features ask, when the order stood at its stage."""
+        asked = {each.entity for each in features}
+        return {
+            entity: known_at_stage(self._settings, entity, order, place, self._from_the_beginning)
+            for entity in self._settings.entities
+            if entity in asked
+        }
+
+    def _from_the_beginning(self, topic: str, partition: int) -> Iterator[Record]:
+        self._recorded.partitions(topic)
+        begin, end = self._bounds(partition, topic)
+        self._of = self._read + max(0, end - begin)
+        return self._records(partition, begin, end, topic)
+
     def decoded(self, record: Record) -> Order | Told | Rejection:
         return self._decoder.order(
             record.value,
@@ -322,8 +361,8 @@ class _Shop:
             ahead_by_at_most=_ahead(self._settings),
         )
 
-    def _bounds(self, partition: int) -> tuple[int, int]:
-        tp: TP = (self._topic, partition)
+    def _bounds(self, partition: int, topic: str = "") -> tuple[int, int]:
+        tp: TP = (topic or self._topic, partition)
         # what an open transaction holds back has not arrived for a worker either
         begin, end = self._recorded.bounds(tp)
         if self._since is not None and self._topics is not None:
@@ -331,9 +370,9 @@ class _Shop:
             begin = end if first is None else min(max(begin, first), end)
         return begin, end
 
-    def _records(self, partition: int, begin: int, end: int) -> Iterator[Record]:
-        before = self._read
-        for chunk in self._recorded.read((self._topic, partition), begin, end) if begin < end else ():
+    def _records(self, partition: int, begin: int, end: int, topic: str = "") -> Iterator[Record]:
+        before, tp = self._read, (topic or self._topic, partition)
+        for chunk in self._recorded.read(tp, begin, end) if begin < end else ():
             yield from chunk
             self._read = before + chunk[-1].offset + 1 - begin
             self._told(self._read, self._of)
@@ -359,6 +398,8 @@ def _explained(
     features: Sequence[Feature],
     settings: Settings,
     most: int,
+    *,
+    at_stages: Mapping[str, Known] = MappingProxyType({}),
 ) -> Explanation:
     replay = Replay(lambda _order, _histories: None, row_limit=settings.row_limit)
     by_id: dict[int, Order | Told] = {}
@@ -373,21 +414,26 @@ def _explained(
             held = replay.row(_CUSTOMER, other.key).column("order")
             by_id = {order: by_id[order] for order in held}
     history = replay.recall(order)[_CUSTOMER]
+    folded = 0 if order.customer_id is None else replay.row(_CUSTOMER, order.customer_id).folded
+    at_home = Known(order.customer_id, history, folded, by_id)
     return Explanation(
         order,
         None if history is None else len(history),
-        0 if order.customer_id is None else replay.row(_CUSTOMER, order.customer_id).folded,
-        tuple([_feature_explained(each, cast("Order", order), history, by_id, most) for each in features]),
+        folded,
+        tuple(
+            [
+                _feature_explained(
+                    each, cast("Order", order), at_stages.get(each.entity or "", at_home), most
+                )
+                for each in features
+            ]
+        ),
+        at_stages,
     )
 
 
-def _feature_explained(
-    feature: Feature,
-    order: Order,
-    history: History | None,
-    by_id: Mapping[int, Order | Told],
-    most: int,
-) -> Explained:
+def _feature_explained(feature: Feature, order: Order, known: Known, most: int) -> Explained:
+    history = known.history
     if feature.entity is None or history is None:
         return Explained(feature, feature.value(order, history), True, (), 0)
     history.is_exact = True
@@ -397,7 +443,7 @@ def _feature_explained(
     positions = [] if looked_at is None or value is None else looked_at(order, history)
     held = history.held_orders(0, len(history))
     words = tuple(dict.fromkeys(_words(feature)))
-    newest = [by_id[held[position]] for position in reversed(positions[len(positions) - most :])]
+    newest = [known.by_id[held[position]] for position in reversed(positions[len(positions) - most :])]
     orders = tuple([_past_order(each, words) for each in newest])
     return Explained(feature, value, is_exact, orders, len(positions) - len(orders))
 
@@ -440,6 +486,14 @@ def said(explanation: Explanation, since: datetime | None = None) -> Iterator[st
         arrived = f" that arrived since {when(since)}" if since is not None else ""
         plural = "" if explanation.past == 1 else "s"
         yield f"{explanation.past:,} order{plural} of the customer before it{arrived}{folded}"
+    for entity, known in explanation.known.items():
+        about = entity.replace("_", " ")
+        if known.history is None:
+            yield f"it names no {about}"
+            continue
+        folded = f"; {known.folded:,} older ones are counted in tiles" if known.folded else ""
+        plural = "" if len(known.history) == 1 else "s"
+        yield plain(f"{len(known.history):,} order{plural} of {about} {known.named} before it{folded}")
     widest = max((len(each.feature.name) for each in explanation.features), default=0)
     for each in explanation.features:
         about = "" if each.is_exact else ", about"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import filterfalse
 from pathlib import Path
 from typing import NamedTuple
@@ -59,14 +60,15 @@ def run_explain(settings: Settings, asked: Asked) -> None:
         typer.echo(line)
     if left_out:
         typer.echo(
-            f"{len(left_out)} not explained, as they ask other histories than the customer's or what became "
-            f"of orders: {', '.join(each.name for each in left_out)}"
+            f"{len(left_out)} not explained, as they ask what became of the customer's orders, or a history "
+            f"that the setting entities does not name: {', '.join(each.name for each in left_out)}"
         )
 
 
 def _features(settings: Settings, asked: Asked) -> tuple[Sequence[Feature], Sequence[Feature]]:
     """Those named, else those of the group or of the model in service; and those of them not explained."""
     catalogue = catalogue_of(settings)
+    told = partial(is_explained, entities=settings.entities)
     if asked.names:
         return catalogue.by_names(dict.fromkeys(asked.names)), ()
     if asked.group is not None:
@@ -74,14 +76,15 @@ def _features(settings: Settings, asked: Asked) -> tuple[Sequence[Feature], Sequ
             hint = did_you_mean(asked.group, catalogue.groups)
             raise typer.BadParameter(f"there is no group {asked.group!r}{hint}", param_hint="--group")
         meant = catalogue.groups[asked.group]
-        if not any(map(is_explained, meant)):
+        if not any(map(told, meant)):
             raise ExplainError(
-                f"nothing of group '{asked.group}' is explained so far: it asks what became of orders, or "
-                "another history than the customer's; 'fraudstream features' lists the other groups"
+                f"nothing of group '{asked.group}' is explained so far: it asks what became of the "
+                "customer's orders, or a history that the setting entities does not name; 'fraudstream "
+                "features' lists the other groups"
             )
     else:
         meant = registry_of(settings, catalogue.by_name).load(*named(settings.model)).features
-    return tuple(filter(is_explained, meant)), tuple(filterfalse(is_explained, meant))
+    return tuple(filter(told, meant)), tuple(filterfalse(told, meant))
 
 
 def _bytes_of(file: Path) -> bytes:

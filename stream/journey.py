@@ -31,7 +31,8 @@ from stream.deciding import Deciding, said_in
 from stream.decoder import decoder_of
 from stream.explain import Explained, Explanation, explain_recorded, is_explained
 from stream.own_features import catalogue_of
-from stream.past import Doubt, Made, Models
+from stream.past import Made
+from stream.past_desks import Doubt, Models
 from stream.ports import Record
 from stream.recorded import Recorded, recorded_of
 from stream.settings import Settings
@@ -339,11 +340,18 @@ class _Teller:
         """The settings, with those that decide as they were when it was decided."""
         said = None if made is None else said_in(made.record.headers)
         then = Deciding.decode(said) if said else None
-        return (
-            self._settings
-            if then is None
-            else self._settings.model_copy(update={"row_limit": then.row_limit})
-        )
+        if then is None:
+            return self._settings
+        # a stage whose topic is gone, or not in the archive, can't tell what it knew
+        entities = tuple(each for each in then.entities if self._has(self._settings.topics.by(each)))
+        return self._settings.model_copy(update={"row_limit": then.row_limit, "entities": entities})
+
+    def _has(self, topic: str) -> bool:
+        try:
+            self._recorded.partitions(topic)
+        except TopicError:
+            return False
+        return True
 
     def _scorer(self, made: Made | None) -> tuple[Scorer | None, str]:
         model = None if made is None or made.word is None else made.word.model
@@ -362,7 +370,7 @@ class _Teller:
         self, settings: Settings, record: Record, scorer: Scorer | None, decision: Decision
     ) -> Explanation | None:
         asked = scorer.features if scorer is not None else map(self._known.get, decision.features)
-        told = [each for each in asked if each is not None and is_explained(each)]
+        told = [each for each in asked if each is not None and is_explained(each, settings.entities)]
         return explain_recorded(settings, self._recorded, record, told, most=self._most)
 
     def _asked(
@@ -438,9 +446,7 @@ class _Teller:
         return found
 
     def _read(self, topic: str, partition: int) -> Iterator[Record]:
-        try:
-            self._recorded.partitions(topic)
-        except TopicError:
+        if not self._has(topic):
             return
         low, end = self._recorded.bounds((topic, partition))
         for chunk in self._recorded.read((topic, partition), low, end) if low < end else ():

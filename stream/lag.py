@@ -14,12 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from stream.kafka import KafkaCluster, once_it_answers
+from stream.keeping import ROWS
 from stream.ports import TP
 from stream.settings import Settings
-from stream.topics import partitions_of
+from stream.topics import existing, partitions_of
 from stream.writer import Owner
 
-__all__ = ["Held", "PartitionLag", "held_by_transactions", "read_lag", "shown"]
+__all__ = ["Held", "PartitionLag", "held_by_transactions", "left_on_the_road", "read_lag", "shown"]
 
 _FIRST_RECORDS_S = 3.0
 
@@ -70,11 +71,34 @@ def read_lag(settings: Settings) -> list[PartitionLag]:
     Ages are this machine's clock against the broker's. Raises TopicError when a topic is missing or no
     broker answers, Unreachable or Refused when the cluster does not tell.
     """
-    tps = [
-        (topic, partition)
-        for topic, count in partitions_of(settings, *settings.inputs).items()
-        for partition in range(count)
-    ]
+    return _read(settings, partitions_of(settings, *settings.inputs))
+
+
+def left_on_the_road(settings: Settings) -> dict[str, int]:
+    """How many records wait in the stages of entities that are not in the settings any more, by entity.
+
+    No worker with these settings would ever take them: the orders in them would never be decided. Raises as
+    `read_lag` does.
+    """
+    topics = {
+        settings.topics.by(entity): entity
+        for entity in ROWS
+        if entity not in ("customer", *settings.entities)
+    }
+    left: dict[str, int] = {}
+    for topic, count in existing(settings, topics).items():
+        lags = _read(settings, {topic: count})
+        if all(each.position is None for each in lags):
+            continue  # another group's
+        # where only an open transaction or markers wait, nothing ever will
+        waiting = sum(each.waiting for each in lags if each.oldest_s is not None or not each.held)
+        if waiting:
+            left[topics[topic]] = waiting
+    return left
+
+
+def _read(settings: Settings, counts: Mapping[str, int]) -> list[PartitionLag]:
+    tps = [(topic, partition) for topic, count in counts.items() for partition in range(count)]
     with closing(KafkaCluster(settings, quiet=True)) as cluster:
         committed = once_it_answers(cluster.committed, tps, stable=False)
         living = once_it_answers(cluster.roll_call)

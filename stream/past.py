@@ -6,63 +6,55 @@ is remembered, one that was set aside is set aside. Rows are kept in memory, and
 many. Nothing is joined, committed or changed.
 """
 
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 from uuid import UUID
 
 import msgspec
-from rocksdict import DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
-from features.define import Feature
 from features.revisions import Revisions
-from models.decision import ModelRef
-from models.errors import ModelError
-from models.policy import Policy
-from models.scorer import Scored, Scorer
-from stream.control import ControlState
-from stream.deciding import Deciding, said_in
-from stream.decoder import CONTRACT, Decoder, decoder_of
-from stream.desk import ScoringDesk, order_key, shorten
+from stream.answers import SHADOW
+from stream.deciding import said_in
+from stream.desk import order_key, shorten
 from stream.last import last_with
-from stream.own_features import catalogue_of
-from stream.ports import TP, Effects, Record
+from stream.panel import KILL_SWITCH, MODEL_UNAVAILABLE
+from stream.past_desks import NO_CONTROL, UNTOLD, ControlPast, Desks, Doubt, Model, Models, Under
+from stream.past_rows import Rows, RowsOf
+from stream.ports import NO_POSITIONS, TP, Effects, Record
 from stream.recorded import Recorded
-from stream.registry import registry_of
-from stream.settings import Settings
+from stream.settings import Settings, Topics
 from stream.topics import TopicError
 from stream.writer import POSITION_KEY, decode_position
 
 __all__ = [
-    "ControlPast",
-    "Doubt",
+    "AHEAD",
+    "AT_ONCE",
+    "BYTES_AT_ONCE",
+    "DecidedSoFar",
     "Made",
-    "Models",
     "Outcome",
     "Past",
     "Read",
     "Sources",
     "Wanted",
+    "decided_under",
+    "parted",
+    "records_of",
+    "set_aside",
+    "source_in",
 ]
 
-_AT_ONCE: Final = 4_000
-_BYTES_AT_ONCE: Final = 32 * 1024 * 1024
-_AHEAD: Final = 1_000
+AT_ONCE: Final = 4_000
+BYTES_AT_ONCE: Final = 32 * 1024 * 1024
+AHEAD: Final = 1_000
 """How many decisions are read ahead of an order that has none, before it is taken for one without."""
-_ROWS_IN_MEMORY: Final = 128 * 1024 * 1024
-SPILLED: Final = "fraudstream-verify-"
-"""What the names of temporary folders begin with."""
-_A_ROW_COSTS: Final = 200
-"""Bytes beside key and value, about."""
 _SETTLED_MS: Final = 10_000
-_NONE: Final = -1
-"""The control offset of a decision that names none: there was no control topic."""
 
 Read = Callable[[int], None]
 """Told how many more records were read."""
@@ -91,12 +83,6 @@ class Sources(NamedTuple):
 # What was decided ---------------------------------------------------------------------------------
 
 
-class _Model(msgspec.Struct, frozen=True):
-    name: str
-    version: str
-    digest: str
-
-
 class Source(msgspec.Struct):
     """Where an order stands, and how far the other inputs had been read."""
 
@@ -114,7 +100,7 @@ class _Word(msgspec.Struct):
     policy: str
     source: Source
     revision: int = 0
-    model: _Model | None = None
+    model: Model | None = None
     repeat_of: str | None = None
 
 
@@ -123,8 +109,15 @@ class _SourceOnly(msgspec.Struct):
 
 
 _word: Final = msgspec.json.Decoder(_Word).decode
-_source: Final = msgspec.json.Decoder(_SourceOnly).decode
+_source_only: Final = msgspec.json.Decoder(_SourceOnly).decode
 _ASIDE: Final = b'"code":"scorer_error"'
+_KILLED: Final = f'"code":"{KILL_SWITCH}"'.encode()
+_UNAVAILABLE: Final = f'"code":"{MODEL_UNAVAILABLE}"'.encode()
+
+
+def source_in(value: bytes | None) -> Source:
+    """Where the order stands that a decision of ours is about."""
+    return _source_only(value or b"").source
 
 
 class Made(NamedTuple):
@@ -162,8 +155,11 @@ class Made(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether it was scored, and repeats no other."""
-        return self.word is not None and self.word.model is not None and self.word.repeat_of is None
+        """Whether it was decided, by a model or without one, and repeats no other."""
+        word, value = self.word, self.record.value or b""
+        if word is None or word.repeat_of is not None:
+            return False
+        return word.model is not None or _KILLED in value or _UNAVAILABLE in value
 
     @property
     def is_of_an_order_set_aside(self) -> bool:
@@ -235,7 +231,7 @@ class Decided:
     def _read_ahead(self, number: int, offset: int) -> None:
         pending, stream = self._pending[number], self._streams[number]
         while offset not in pending:
-            if len(pending) >= _AHEAD:
+            if len(pending) >= AHEAD:
                 passed = [each for each in pending if each < offset]
                 if not passed:
                     return
@@ -251,255 +247,6 @@ class Decided:
                 self.stray.append(made)
             else:
                 pending.setdefault(about.offset, []).append(made)
-
-
-# What decided -------------------------------------------------------------------------------------
-
-
-class Doubt(NamedTuple):
-    """Why a decision can't be decided again as it was, and what to do."""
-
-    cause: str
-    said: str
-
-
-class Models:
-    """The models and policies that decisions name, loaded once each."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Raises OwnFeaturesError, SettingsError."""
-        self._settings = settings
-        self._catalogue = catalogue_of(settings)
-        self._registry = registry_of(settings, self._catalogue.by_name)
-        self._loaded: dict[_Model, Scorer | Doubt] = {}
-        self._policies: dict[str, Policy] | None = None
-
-    def scorer(self, model: _Model) -> Scorer | Doubt:
-        """The model, or why it can't be had."""
-        found = self._loaded.get(model)
-        if found is None:
-            found = self._loaded[model] = self._load(model)
-        return found
-
-    def policy(self, digest: str) -> Policy | Doubt:
-        """The policy of this digest, or why it can't be had."""
-        if self._policies is None:
-            self._policies = {each.digest: each for each in self._known_policies()}
-        known = self._policies.get(digest)
-        if known is not None:
-            return known
-        return Doubt(
-            "policy_unknown",
-            f"the thresholds of policy {digest[:12]} are neither those that are set now nor suggested by a "
-            "model of the registry; set FRAUDSTREAM_REVIEW_AT and FRAUDSTREAM_DECLINE_AT as they were then, "
-            "and verify again",
-        )
-
-    def row_limit(self, model: _Model) -> int | None:
-        """From how long histories the model learned."""
-        try:
-            kept = self._registry.manifest(model.name, model.version).settings.get("row_limit")
-        except ModelError:
-            return None
-        return kept if isinstance(kept, int) else None
-
-    def _load(self, model: _Model) -> Scorer | Doubt:
-        named = f"{model.name}@{model.version}"
-        if not self._registry.has(model.name, model.version):
-            return Doubt(
-                "model_unknown",
-                f"model {named} (digest {model.digest[:12]}) is not in {self._registry.address}; bring its "
-                "folder back from a copy, and verify again",
-            )
-        try:
-            scorer = self._registry.load(model.name, model.version)
-        except ModelError as error:
-            return self._refused(model, error)
-        if scorer.digest != model.digest:
-            return Doubt(
-                "model_other",
-                f"model {named} decided with digest {model.digest[:12]}, and the registry has it with "
-                f"{scorer.digest[:12]}; bring the folder of then back from a copy, and verify again",
-            )
-        return scorer
-
-    def _refused(self, model: _Model, error: ModelError) -> Doubt:
-        """Whether the features are to blame, or the model."""
-        with suppress(ModelError):
-            for entry in self._registry.manifest(model.name, model.version).features:
-                try:
-                    declared = self._catalogue.by_name(entry.name).declaration
-                except Exception:  # noqa: BLE001 - whatever the catalogue raises, it has no such feature
-                    declared = None
-                if declared != entry.declaration and not entry.name.startswith("score_of_"):
-                    return Doubt(
-                        "features_changed",
-                        f"{error}; verify with the definition of then (setting features, or the "
-                        "fraudstream that decided)",
-                    )
-        return Doubt("model_refused", str(error))
-
-    def _known_policies(self) -> Iterator[Policy]:
-        settings = self._settings
-        if settings.review_at is not None and settings.decline_at is not None:
-            yield Policy(review_at=settings.review_at, decline_at=settings.decline_at)
-        for name, version in self._registry.list():
-            with suppress(ModelError):
-                yield self._registry.manifest(name, version).suggested_policy
-
-
-class ControlPast:
-    """The control states that were in force, by the offset up to which the topic had been read."""
-
-    def __init__(
-        self, group: str, records: Sequence[Record], low: int, gaps: Sequence[tuple[int, int]] = ()
-    ) -> None:
-        self._records = records
-        self._first_lost = min((start for start, _ in gaps), default=None) if not low else 0
-        self._group = group
-        self._states: dict[int, ControlState | Doubt] = {}
-
-    @classmethod
-    def read(cls, recorded: Recorded, settings: Settings) -> Self:
-        """All that was said, and where it begins; nothing where there is no such topic."""
-        tp = (settings.topics.control, 0)
-        try:
-            recorded.partitions(tp[0])
-        except TopicError:
-            return cls(settings.group, (), 0)
-        low, end = recorded.bounds(tp)
-        records = [each for chunk in recorded.read(tp, low, end) for each in chunk]
-        return cls(settings.group, records, low, recorded.gaps(tp))
-
-    def at(self, offset: int) -> ControlState | Doubt:
-        """The state after the records before the offset, or why it can't be told."""
-        state = self._states.get(offset)
-        if state is None:
-            state = self._states[offset] = self._fold(offset)
-        return state
-
-    def _fold(self, offset: int) -> ControlState | Doubt:
-        before = [each for each in self._records if each.offset < offset]
-        reached = before[-1].offset + 1 if before else 0
-        is_lost = self._first_lost is not None and self._first_lost < offset
-        if reached != offset or is_lost:
-            records = self._records
-            there = f"from {records[0].offset:,} to {records[-1].offset:,}" if records else "none"
-            return Doubt(
-                "control_missing",
-                f"decided under control offset {offset:,}, and the records of control that are there are "
-                f"{there}; bring the topic of then back, or read an archive that has it (--archive)",
-            )
-        state = ControlState(self._group)
-        for each in before:
-            state = state.after(each)
-        return Doubt("control_unreadable", state.refusal) if state.refusal else state
-
-
-class _NoScorer:
-    """Stands in for a model where nobody looks at what it says."""
-
-    name, version, digest = "none", "none", ""
-    ref = ModelRef(name=name, version=version, digest=digest)
-    features: tuple[Feature, ...] = ()
-
-    def score(self, vectors: Sequence[Sequence[float | None]]) -> list[Scored]:
-        return [_UNSCORED] * len(vectors)
-
-
-_UNSCORED: Final = Scored(0.0, (), ())
-_NO_SCORER: Final = cast("Scorer", _NoScorer())
-_NO_POLICY: Final = Policy(review_at=1.0, decline_at=1.0)
-
-
-class _Under(NamedTuple):
-    """What orders are decided under; None is what no decision has said yet."""
-
-    model: _Model | None = None
-    policy: str | None = None
-    control: int | None = None
-    is_observed: bool | None = None
-    settings: bytes | None = None
-    """The header; empty where an older version wrote none."""
-
-    def and_then(self, told: "_Under") -> "_Under | None":
-        """Both together; None where they contradict each other."""
-        for mine, other in zip(self, told, strict=True):
-            if mine is not None and other is not None and mine != other:
-                return None
-        return self.or_else(told)
-
-    def or_else(self, other: "_Under") -> "_Under":
-        """This, and what it does not say as the other says it."""
-        return _Under._make(
-            theirs if mine is None else mine for mine, theirs in zip(self, other, strict=True)
-        )
-
-
-_UNTOLD: Final = _Under()
-
-
-# Rows ---------------------------------------------------------------------------------------------
-
-
-class _Rows:
-    """The rows of one partition: a dict, and a temporary database for what does not fit."""
-
-    def __init__(self, most: int = _ROWS_IN_MEMORY, beside: Path | None = None) -> None:
-        """What does not fit goes below a folder, the temporary one if none is given."""
-        self._most = most
-        self._beside = beside
-        self._rows: dict[bytes, bytes | None] = {}
-        self._size = 0
-        self._folder: Path | None = None
-        self._spilled: Rdict | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._rows.clear()
-        if self._spilled is not None:
-            self._spilled.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def recall(self, _: int, key: bytes) -> bytes | None:
-        if key in self._rows or self._spilled is None:
-            return self._rows.get(key)
-        kept: bytes | None = self._spilled.get(key)
-        return kept
-
-    def change(self, rows: Mapping[bytes, bytes | None]) -> None:
-        for key, value in rows.items():
-            before = self._rows.get(key)
-            self._size += len(value or b"") - len(before or b"")
-            if key not in self._rows:
-                self._size += len(key) + _A_ROW_COSTS
-            self._rows[key] = value
-        if self._size > self._most:
-            self._spill()
-
-    def _spill(self) -> None:
-        if self._spilled is None:
-            self._folder = Path(tempfile.mkdtemp(prefix=SPILLED, dir=self._beside))
-            options = Options(raw_mode=True)
-            options.create_if_missing(create_if_missing=True)
-            options.set_compression_type(DBCompressionType.lz4())
-            self._spilled = Rdict(str(self._folder / "rows"), options)
-            unlogged = WriteOptions()
-            # nothing of it outlives this process; a property, whatever the stubs say
-            unlogged.disable_wal = True  # type: ignore[method-assign,assignment]
-            self._spilled.set_write_options(unlogged)
-        batch = WriteBatch(raw_mode=True)
-        for key, value in self._rows.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        self._spilled.write(batch)
-        self._rows.clear()
-        self._size = 0
 
 
 # Deciding again -----------------------------------------------------------------------------------
@@ -521,11 +268,33 @@ class Outcome(NamedTuple):
     was_set_aside: bool
 
 
+class DecidedSoFar(Protocol):
+    """The decisions of a partition, by the offset of the order that each is about."""
+
+    stray: list[Made]
+    """Those that are about no order that is still to come; whoever looks at them takes them away."""
+    read: int
+    """How many records were read for it."""
+
+    def at(self, offset: int) -> list[Made]:
+        """Those about the order at this offset; asked in the order of the offsets."""
+
+    def has_answered(self, offset: int) -> bool:
+        """Whether a decision about the order at this offset was met."""
+
+    def ahead(self, offset: int) -> Iterator[Made]:
+        """Some that come next, beginning with this offset, in the order of their orders."""
+
+    def rest(self) -> Iterator[Made]:
+        """Those about orders that never came."""
+
+
 Wanted = Callable[[Record], bool]
 """Whether this order is to be decided again; of the others only what they leave behind counts."""
 
 
-def _records(source: Recorded, tp: TP, start: int, end: int) -> Generator[Record, None, None]:
+def records_of(source: Recorded, tp: TP, start: int, end: int) -> Generator[Record, None, None]:
+    """The records of a partition one by one."""
     if start < end:
         for chunk in source.read(tp, start, end):
             yield from chunk
@@ -551,20 +320,15 @@ class Past:
         """
         self._sources = sources
         self._settings = settings
-        self._own = Deciding.of(settings)
-        self._own_decoder = decoder_of(settings)
         self.partition = partition
-        self._models = models
         self.from_archive = from_archive
         self._told = read
         self._stack = ExitStack()
         topics = settings.topics
         self.orders: TP = (topics.orders, partition)
         self._outputs = (topics.decisions, topics.decisions_shadow)
-        self._control = ControlPast.read(sources.asked, settings)
-        self._desks: dict[tuple[_Under, bool], tuple[ScoringDesk, Doubt | None]] = {}
-        self._state = ControlState(settings.group)
-        self._rows = self._stack.enter_context(_Rows(beside=beside))
+        self._desks = self._opened_desks(models)
+        self._rows = self._opened_rows(beside)
         self._watermarks: dict[int, int] = {}
         self._heard = {topics.outcomes: 0, topics.order_events: 0}
         """How far is heard what became of orders, by topic."""
@@ -581,19 +345,10 @@ class Past:
         self.undecided = end - self.end
         self.first_recorded = self.low
         """The first order whose decision would be there."""
-        self._aside = self._set_aside()
-        self._smallest: list[int | None] = [None, None]
-        self.grew = ""
-        """Which horizon was raised, if one was: what was forgotten before can't be told."""
+        self._aside = set_aside(self._sources.asked, settings.topics, self.orders)
         self.seen = 0
         """How many records of orders were gone through."""
-        streams = [
-            self._stream(source, (topic, partition), *bounds)
-            for source, topic, bounds in zip(
-                (sources.decisions, sources.shadow), self._outputs, self._bounds, strict=True
-            )
-        ]
-        self.decided = Decided(streams, self.orders, self.low, self.end)
+        self.decided = self._opened_decisions()
 
     def __enter__(self) -> Self:
         return self
@@ -630,7 +385,17 @@ class Past:
     @property
     def has_mapping(self) -> bool:
         """Whether orders come in a shop's own JSON."""
-        return self._own.mapping is not None
+        return self._desks.has_mapping
+
+    @property
+    def grew(self) -> str:
+        """Which horizon was raised, if one was: what was forgotten before can't be told."""
+        return self._desks.grew
+
+    @property
+    def begins_at(self) -> str:
+        """Which topic that histories are made of lacks its beginning, and where it begins; none: empty."""
+        return f"{self.orders[0]}/{self.partition} begins at offset {self.low:,}" if self.low else ""
 
     def is_to_come(self, offset: int) -> bool:
         """Whether an order may stand there that was not decided yet when the reading began."""
@@ -646,9 +411,9 @@ class Past:
         Orders whose decisions are no longer there are decided too, wanted or not, because resends and
         revisions of them speak of what was decided.
         """
-        decided, under, first = self.decided, _UNTOLD, self.end
+        decided, under, first = self.decided, UNTOLD, self.end
         for made in decided.ahead(self.low):
-            under = under.or_else(self._under_of(made))
+            under = under.or_else(self._desks.untold(decided_under(made, self._settings)))
             if made.word is not None:
                 first = min(first, made.word.source.offset)
         if any(low > 0 for low, _ in self._bounds):
@@ -660,14 +425,14 @@ class Past:
         ):
             self.seen += 1
             made_here = decided.at(record.offset)
-            said = self._under_of(made_here[0]) if made_here else _UNTOLD
+            said, others = self._told_of(record, made_here, under)
             together = under.and_then(said)
             now_wanted = wanted(record)
-            was_set_aside = record.offset in self._aside or (
-                bool(made_here) and made_here[0].is_of_an_order_set_aside
-            )
-            is_full = len(batch) >= _AT_ONCE or size > _BYTES_AT_ONCE
-            unheard = self._unheard(made_here)
+            was_set_aside = self._was_set_aside(record, made_here)
+            is_full = len(batch) >= AT_ONCE or size > BYTES_AT_ONCE
+            unheard = {
+                topic: others[topic] for topic, heard in self._heard.items() if others.get(topic, 0) > heard
+            }
             is_apart = together is None or was_set_aside or now_wanted != is_wanted or bool(unheard)
             if batch and (is_apart or is_full):
                 yield from self._decide(batch, under, wanted=is_wanted)
@@ -685,11 +450,57 @@ class Past:
         if batch:
             yield from self._decide(batch, under, wanted=is_wanted)
         self._told(self.seen + decided.read - told)
+        self._at_the_end(under)
+
+    # what an order that goes on from here changes (`stream.past_road`)
+
+    def _opened_desks(self, models: Models) -> Desks:
+        return Desks(self._settings, models, ControlPast.read(self._sources.asked, self._settings))
+
+    def _opened_rows(self, beside: Path | None) -> Rows | RowsOf:
+        return self._stack.enter_context(Rows(beside=beside))
+
+    def _opened_decisions(self) -> DecidedSoFar:
+        streams = [
+            # what challengers would have decided is nobody's decision
+            (
+                each
+                for each in self._stream(source, (topic, self.partition), *bounds)
+                if SHADOW not in each.headers
+            )
+            for source, topic, bounds in zip(
+                (self._sources.decisions, self._sources.shadow), self._outputs, self._bounds, strict=True
+            )
+        ]
+        return Decided(streams, self.orders, self.low, self.end)
+
+    def _told_of(
+        self, _record: Record, made: Sequence[Made], _under: Under
+    ) -> tuple[Under, Mapping[str, int]]:
+        """What the order was decided under, and how far its other inputs had been read."""
+        if not made:
+            return UNTOLD, {}
+        word = made[0].word
+        under = self._desks.untold(decided_under(made[0], self._settings))
+        return under, {} if word is None else word.source.others
+
+    def _was_set_aside(self, record: Record, made: Sequence[Made]) -> bool:
+        return record.offset in self._aside or (bool(made) and made[0].is_of_an_order_set_aside)
+
+    def _sent_on(self, _effects: Effects, *, judged: bool) -> AbstractSet[int]:  # noqa: ARG002
+        """Look at what is sent on; which orders are decided elsewhere. What can't be `judged` is believed."""
+        return frozenset()
+
+    def _believe(self, batch: Sequence[tuple[Record, list[Made]]], rows: dict[bytes, bytes | None]) -> None:
+        _believe(batch, rows)
+
+    def _at_the_end(self, under: Under) -> None:
+        pass
 
     # reading
 
     def _stream(self, source: Recorded, tp: TP, start: int, end: int) -> Iterator[Record]:
-        records = _records(source, tp, start, end)
+        records = records_of(source, tp, start, end)
         self._stack.callback(records.close)  # what is not read to its end would hold the reader
         return records
 
@@ -724,100 +535,70 @@ class Past:
         """The offset after the last order that has a decision, as the last decisions say."""
         last = 0
         for topic, (low, end) in zip(self._outputs, self._bounds, strict=True):
-            start = max(low, end - _AHEAD)
+            start = max(low, end - AHEAD)
             for chunk in self._sources.asked.read((topic, self.partition), start, end) if start < end else ():
                 for made in map(Made.of, chunk):
                     if made.word is not None and made.word.source.topic == self.orders[0]:
                         last = max(last, made.word.source.offset + 1)
         return last
 
-    def _set_aside(self) -> frozenset[int]:
-        """The orders that were set aside after they had stopped the worker, as far as it is still told."""
-        tp = (self._settings.topics.rejected, self.partition)
-        low, end = self._bounds_of(tp[0])
-        found = set()
-        for chunk in self._sources.asked.read(tp, low, end) if low < end else ():
-            for record in chunk:
-                said = dict(record.headers)
-                if (
-                    said.get("reason") == b"scorer_error"
-                    and said.get("source_topic") == self.orders[0].encode()
-                ):
-                    with suppress(KeyError, ValueError):
-                        found.add(int(said["source_offset"]))
-        return frozenset(found)
-
-    def _unheard(self, made: Sequence[Made]) -> dict[str, int]:
-        """What of its other inputs was known when an order was decided, and is not heard yet."""
-        word = made[0].word if made else None
-        others = {} if word is None else word.source.others
-        return {topic: others[topic] for topic, heard in self._heard.items() if others.get(topic, 0) > heard}
-
-    def _hear(self, unheard: Mapping[str, int], under: _Under) -> None:
+    def _hear(self, unheard: Mapping[str, int], under: Under) -> None:
         """Let histories learn what became of orders, as far as the workers knew it then."""
         for topic, end in unheard.items():
-            desk, _ = self._desk(under, real=False)
+            desk, doubt = self._desks.desk(under, real=False)
             tp = (topic, self.partition)
             for chunk in self._sources.asked.read(tp, self._heard[topic], end):
-                effects = desk.decide(chunk, self._rows.recall, self._watermarks)
+                effects = desk.decide(chunk, self._rows.recall, self._watermarks, NO_POSITIONS)
                 self._rows.change(effects.rows.get(self.partition, {}))
+                self._sent_on(effects, judged=doubt is None)
             self._heard[topic] = end
 
     # deciding
 
-    def _under_of(self, made: Made) -> _Under:
-        word = made.word
-        if word is None:
-            return _UNTOLD
-        is_repeat = word.repeat_of is not None
-        return _Under(
-            None if is_repeat else word.model,
-            None if is_repeat else word.policy,
-            word.source.others.get(self._settings.topics.control, _NONE),
-            made.record.topic == self._settings.topics.decisions_shadow,
-            said_in(made.record.headers) or b"",
-        )
-
     def _decide(
-        self, batch: Sequence[tuple[Record, list[Made]]], under: _Under, *, wanted: bool
+        self, batch: Sequence[tuple[Record, list[Made]]], under: Under, *, wanted: bool
     ) -> Iterator[Outcome]:
         real = wanted or batch[0][0].offset < self.first_recorded
-        desk, doubt = self._desk(under, real=real)
+        desk, doubt = self._desks.desk(under, real=real)
         # what a stand-in says must be corrected before a resend is told the same
-        for part in [batch] if doubt is None else _parted(batch):
+        for part in [batch] if doubt is None else parted(batch):
             records = [record for record, _ in part]
             positions = {self.partition: self._heard}
             effects = desk.decide(records, self._rows.recall, self._watermarks, positions)
             changed = effects.rows.get(self.partition, {})
             if doubt is not None or not real:
-                _believe(part, changed)
+                self._believe(part, changed)
             self._rows.change(changed)
             self._watermarks |= effects.watermarks
+            elsewhere = self._sent_on(effects, judged=real and doubt is None)
             if wanted:
-                yield from self._outcomes(part, effects, doubt)
+                yield from self._outcomes(part, effects, doubt, elsewhere)
 
     def _put_aside(
-        self, record: Record, made: list[Made], under: _Under, *, wanted: bool
+        self, record: Record, made: list[Made], under: Under, *, wanted: bool
     ) -> Iterator[Outcome]:
-        desk, doubt = self._desk(under, real=wanted)
+        desk, doubt = self._desks.desk(under, real=wanted)
         effects = desk.set_aside(record, self._rows.recall, {self.partition: self._heard})
         if wanted:
-            yield from self._outcomes([(record, made)], effects, doubt, was_set_aside=True)
+            yield from self._outcomes([(record, made)], effects, doubt, (), was_set_aside=True)
 
     def _outcomes(
         self,
         batch: Sequence[tuple[Record, list[Made]]],
         effects: Effects,
         doubt: Doubt | None,
+        elsewhere: Container[int],
         *,
         was_set_aside: bool = False,
     ) -> Iterator[Outcome]:
         emitted = {
-            _source(each.value or b"").source.offset: each
+            source_in(each.value).offset: each
             for each in effects.produce
-            if each.topic in self._outputs
+            if each.topic in self._outputs and SHADOW not in each.headers
         }
         for record, made in batch:
+            if record.offset in elsewhere:
+                continue
             again = emitted.get(record.offset)
             yield Outcome(
                 record,
@@ -830,95 +611,55 @@ class Past:
                 was_set_aside,
             )
 
-    def _desk(self, under: _Under, *, real: bool) -> tuple[ScoringDesk, Doubt | None]:
-        """The desk that decides as was decided; a stand-in where that can't be or need not be."""
-        self._remember_horizons(under)
-        has_control = under.control is not None and under.control != _NONE
-        # the state is told to the desk, so one desk does for all of them
-        kind = (under._replace(control=_NONE if under.control is None else min(under.control, 0)), real)
-        found = self._desks.get(kind)
-        if found is None:
-            found = self._desks[kind] = self._made_desk(under, real=real, has_control=has_control)
-        desk, doubt = found
-        if real and has_control and under.control is not None:
-            state = self._control.at(under.control)
-            if isinstance(state, Doubt):
-                return self._desk(under._replace(control=_NONE), real=False)[0], state
-            self._state = state
-        return desk, doubt
 
-    def _made_desk(self, under: _Under, *, real: bool, has_control: bool) -> tuple[ScoringDesk, Doubt | None]:
-        deciding = (Deciding.decode(under.settings) if under.settings else None) or self._own
-        scorer, policy, doubt = _NO_SCORER, _NO_POLICY, None
-        decoder: Decoder = CONTRACT
-        if deciding.mapping is not None:
-            decoder = self._own_decoder
-            if deciding.mapping != self._own.mapping:
-                doubt = Doubt(
-                    "settings_differ",
-                    f"decided with mapping {deciding.mapping}, and the one that is set now is "
-                    f"{self._own.mapping or 'none'}; set the mapping of then (FRAUDSTREAM_MAPPING), and "
-                    "verify again",
-                )
-        elif not under.settings:
-            decoder = self._own_decoder
-        if deciding.entities:
-            doubt = Doubt(
-                "through_stages",
-                f"decided behind the stages of {', '.join(deciding.entities)}, and only what was decided at "
-                "home is decided again by this version; nothing can be held against it",
-            )
-        row_limit = deciding.row_limit
-        if under.model is not None and not under.settings:
-            row_limit = self._models.row_limit(under.model) or row_limit
-        if real:
-            if under.policy is not None:
-                known = self._models.policy(under.policy)
-                if isinstance(known, Doubt):
-                    doubt = known
-                else:
-                    policy = known
-            if under.model is not None:
-                loaded = self._models.scorer(under.model)
-                if isinstance(loaded, Doubt):
-                    doubt = loaded
-                else:
-                    scorer = loaded
-        desk = ScoringDesk(
-            scorer=scorer,
-            policy=policy,
-            topics=self._settings.topics,
-            partitions=self._settings.partitions,
-            row_limit=row_limit,
-            ahead_by_at_most=deciding.ahead_by_at_most,
-            reject_share=0.0,
-            headers=(),
-            in_force=(lambda: self._state) if has_control and real else None,
-            observe=bool(under.is_observed),
-            decoder=decoder,
-            horizons=deciding.horizons,
-        )
-        return desk, doubt
-
-    def _remember_horizons(self, under: _Under) -> None:
-        deciding = (Deciding.decode(under.settings) if under.settings else None) or self._own
-        horizons = deciding.horizons
-        for at, (name, kept) in enumerate(
-            (("forget_after_days", horizons.rows), ("order_memory_days", horizons.orders))
-        ):
-            before = self._smallest[at]
-            if before is not None and (kept is None or kept > before):
-                self.grew = name
-            if kept is not None and (before is None or kept < before):
-                self._smallest[at] = kept
+def decided_under(made: Made, settings: Settings) -> Under:
+    """What a decision says of what it was made under; a repeated one says it of the first."""
+    word = made.word
+    if word is None:
+        return UNTOLD
+    is_repeat = word.repeat_of is not None
+    return Under(
+        None if is_repeat else word.model,
+        None if is_repeat else word.policy,
+        word.source.others.get(settings.topics.control, NO_CONTROL),
+        made.record.topic == settings.topics.decisions_shadow,
+        said_in(made.record.headers) or b"",
+        None if is_repeat else _instead(made),
+    )
 
 
-def _parted(
-    batch: Sequence[tuple[Record, list[Made]]],
-) -> Iterator[Sequence[tuple[Record, list[Made]]]]:
-    """The batch in parts that each begin with a resend."""
+def _instead(made: Made) -> str:
+    """The model that decided where another was to and could not; empty where none had to."""
+    if _UNAVAILABLE not in (made.record.value or b""):
+        return ""
+    model = None if made.word is None else made.word.model
+    return "none" if model is None else f"{model.name}@{model.version}"
+
+
+def set_aside(recorded: Recorded, topics: Topics, tp: TP) -> frozenset[int]:
+    """Which records of a partition were set aside after they had stopped the worker, as far as still told."""
+    rejected = (topics.rejected, tp[1])
+    try:
+        recorded.partitions(topics.rejected)
+    except TopicError:
+        return frozenset()
+    low, end = recorded.bounds(rejected)
+    found = set()
+    for record in records_of(recorded, rejected, low, end):
+        said = dict(record.headers)
+        if said.get("reason") == b"scorer_error" and said.get("source_topic") == tp[0].encode():
+            with suppress(KeyError, ValueError):
+                found.add(int(said["source_offset"]))
+    return frozenset(found)
+
+
+_Step = TypeVar("_Step", bound=tuple[Any, ...])
+
+
+def parted(batch: Sequence[_Step]) -> Iterator[Sequence[_Step]]:
+    """The batch in parts that each begin with a resend; of each the last says what was decided."""
     begin = 0
-    for at, (_, made) in enumerate(batch):
+    for at, (*_, made) in enumerate(batch):
         if at > begin and made and made[0].word is not None and made[0].word.repeat_of is not None:
             yield batch[begin:at]
             begin = at

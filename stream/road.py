@@ -210,6 +210,11 @@ class Road:
         """Whose stage a topic is; None for no stage's."""
         return self._entity_of.get(topic)
 
+    def before(self, topic: str) -> tuple[str, ...]:
+        """The topics of the stages before a stage's."""
+        topics = tuple(self._topics.values())
+        return topics[: topics.index(topic)]
+
     def partition(self, named: str) -> int:
         """The partition of every stage on which an id is."""
         return partition_of(named.encode(), self._partitions)

@@ -4,7 +4,7 @@ A worker never makes a topic: a misspelt name would become one, with settings no
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from confluent_kafka import KafkaError, KafkaException
@@ -20,6 +20,7 @@ __all__ = [
     "TopicState",
     "create",
     "describe",
+    "existing",
     "largest_record",
     "partitions_of",
     "plan",
@@ -291,6 +292,16 @@ def _with_room_for_rejects(
         else each
         for each in plans
     ]
+
+
+def existing(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
+    """How many partitions each of these topics has that exist. Raises TopicError when no broker answers."""
+    known = _metadata(settings, _admin(settings)).topics
+    return {
+        topic: len(known[topic].partitions)
+        for topic in topics
+        if topic in known and known[topic].error is None
+    }
 
 
 def partitions_of(settings: Settings, *topics: str) -> dict[str, int]:

@@ -6,22 +6,25 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from models.errors import ModelError
 from stream.deciding import said_in
 from stream.decoder import CONTRACT, decoder_of
 from stream.desk import is_history
 from stream.errors import Refusal
-from stream.past import SPILLED, Made, Models, Outcome, Past, Read, Sources
+from stream.past import Made, Outcome, Past, Read, Sources
+from stream.past_desks import Models
+from stream.past_road import Roads, WantedOnTheRoad
+from stream.past_rows import SPILLED
 from stream.ports import Record
 from stream.recorded import Recorded, losses, recorded_of
 from stream.settings import Settings
@@ -55,6 +58,7 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "order_gone": "the order that the decision is about is not there any more",
         "other_order": "the decision is about another order than the one at its place",
         "beginning_missing": "the beginning of the orders is not there, so histories are incomplete",
+        "message_lost": "a message between stages may be among those that were lost and given up",
         "lost": "records that it may depend on were lost before they were archived, and were given up",
         "decisions_begin_later": "it speaks of a decision that is no longer there",
         "history_evicted": "what a worker had forgotten can't be told after it was to remember for longer",
@@ -63,7 +67,9 @@ CAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "model_refused": "the registry refuses the model that decided",
         "features_changed": "a feature of the model that decided has been changed since",
         "policy_unknown": "the thresholds that decided are not known",
-        "through_stages": "the order went through stages of other entities, which are not gone through here",
+        "through_stages": "the order went through stages of entities that are not set",
+        "message_changed": "a message between stages is not one that is sent again",
+        "message_missing": "a message between stages that is sent again is not there",
         "settings_differ": "a setting that decides is another now, and its old value is not recorded",
         "control_unreadable": "a control record in force can't be followed by this version",
         "control_missing": "control records that were in force are not there",
@@ -131,6 +137,7 @@ class Window(NamedTuple):
 
 
 EVER: Final = Window()
+_ALL: Final = range(2**31)
 
 
 @dataclass(slots=True)
@@ -149,16 +156,18 @@ class Verified:
     """How many of them come after the last that the workers have decided."""
     unrecorded: int = 0
     """How many of them are older than the decisions that are still there."""
+    messages: int = 0
+    """How many messages between stages are as they are sent again."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def compared(self) -> int:
         """How many decisions should be there, or are."""
-        return self.equal + self.different
+        return self.equal + self.different - sum(self.causes[each] for each in _OF_MESSAGES)
 
     @property
     def different(self) -> int:
-        """How many of them are not equal."""
+        """How many of them, and of the messages between stages, are not equal."""
         return self.causes.total()
 
     def add(self, other: "Verified", most: int) -> None:
@@ -169,9 +178,10 @@ class Verified:
         self.orders += other.orders
         self.undecided += other.undecided
         self.unrecorded += other.unrecorded
+        self.messages += other.messages
         self.notes = sorted({*self.notes, *other.notes})
         together = [*self.listed, *other.listed]
-        together.sort(key=lambda each: (each.partition, _FIRST if each.offset is None else each.offset))
+        together.sort(key=_in_order)
         self.listed = together[:most]
 
     def as_json(self) -> dict[str, Any]:
@@ -185,12 +195,18 @@ class Verified:
             "orders": self.orders,
             "undecided": self.undecided,
             "unrecorded": self.unrecorded,
+            "messages": self.messages,
             "notes": self.notes,
         }
 
 
+def _in_order(difference: Difference) -> tuple[int, int]:
+    return difference.partition, _FIRST if difference.offset is None else difference.offset
+
+
 # Comparing ----------------------------------------------------------------------------------------
 
+_OF_MESSAGES: Final = ("message_changed", "message_missing", "message_lost")
 _SEE_WHO: Final = "see which worker or group wrote it (its headers say)"
 _OF_HISTORY: Final = ("features", "repeat_of", "supersedes")
 _GIVEN_UP: Final = "were lost before they were archived (archive run --accept-gap)"
@@ -201,31 +217,92 @@ def verify_partition(past: Past, window: Window = EVER, *, most: int = 20) -> Ve
 
     At most so many differences are listed; all are counted.
     """
-    found = Verified(notes=_notes(past))
-
-    def differs(difference: Difference | None) -> None:
-        if difference is not None:
-            found.causes[difference.cause] += 1
-            if len(found.listed) < most:
-                found.listed.append(difference)
-
-    decided = past.decided
+    found, tally = Verified(notes=_notes(past)), _Tally(window, most)
     for outcome in past.again(lambda record: window.has(record.timestamp)):
+        tally.compare(found, outcome, past)
+        tally.strays(found, past)
+    for made in past.decided.rest():
+        past.decided.stray.append(made)
+    tally.strays(found, past)
+    found.orders, found.undecided = past.seen, past.undecided
+    return found
+
+
+def verify_roads(
+    roads: Roads, window: Window = EVER, *, partitions: Container[int] = _ALL, most: int = 20
+) -> Verified:
+    """Every decision whose order arrived in the window at these partitions, and what went between stages.
+
+    At most so many differences are listed; all are counted.
+    """
+    found, tally = Verified(), _Tally(window, most)
+
+    def is_wanted(partition: int, timestamp: int) -> bool:
+        return partition in partitions and window.has(timestamp)
+
+    wanted = WantedOnTheRoad(
+        lambda record: is_wanted(record.partition, record.timestamp),
+        lambda passing: is_wanted(passing.home.partition, passing.home.timestamp),
+    )
+    for past, outcome in roads.again(wanted):
+        tally.compare(found, outcome, past)
+        tally.messages(found, roads)
+    tally.messages(found, roads)
+    for past in roads.homes:
+        if past.partition not in partitions:
+            continue
+        for made in past.decided.rest():
+            past.decided.stray.append(made)
+        tally.strays(found, past)
+        found.orders += past.seen
+        found.undecided += past.undecided
+        found.notes += _notes(past)
+    if roads.turned_on:
+        how = "made from them" if roads.is_rebuilt else "begun without them"
+        found.notes.append(
+            f"{sum(roads.turned_on.values()):,} offsets of orders lie before entities were turned on; the "
+            f"rows of those are taken to have been {how}"
+        )
+    found.notes += [told for tp, gaps in roads.gaps.items() for told in losses(tp, gaps)]
+    found.messages = roads.messages
+    found.undecided += roads.on_their_way
+    found.listed.sort(key=_in_order)
+    return found
+
+
+class _Tally:
+    """Counts what is equal and what differs, and lists the first differences."""
+
+    def __init__(self, window: Window, most: int) -> None:
+        self._window = window
+        self._most = most
+
+    def compare(self, found: Verified, outcome: Outcome, past: Past) -> None:
+        """Hold the decisions about an order against what is decided again."""
         if outcome.again is not None and not outcome.made and not outcome.is_recorded:
             found.unrecorded += 1
         for difference in _differences(outcome, past):
             if difference is None:
                 found.equal += 1
                 found.set_aside += outcome.was_set_aside
-            differs(difference)
-        while decided.stray:
-            differs(_stray(decided.stray.pop(), past, window))
-    for made in decided.rest():
-        decided.stray.append(made)
-    while decided.stray:
-        differs(_stray(decided.stray.pop(), past, window))
-    found.orders, found.undecided = past.seen, past.undecided
-    return found
+            self._differs(found, difference)
+
+    def strays(self, found: Verified, past: Past) -> None:
+        """Take the decisions that no order asked for."""
+        while past.decided.stray:
+            self._differs(found, _stray(past.decided.stray.pop(), past, self._window))
+
+    def messages(self, found: Verified, roads: Roads) -> None:
+        """Take the messages that are not as they are sent again."""
+        for each in roads.unlike:
+            self._differs(found, Difference(*each))
+        roads.unlike.clear()
+
+    def _differs(self, found: Verified, difference: Difference | None) -> None:
+        if difference is not None:
+            found.causes[difference.cause] += 1
+            if len(found.listed) < self._most:
+                found.listed.append(difference)
 
 
 def _differences(outcome: Outcome, past: Past) -> Iterator[Difference | None]:
@@ -299,7 +376,6 @@ def _judged(made: Made, outcome: Outcome, past: Past) -> Difference:
 def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tuple[str, str]:
     of_history = differing.intersection(_OF_HISTORY)
     written_by = dict(made.record.headers).get("fraudstream", b"").decode(errors="replace")
-    where = f"{past.orders[0]}/{past.partition}"
     if outcome.doubt is not None:
         return outcome.doubt
     if made.word is None:
@@ -310,11 +386,11 @@ def _cause(made: Made, outcome: Outcome, past: Past, differing: set[str]) -> tup
             f"the decision is about order '{made.order_id}', and another order stands at its place; if the "
             "topic was made anew, read an archive of the one of then (--archive)"
         )
-    elif of_history and past.low > 0:
+    elif of_history and past.begins_at:
         cause = "beginning_missing"
         said = (
-            f"{where} begins at offset {past.low:,}, and the orders before it are part of histories; read an "
-            "archive that has them (--archive)"
+            f"{past.begins_at}, and the orders before it are part of histories; read an archive that has "
+            "them (--archive)"
         )
     elif of_history and past.lacks_history_of(made, outcome.record.offset):
         cause = "lost"
@@ -466,6 +542,8 @@ def verify(
     asked = _Asked(settings, window, archive, most)
     wanted = _partitions(asked, partitions)
     together = Verified()
+    if settings.entities:
+        return _verified_roads(asked, wanted, _Count(1, told))
     count = _Count(len(wanted), told)
     if min(processes, len(wanted)) < 2:
         with ExitStack() as stack:
@@ -528,6 +606,60 @@ def _verified(
     ) as past:
         begun(past.records)
         return verify_partition(past, asked.window, most=asked.most)
+
+
+def _verified_roads(asked: _Asked, partitions: Sequence[int], count: _Count) -> Verified:
+    """A device's orders come from all partitions, so all are gone through by one process."""
+
+    def verified(roads: Roads) -> Verified:
+        return verify_roads(roads, asked.window, partitions=partitions, most=asked.most)
+
+    return as_it_was(
+        partial(_opened_roads, asked.settings, asked.archive, count), verified, lambda found: found.different
+    )
+
+
+@contextmanager
+def _opened_roads(
+    settings: Settings, archive: str | None, count: _Count, *, is_rebuilt: bool
+) -> Iterator[Roads]:
+    with ExitStack() as stack:
+        sources = Sources.opened(partial(recorded_of, settings, archive), stack)
+        roads = stack.enter_context(
+            Roads(
+                sources,
+                settings,
+                models=Models(settings),
+                from_archive=archive is not None,
+                read=count,
+                is_rebuilt=is_rebuilt,
+            )
+        )
+        count.begin(roads.records)
+        yield roads
+
+
+class _OpensRoads(Protocol):
+    def __call__(self, *, is_rebuilt: bool) -> AbstractContextManager[Roads]: ...
+
+
+_Found = TypeVar("_Found")
+
+
+def as_it_was(
+    opens: _OpensRoads, judged: Callable[[Roads], _Found], differing: Callable[[_Found], int]
+) -> _Found:
+    """What is found where the rows of entities that were turned on later are made as they were.
+
+    Nothing records whether a rebuild made them, so that which differs in less is believed.
+    """
+    with opens(is_rebuilt=True) as roads:
+        found = judged(roads)
+        is_in_doubt = bool(roads.turned_on) and differing(found) > 0
+    if not is_in_doubt:
+        return found
+    with opens(is_rebuilt=False) as roads:
+        return min(found, judged(roads), key=differing)
 
 
 def _in_processes(
@@ -652,6 +784,13 @@ def replay_decision(
                 f"no order '{order_id}' is in '{settings.topics.orders}', and no decision about it is there; "
                 "check the id, or read an archive that has it (--archive)"
             )
+        if settings.entities:
+            wanted = WantedOnTheRoad(names.order, lambda passing: passing.order_id == order_id)
+            return as_it_was(
+                partial(_opened_roads, settings, archive, count),
+                partial(_replayed_on_the_road, wanted=wanted, places=places),
+                lambda found: sum(each.difference is not None for each in found),
+            )
         models = Models(settings)
         for partition, last in places.items():
             with Past(
@@ -713,27 +852,47 @@ def _all(recorded: Recorded, topic: str, partitions: Sequence[int], count: _Coun
             yield from chunk
 
 
+def _replayed_on_the_road(roads: Roads, wanted: WantedOnTheRoad, places: Mapping[int, int]) -> list[Replayed]:
+    found = []
+    for past, outcome in roads.again(wanted):
+        # a stage knows of the order where it stands, and not what the shop wrote
+        record = roads.order(outcome.record.partition, outcome.record.offset) or outcome.record
+        found.append(_replayed_one(outcome._replace(record=record), past))
+    for partition, last in places.items():
+        if not any(each.order.partition == partition for each in found):
+            raise _not_decided_yet(roads.homes[partition], last)
+    return sorted(found, key=lambda each: (each.order.partition, each.order.offset))
+
+
 def _replayed(past: Past, names: _Names, last: int) -> Iterator[Replayed]:
     met = False
     for outcome in past.again(names.order, until=last + 1):
         met = True
-        again = None if outcome.doubt is not None else outcome.again
-        made = _compared_one(outcome) if outcome.made else None
-        # what there is to say of the decision compared comes first
-        difference = next(_differences(outcome, past), None)
-        said = ""
-        if made is None and outcome.again is None:
-            said = (
-                "it is history (mode=history): remembered, and never decided"
-                if is_history(outcome.record)
-                else "it names no order that could be decided; 'fraudstream dead-letters list' has it"
-            )
-        elif made is None and difference is None:
-            said = "its decision is no longer there; what is decided again is by the model that is known next"
-        yield Replayed(outcome.record, made, again, difference, said)
+        yield _replayed_one(outcome, past)
     if not met:
-        where = f"{past.orders[0]}/{past.partition}"
-        raise VerifyError(
-            f"the order at {where} offset {last:,} is not decided yet (decided up to {past.end:,}), or no "
-            f"longer there (it begins at {past.low:,}); see 'fraudstream lag', or read an archive (--archive)"
+        raise _not_decided_yet(past, last)
+
+
+def _replayed_one(outcome: Outcome, past: Past) -> Replayed:
+    again = None if outcome.doubt is not None else outcome.again
+    made = _compared_one(outcome) if outcome.made else None
+    # what there is to say of the decision compared comes first
+    difference = next(_differences(outcome, past), None)
+    said = ""
+    if made is None and outcome.again is None:
+        said = (
+            "it is history (mode=history): remembered, and never decided"
+            if is_history(outcome.record)
+            else "it names no order that could be decided; 'fraudstream dead-letters list' has it"
         )
+    elif made is None and difference is None:
+        said = "its decision is no longer there; what is decided again is by the model that is known next"
+    return Replayed(outcome.record, made, again, difference, said)
+
+
+def _not_decided_yet(past: Past, last: int) -> VerifyError:
+    where = f"{past.orders[0]}/{past.partition}"
+    return VerifyError(
+        f"the order at {where} offset {last:,} is not decided yet (decided up to {past.end:,}), or no "
+        f"longer there (it begins at {past.low:,}); see 'fraudstream lag', or read an archive (--archive)"
+    )

@@ -60,7 +60,10 @@ def mount(
         processes: Annotated[
             int,
             typer.Option(
-                metavar="NUMBER", min=1, max=64, help="So many partitions at once, each in its own process."
+                metavar="NUMBER",
+                min=1,
+                max=64,
+                help="So many partitions at once, each in its own process; one where there are entities.",
             ),
         ] = 2,
         most: Annotated[
@@ -140,6 +143,8 @@ def _said(found: "Verified", seconds: float) -> Iterator[str]:
         yield f"{found.set_aside:,} are about orders set aside after they had stopped the worker"
     rate = found.orders / seconds if seconds else 0.0
     yield f"{found.orders:,} records of orders in {seconds:,.1f} s, {rate:,.0f} a second"
+    if found.messages:
+        yield f"{found.messages:,} messages between stages are as they are sent again"
     yield f"{found.equal:,} of {found.compared:,} decisions equal"
 
 

@@ -36,6 +36,7 @@ from stream.desk import ScoringDesk, is_history
 from stream.health import Health, HealthPort
 from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
+from stream.lag import left_on_the_road
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.own_features import catalogue_of
@@ -456,6 +457,21 @@ def wait_for_namesake(cluster: Cluster, settings: Settings, clock: Clock) -> Non
         clock.sleep(0.25)
 
 
+def check_road(settings: Settings) -> None:
+    """Refuse to leave orders behind in the stages of entities that are not set any more.
+
+    Raises Refused; TopicError and Unreachable where it can't be told.
+    """
+    for entity, waiting in left_on_the_road(settings).items():
+        topic = settings.topics.by(entity)
+        raise Refused(
+            f"{waiting:,} records wait in '{topic}' and {entity} is not among the entities "
+            f"('{','.join(settings.entities)}'): nobody would decide the orders in them; start workers with "
+            "FRAUDSTREAM_ENTITIES as it was until 'fraudstream lag' says 0 with the senders stopped, then "
+            "change it (docs/upgrades.md)"
+        )
+
+
 def read_control(settings: Settings, clock: Clock) -> Control:
     """The control topic, read to its end. Raises Refused when it says that this version must not go on."""
     control: Control | None = None
@@ -539,6 +555,7 @@ def run(settings: Settings) -> int:
     real = KafkaCluster(settings)
     cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
     wait_for_namesake(cluster, settings, clock)
+    check_road(settings)
     control = read_control(settings, clock)
     scorer, policy = _needed(named_model, control.state)
     shelf = Shelf(settings, registry_of(settings, catalogue_of(settings).by_name))

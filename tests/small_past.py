@@ -12,8 +12,11 @@ from stream.control import ControlState
 from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk
-from stream.past import Models, Past, Sources
+from stream.panel import Panels
+from stream.past import Past, Sources
+from stream.past_desks import Models
 from stream.ports import TP, Effects, Headers, Record
+from stream.serving import Shelf
 from stream.settings import Settings
 from stream.topics import TopicError
 from stream.verify import EVER, Verified, Window, verify_partition
@@ -97,9 +100,9 @@ class Live:
         self.headers = fields.get(
             "headers", (("worker", b"w1"), ("fraudstream", _VERSION), Deciding.of(settings).header)
         )
+        registry = Registry(settings.home / "models")
         self.desk = ScoringDesk(
-            scorer=scorer,
-            policy=policy,
+            panels=Panels(scorer=scorer, policy=policy, models=Shelf(settings, registry)),
             topics=settings.topics,
             partitions=1,
             row_limit=settings.row_limit,

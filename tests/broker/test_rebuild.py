@@ -28,6 +28,7 @@ from stream.rebuild import Progress, Rebuild, RebuildError, Rebuilt, drop
 from stream.recorded import TopicsRecorded
 from stream.settings import Settings
 from stream.store import RocksStore
+from stream.verify import verify
 from tests.faults.stage import publish_starter
 from tests.running import Worker, decisions, environment, orders, read, send
 
@@ -365,6 +366,8 @@ def test_entities_are_turned_on_beside_a_worker_that_goes_on_and_no_order_is_los
     on_the_road = [each for each in decided if STAGES in dict(each.headers() or ())]
     assert len(on_the_road) == 150  # what came after the switch, and no resend of what was decided before
     assert all_rows_of(after) == replayed_rows(after, sent, [*early, *late])
+    again = verify(after, processes=1)
+    assert (dict(again.causes), again.equal) == ({}, 620)
 
 
 def settled(settings: Settings) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from features.history import Row
 from models.policy import Policy
+from models.registry import Registry
 from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, ControlState
 from stream.deciding import HEADER, Deciding
 from stream.desk import customer_key, order_key
-from stream.past import _Rows
+from stream.past_rows import Rows
 from stream.ports import Headers, Record
+from stream.service import DEPLOYED, KILL_OFF, KILL_ON, PROMOTED, RETIRED, ROLLED_BACK
 from stream.settings import Settings, Topics
 from stream.verify import CAUSES, Difference, Verified, Window
 from tests.small_past import NOON_MS, Live, publish_models
@@ -614,7 +616,7 @@ def test_at_most_so_many_differences_are_listed_and_all_are_counted(settings: Se
 def test_rows_that_do_not_fit_into_memory_are_what_they_are_all_the_same(tmp_path: Path) -> None:
     chance = random.Random(5)
     known: dict[bytes, bytes] = {}
-    with _Rows(most=2_000, beside=tmp_path) as rows:
+    with Rows(most=2_000, beside=tmp_path) as rows:
         for _ in range(300):
             change: dict[bytes, bytes | None] = {}
             for _ in range(5):
@@ -703,3 +705,118 @@ def test_what_was_decided_behind_stages_is_said_not_to_be_decided_again(settings
     )
 
     assert set(live.verified().causes) == {"through_stages"}
+
+
+# Models in service --------------------------------------------------------------------------------
+
+
+def in_service(settings: Settings, model: str, **more: Any) -> dict[str, Any]:
+    """What a control record says that puts a model into service."""
+    name, _, version = model.partition("@")
+    digest = Registry(settings.home / "models").digest(name, version)
+    told = {"name": name, "version": version, "digest": digest, "role": "champion", "scope": {}}
+    return told | {"review_at": 0.11, "decline_at": 0.33, "replaces": None} | more
+
+
+def published(settings: Settings) -> tuple[str, str]:
+    """The line and the forest, by name and version."""
+    forest = publish_named(settings)
+    name = forest.partition("@")[0]
+    versions = [f"{n}@{v}" for n, v in Registry(settings.home / "models").list() if n == name]
+    return next(each for each in versions if each != forest), forest
+
+
+def from_countries(*countries: str, first: int = 0, count: int = 40) -> list[bytes]:
+    return [
+        value(first + n, customer_id=f"c{n % 7}", country=countries[n % len(countries)], amount=100 * n)
+        for n in range(count)
+    ]
+
+
+def test_orders_are_decided_again_across_all_moves_of_models_by_control_alone(settings: Settings) -> None:
+    live = Live(settings)
+    line, forest = published(settings)
+    german = {"country": "DE"}
+    moves: list[tuple[str, dict[str, Any]]] = [
+        (DEPLOYED, in_service(settings, forest, scope=german)),
+        (DEPLOYED, in_service(settings, forest, role="challenger", review_at=0.2)),
+        (DEPLOYED, in_service(settings, line, role="canary", share=5_000, review_at=0.3)),
+        (DEPLOYED, in_service(settings, line, role="fallback")),
+        (KILL_ON, {"action": "approve"}),
+        (KILL_ON, {"action": "fallback"}),
+        (KILL_OFF, {}),
+        (PROMOTED, in_service(settings, forest)),
+        (ROLLED_BACK, {"scope": {}, "replaces": forest}),
+        (RETIRED, in_service(settings, forest, scope=german)),
+    ]
+    live.arrive(*every_kind()[:30])
+    for number, (kind, more) in enumerate(moves, 1):
+        live.tell(kind, **more)
+        orders = from_countries("DE", "FR", first=200 * number)
+        # some that came before are sent again, and one is revised
+        live.arrive(*orders, *orders[:3], value(200 * number + 5, revision=1, customer_id="c5"), at_once=16)
+
+    assert equal(live.verified()) == len(live.decided)
+    models = {(each["model"] or {}).get("digest") for each in map(_content, live.decided)}
+    assert len(models) == 3, "both models, and none"
+    assert len({each["policy"] for each in map(_content, live.decided)}) == 3, "of settings, champion, canary"
+    shadow = live.lists.topics[settings.topics.decisions_shadow]
+    assert len(shadow) > 100, (
+        "what a challenger would have decided is no decision that is missing or repeated"
+    )
+
+
+def test_a_decision_by_another_model_than_the_one_in_service_is_found(settings: Settings) -> None:
+    live = Live(settings)
+    line, forest = published(settings)
+    live.tell(DEPLOYED, **in_service(settings, forest))
+    live.arrive(*from_countries("DE", count=3))
+    content = _content(live.decided[1])
+    name, _, version = line.partition("@")
+    digest = Registry(settings.home / "models").digest(name, version)
+    content["model"] |= {"version": version, "digest": digest}
+    live.decided[1] = live.decided[1]._replace(value=json.dumps(content).encode())
+
+    (listed,) = only(live.verified(), "changed")
+
+    assert {"model.version", "model.digest"} <= {each.path for each in listed.fields}
+
+
+def test_what_a_fallback_decided_is_decided_again_when_the_champion_is_well_again(settings: Settings) -> None:
+    live = Live(settings)
+    line, forest = published(settings)
+    live.tell(DEPLOYED, **in_service(settings, line, role="fallback"))
+    live.tell(DEPLOYED, **in_service(settings, forest))
+    folder = settings.home / "models" / forest.replace("@", "/")
+    folder.rename(settings.home / "elsewhere")
+    live.started(settings, line)
+    live.arrive(*from_countries("DE", count=10))
+    (settings.home / "elsewhere").rename(folder)
+    live.started(settings, line)
+    live.arrive(*from_countries("DE", first=100, count=10), *from_countries("DE", count=3))
+
+    decided = [_content(each) for each in live.decided]
+    assert [each["reasons"][0]["code"] == "model_unavailable" for each in decided] == (
+        [True] * 10 + [False] * 10 + [True] * 3
+    )
+    assert equal(live.verified()) == 23
+
+
+def test_a_model_that_was_in_service_and_is_gone_is_named_and_what_others_decided_is_equal(
+    settings: Settings,
+) -> None:
+    live = Live(settings)
+    line, forest = published(settings)
+    live.tell(DEPLOYED, **in_service(settings, line))
+    live.tell(DEPLOYED, **in_service(settings, forest, scope={"country": "DE"}))
+    live.arrive(*from_countries("DE", "FR", count=10), *from_countries("DE", count=1))
+    (settings.home / "models" / forest.replace("@", "/")).rename(settings.home / "elsewhere")
+
+    found = live.verified()
+
+    only(found, "model_unknown", 5)
+    assert found.equal == 6, "a resend of what it decided is decided again"
+
+
+def _content(record: Record) -> Any:
+    return json.loads(record.value or b"")
