@@ -340,11 +340,18 @@ class _Teller:
         """The settings, with those that decide as they were when it was decided."""
         said = None if made is None else said_in(made.record.headers)
         then = Deciding.decode(said) if said else None
-        return (
-            self._settings
-            if then is None
-            else self._settings.model_copy(update={"row_limit": then.row_limit})
-        )
+        if then is None:
+            return self._settings
+        # a stage whose topic is gone, or not in the archive, can't tell what it knew
+        entities = tuple(each for each in then.entities if self._has(self._settings.topics.by(each)))
+        return self._settings.model_copy(update={"row_limit": then.row_limit, "entities": entities})
+
+    def _has(self, topic: str) -> bool:
+        try:
+            self._recorded.partitions(topic)
+        except TopicError:
+            return False
+        return True
 
     def _scorer(self, made: Made | None) -> tuple[Scorer | None, str]:
         model = None if made is None or made.word is None else made.word.model
@@ -439,9 +446,7 @@ class _Teller:
         return found
 
     def _read(self, topic: str, partition: int) -> Iterator[Record]:
-        try:
-            self._recorded.partitions(topic)
-        except TopicError:
+        if not self._has(topic):
             return
         low, end = self._recorded.bounds((topic, partition))
         for chunk in self._recorded.read((topic, partition), low, end) if low < end else ():

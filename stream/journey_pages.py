@@ -240,25 +240,35 @@ def _counted(asked: Asked) -> str:
 
 def _history(journey: Journey) -> _Section:
     history = journey.history
-    if history is None or history.past is None:
-        return _Section("History", notes=["a guest, who has no history"])
+    if history is None:
+        return _Section("History")
     orders: dict[str, PastOrder] = {}
     for each in history.features:
         orders |= {past.order_id: past for past in each.orders}
     newest = sorted(orders.values(), key=lambda each: each.placed_at, reverse=True)
-    folded = f"; {history.folded:,} older ones are counted in tiles" if history.folded else ""
+    notes = ["a guest, who has no history"]
+    if history.past is not None:
+        notes = [_remembered("customer", history.past, history.folded)]
+    for entity, known in history.known.items():
+        if known.history is not None:
+            named = f"{entity.replace('_', ' ')} {known.named}"
+            notes.append(_remembered(named, len(known.history), known.folded))
+    if newest:
+        notes.append(
+            "Listed are those that made features. Which outcomes made features is not told: see "
+            "'fraudstream entity show'."
+        )
     return _Section(
         "History",
         ("past order", "placed", "amount") if newest else (),
         [(each.order_id, when(each.placed_at), money(each.amount, each.currency)) for each in newest],
-        [
-            (
-                f"{history.past:,} of the customer's orders were remembered{folded}; listed are those that "
-                "made its features. What made features of other entities, and of outcomes, is not: see "
-                "'fraudstream entity show'."
-            )
-        ],
+        notes,
     )
+
+
+def _remembered(of: str, orders: int, folded: int) -> str:
+    older = f"; {folded:,} older ones are counted in tiles" if folded else ""
+    return f"orders of the {of} that were remembered: {orders:,}{older}"
 
 
 def _shadow(made: Made) -> tuple[str, ...]:

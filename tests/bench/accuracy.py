@@ -33,6 +33,7 @@ import orjson
 from features.aggregates import Count, Distinct, Max, Mean, Share, SinceLast, Std
 from features.catalogue import CATALOGUE, GROUPS, amount, by_names
 from features.define import Feature, days
+from features.remembered import ENTITIES
 from models.errors import ModelDefinitionError
 from models.evaluation import compromised_at, measured
 from models.examples import UNKNOWN, Examples
@@ -121,6 +122,10 @@ class Early:
         headers = tuple(each for each in record.headers if each[0] != "arrived_at")
         return record._replace(value=orjson.dumps(said), headers=(*headers, ("arrived_at", str(at).encode())))
 
+    def gaps(self, tp: TP) -> Sequence[tuple[int, int]]:
+        """As they are."""
+        return self.recorded.gaps(tp)
+
     def close(self) -> None:
         """As it is."""
         self.recorded.close()
@@ -149,7 +154,7 @@ def learned(
 ) -> tuple[dict[str, Scores], int]:
     """Learn, register, load from the registry, and score a period; how many scores the chain had others."""
     asked = {each.name: each for model in models_ for each in model.leaves}
-    registry = Registry(folder / "models", find_feature=asked.__getitem__, entities=("merchant",))
+    registry = Registry(folder / "models", find_feature=asked.__getitem__, entities=tuple(ENTITIES))
     chain = Chain(tuple(Learn(each) for each in models_))
     for each in models_:
         chain = chain >> Predict(each, period)

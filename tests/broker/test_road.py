@@ -207,6 +207,10 @@ def test_what_two_workers_decided_on_the_road_with_kills_is_decided_again_byte_f
     assert features[0]["orders"], "a device of a seventh of all orders had none"
     told, _ = run("explain", "o7-3")
     assert (told["order"]["content"]["device_id"], told["decided_again"]["equal"]) == ("d0", True)
+    assert told["history"]["entities"]["device"]["id"] == "d0"
+    assert all(each["value_now"] == each["value"] for each in told["features"])
+    (from_archive, _) = run("explain", "o7-3", "--archive", place)
+    assert from_archive == told
 
     tampered = shop.model_copy(
         update={"topics": shop.topics.model_copy(update={"decisions": shop.topics.decisions + "-tampered"})}
