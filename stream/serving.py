@@ -166,7 +166,8 @@ class Serving:
         self._shelf = shelf
         self._panels = panels
         self._changed = threading.Condition()
-        self._told = state.next_offset
+        self._told = self._reached = 0
+        """How many states were told of, and which of them is in force: offsets begin anew with a topic."""
         self._state = state
         self._prepare(state.service)
 
@@ -177,18 +178,18 @@ class Serving:
 
     def take_up(self, state: ControlState) -> None:
         """Have a state in force as soon as its models are ready."""
-        self._told = state.next_offset
+        self._told += 1
         if state.service is self._state.service or _needs_nobody(state.service):
-            self._put(state)  # at once: a kill switch must not wait for a model that loads
+            self._put(state, self._told)  # at once: a kill switch must not wait for a model that loads
             return
-        threading.Thread(target=self._take_up, args=(state,), name="models", daemon=True).start()
+        threading.Thread(target=self._take_up, args=(state, self._told), name="models", daemon=True).start()
 
     def settle(self, seconds: float) -> bool:
         """Wait until the newest state that was told of is in force; False if it takes longer."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._state.next_offset >= self._told, seconds)
+            return self._changed.wait_for(lambda: self._reached >= self._told, seconds)
 
-    def _take_up(self, state: ControlState) -> None:
+    def _take_up(self, state: ControlState, told: int) -> None:
         try:
             self._prepare(state.service)
         except BaseException as failure:
@@ -196,7 +197,7 @@ class Serving:
             log.critical("the models in service can't be prepared; the worker ends", exc_info=failure)
             logging.shutdown()
             os._exit(_CRASHED)
-        self._put(state)
+        self._put(state, told)
 
     def _prepare(self, service: Service) -> None:
         """Load what was moved last, and what any order may meet; the rest once an order needs it."""
@@ -208,13 +209,13 @@ class Serving:
             if is_new or (each.scope.is_everywhere and each.role in {"champion", "fallback", "canary"}):
                 self._shelf.scorer(each)
 
-    def _put(self, state: ControlState) -> None:
+    def _put(self, state: ControlState, told: int) -> None:
         self._panels.of(state.service)
         with self._changed:
-            is_newer = state.next_offset > self._state.next_offset
+            is_newer = told > self._reached
             is_moved = state.service is not self._state.service
             if is_newer:
-                self._state = state
+                self._state, self._reached = state, told
             self._changed.notify_all()
         if is_newer and is_moved:
             log.info(

@@ -176,3 +176,14 @@ def test_what_is_said_of_no_model_is_in_force_at_once(slow: Slow) -> None:
 
     assert at_work.state.observing()
     assert not slow.asked.is_set()
+
+
+def test_what_is_said_in_a_topic_made_anew_is_in_force_though_its_offsets_begin_again(slow: Slow) -> None:
+    at_work = serving(slow)
+    slow.may.set()
+    at_work.take_up(state((DEPLOYED, a_model("low")), (PROMOTED, a_model("high"))))
+    assert at_work.settle(WITHIN_S)
+
+    at_work.take_up(state((KILL_ON, {"action": "review"})))
+
+    assert (at_work.state.next_offset, at_work.state.service.kill) == (1, "review")
