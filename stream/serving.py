@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from features.define import Feature
 from models.decision import ModelRef
+from models.manifest import Manifest
 from models.registry import Registry
 from models.scorer import Scorer
 from stream.control import ControlState
@@ -23,7 +24,7 @@ from stream.registry import check_servable
 from stream.service import Served, Service
 from stream.settings import Settings
 
-__all__ = ["Serving", "Shelf"]
+__all__ = ["Serving", "Shelf", "check_served"]
 
 log = logging.getLogger("fraudstream.serving")
 
@@ -57,18 +58,26 @@ class Shelf:
 
     def features(self, served: Served) -> Sequence[Feature] | None:
         """What the model asks, its digest checked; None where it can't be used."""
-        described = self._describe(served)
-        return None if described is None else described.features
+        known = self._described.get(served.ref)
+        if known is None and not self._has_just_failed(served.ref):
+            known = self._describe(served)
+        return None if known is None else known.features
 
     def scorer(self, served: Served) -> Scorer | None:
-        """The model, loaded now where it was not; None where it can't be used."""
+        """The model, loaded now where it was not; None where it can't be used.
+
+        One that failed is tried again in a thread of its own: orders wait for a model once only.
+        """
         ref = served.ref
         with self._lock:
             scorer = self._loaded.get(ref)
             if scorer is not None:
                 self._loaded.move_to_end(ref)
                 return scorer
-            if self._has_just_failed(ref):
+            if ref in self._failed:
+                if not self._has_just_failed(ref):
+                    self._failed[ref] = time.monotonic()
+                    threading.Thread(target=self._load, args=(served,), name="models", daemon=True).start()
                 return None
             loading = self._loading.setdefault(ref, threading.Lock())
         with loading:  # not the shelf's lock: who has what he needs waits for nobody
@@ -82,19 +91,16 @@ class Shelf:
         return len(self._loaded)
 
     def _describe(self, served: Served) -> _Described | None:
-        ref = served.ref
-        described = self._described.get(ref)
-        if described is not None or self._has_just_failed(ref):
+        described = self._described.get(served.ref)
+        if described is not None:
             return described
         try:
-            manifest, digest, features = self._registry.described(ref.name, ref.version)
-            _check_digest(served, digest)
-            check_servable(self._settings, manifest, features)
+            manifest, features = check_served(self._settings, self._registry, served)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, others decide
             self._fail(served, error)
             return None
         described = _Described(features, sum(each.size for each in manifest.files.values()))
-        self._described[ref] = described
+        self._described[served.ref] = described
         return described
 
     def _load(self, served: Served) -> Scorer | None:
@@ -129,6 +135,19 @@ class Shelf:
         self._failed[served.ref] = time.monotonic()
         self.failures += 1
         log.error("%s is %s and can't be used: %s", served.said, served.role, error)
+
+
+def check_served(
+    settings: Settings, registry: Registry, served: Served
+) -> tuple[Manifest, tuple[Feature, ...]]:
+    """What the registry says of a model in service, and the features it asks; nothing is loaded.
+
+    Raises ModelError, or a Refusal, where workers of these settings can't use it.
+    """
+    manifest, digest, features = registry.described(served.ref.name, served.ref.version)
+    _check_digest(served, digest)
+    check_servable(settings, manifest, features)
+    return manifest, features
 
 
 def _check_digest(served: Served, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -88,6 +89,26 @@ def test_a_model_that_cannot_be_loaded_is_said_to_be_so_and_stops_nothing(
 
     assert shelf.scorer(model) is None
     assert f"order_risk@{FOREST.version} is champion and can't be used" in caplog.text
+
+
+def test_a_model_that_failed_is_tried_again_and_no_order_waits_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = served(settings, FOREST.version)
+    folder = settings.home / "models/order_risk" / FOREST.version
+    folder.rename(settings.home / "elsewhere")
+    shelf = a_shelf(settings)
+    assert shelf.scorer(model) is None
+    (settings.home / "elsewhere").rename(folder)
+    assert shelf.scorer(model) is None, "not at once"
+
+    monkeypatch.setattr("stream.serving._AGAIN_S", 0.0)
+    assert shelf.scorer(model) is None, "it loads meanwhile"
+    deadline = time.monotonic() + WITHIN_S
+    while not shelf.loaded and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert shelf.scorer(model) is not None
 
 
 class Slow:
