@@ -40,6 +40,7 @@ from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions, left_on_the_road
 from stream.ports import TP, Committed, Refused
 from stream.repair import last_position
+from stream.service import Service
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
 
@@ -760,6 +761,32 @@ def _control(look: _Look) -> Iterator[Said]:
             f"{state.mode or 'the setting observe'}",
             "once you trust them: fraudstream go-live",
         )
+    if state.service.kill is not None:
+        yield _warn(next(state.service.said()), "once the cause is gone: fraudstream kill-switch off")
+    yield from _in_service(look, state.service)
+
+
+def _in_service(look: _Look, service: Service) -> Iterator[Said]:
+    """Models in service that a worker of these settings can't use, so that others decide."""
+    from models.errors import ModelError  # noqa: PLC0415 (numpy: not for `--help`)
+    from stream.own_features import catalogue_of  # noqa: PLC0415
+    from stream.registry import registry_of  # noqa: PLC0415
+    from stream.serving import check_served  # noqa: PLC0415
+
+    if not service.served:
+        return
+    try:
+        registry = registry_of(look.settings, catalogue_of(look.settings).by_name)
+    except Refusal:
+        return  # `model` says it
+    for each in {served.ref: served for served in service.served}.values():
+        try:
+            check_served(look.settings, registry, each)
+        except (ModelError, Refusal) as error:
+            yield _fail(
+                f"{each.said} is {each.role} and can't be used, so others decide: {error}",
+                "bring it back from a copy, or move another one: fraudstream models service",
+            )
 
 
 def _workers(look: _Look) -> Iterator[Said]:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from features.define import Feature
 from models.decision import ModelRef
+from models.manifest import Manifest
 from models.registry import Registry
 from models.scorer import Scorer
 from stream.control import ControlState
@@ -23,7 +24,7 @@ from stream.registry import check_servable
 from stream.service import Served, Service
 from stream.settings import Settings
 
-__all__ = ["Serving", "Shelf"]
+__all__ = ["Serving", "Shelf", "check_served"]
 
 log = logging.getLogger("fraudstream.serving")
 
@@ -57,18 +58,26 @@ class Shelf:
 
     def features(self, served: Served) -> Sequence[Feature] | None:
         """What the model asks, its digest checked; None where it can't be used."""
-        described = self._describe(served)
-        return None if described is None else described.features
+        known = self._described.get(served.ref)
+        if known is None and not self._has_just_failed(served.ref):
+            known = self._describe(served)
+        return None if known is None else known.features
 
     def scorer(self, served: Served) -> Scorer | None:
-        """The model, loaded now where it was not; None where it can't be used."""
+        """The model, loaded now where it was not; None where it can't be used.
+
+        One that failed is tried again in a thread of its own: orders wait for a model once only.
+        """
         ref = served.ref
         with self._lock:
             scorer = self._loaded.get(ref)
             if scorer is not None:
                 self._loaded.move_to_end(ref)
                 return scorer
-            if self._has_just_failed(ref):
+            if ref in self._failed:
+                if not self._has_just_failed(ref):
+                    self._failed[ref] = time.monotonic()
+                    threading.Thread(target=self._load, args=(served,), name="models", daemon=True).start()
                 return None
             loading = self._loading.setdefault(ref, threading.Lock())
         with loading:  # not the shelf's lock: who has what he needs waits for nobody
@@ -82,19 +91,16 @@ class Shelf:
         return len(self._loaded)
 
     def _describe(self, served: Served) -> _Described | None:
-        ref = served.ref
-        described = self._described.get(ref)
-        if described is not None or self._has_just_failed(ref):
+        described = self._described.get(served.ref)
+        if described is not None:
             return described
         try:
-            manifest, digest, features = self._registry.described(ref.name, ref.version)
-            _check_digest(served, digest)
-            check_servable(self._settings, manifest, features)
+            manifest, features = check_served(self._settings, self._registry, served)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, others decide
             self._fail(served, error)
             return None
         described = _Described(features, sum(each.size for each in manifest.files.values()))
-        self._described[ref] = described
+        self._described[served.ref] = described
         return described
 
     def _load(self, served: Served) -> Scorer | None:
@@ -131,6 +137,19 @@ class Shelf:
         log.error("%s is %s and can't be used: %s", served.said, served.role, error)
 
 
+def check_served(
+    settings: Settings, registry: Registry, served: Served
+) -> tuple[Manifest, tuple[Feature, ...]]:
+    """What the registry says of a model in service, and the features it asks; nothing is loaded.
+
+    Raises ModelError, or a Refusal, where workers of these settings can't use it.
+    """
+    manifest, digest, features = registry.described(served.ref.name, served.ref.version)
+    _check_digest(served, digest)
+    check_servable(settings, manifest, features)
+    return manifest, features
+
+
 def _check_digest(served: Served, digest: str) -> None:
     if digest != served.ref.digest:
         raise Refusal(
@@ -147,7 +166,8 @@ class Serving:
         self._shelf = shelf
         self._panels = panels
         self._changed = threading.Condition()
-        self._told = state.next_offset
+        self._told = self._reached = 0
+        """How many states were told of, and which of them is in force: offsets begin anew with a topic."""
         self._state = state
         self._prepare(state.service)
 
@@ -158,18 +178,18 @@ class Serving:
 
     def take_up(self, state: ControlState) -> None:
         """Have a state in force as soon as its models are ready."""
-        self._told = state.next_offset
+        self._told += 1
         if state.service is self._state.service or _needs_nobody(state.service):
-            self._put(state)  # at once: a kill switch must not wait for a model that loads
+            self._put(state, self._told)  # at once: a kill switch must not wait for a model that loads
             return
-        threading.Thread(target=self._take_up, args=(state,), name="models", daemon=True).start()
+        threading.Thread(target=self._take_up, args=(state, self._told), name="models", daemon=True).start()
 
     def settle(self, seconds: float) -> bool:
         """Wait until the newest state that was told of is in force; False if it takes longer."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._state.next_offset >= self._told, seconds)
+            return self._changed.wait_for(lambda: self._reached >= self._told, seconds)
 
-    def _take_up(self, state: ControlState) -> None:
+    def _take_up(self, state: ControlState, told: int) -> None:
         try:
             self._prepare(state.service)
         except BaseException as failure:
@@ -177,7 +197,7 @@ class Serving:
             log.critical("the models in service can't be prepared; the worker ends", exc_info=failure)
             logging.shutdown()
             os._exit(_CRASHED)
-        self._put(state)
+        self._put(state, told)
 
     def _prepare(self, service: Service) -> None:
         """Load what was moved last, and what any order may meet; the rest once an order needs it."""
@@ -189,13 +209,13 @@ class Serving:
             if is_new or (each.scope.is_everywhere and each.role in {"champion", "fallback", "canary"}):
                 self._shelf.scorer(each)
 
-    def _put(self, state: ControlState) -> None:
+    def _put(self, state: ControlState, told: int) -> None:
         self._panels.of(state.service)
         with self._changed:
-            is_newer = state.next_offset > self._state.next_offset
+            is_newer = told > self._reached
             is_moved = state.service is not self._state.service
             if is_newer:
-                self._state = state
+                self._state, self._reached = state, told
             self._changed.notify_all()
         if is_newer and is_moved:
             log.info(

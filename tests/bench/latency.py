@@ -51,6 +51,7 @@ from tests.faults.stage import (
 )
 
 CUSTOMERS = 3_000
+SETTLING_RATE = 500.0
 START_WITHIN_S = 120.0
 LAST_WITHIN_S = 30.0
 
@@ -193,6 +194,9 @@ def play(arguments: argparse.Namespace, entities: tuple[str, ...]) -> dict[float
             worker, broker_pid = fleet.workers["w1"].process, broker.status()[0].pid
             if worker is None or broker_pid is None:
                 raise StageError("the worker or the broker is gone before the run")
+            # a broker's JVM compiles what it does for its first minutes, and half the machine is busy with
+            # that; one in service did so long ago
+            send(settings, "settling-", SETTLING_RATE, arguments.settling, settings.home / "settling.json")
             for rate in arguments.rates:
                 used = {"worker": psutil.Process(worker.pid), "broker": psutil.Process(broker_pid)}
                 before = {name: cpu_of(process) for name, process in used.items()}
@@ -216,12 +220,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each rate")
     parser.add_argument("--warm-up", type=float, default=10.0, help="seconds before them, not measured")
     parser.add_argument(
+        "--settling", type=float, default=90.0, help="seconds at 500/s first, until the broker is compiled"
+    )
+    parser.add_argument(
         "--entities", help="also with the stages of these, such as device,merchant: the two side by side"
     )
     parser.add_argument("--smoke", action="store_true", help="a few seconds, nothing recorded")
     arguments = parser.parse_args(argv)
     if arguments.smoke:
         arguments.rates, arguments.seconds, arguments.warm_up = [50.0], 3.0, 2.0
+        arguments.settling = 0.01
     end_on_sigterm()
     columns: dict[str, dict[str, Cell]] = {}
     roads = [()] if arguments.entities is None else [(), tuple(arguments.entities.split(","))]
@@ -234,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Order to visible decision",
         rows,
         f"One worker, 8 partitions, {CUSTOMERS:,} customers, broker on the same machine; sender and reader "
-        f"are processes of their own; {arguments.warm_up:g} s of warm-up, then {arguments.seconds:g} s; "
+        f"are processes of their own; {arguments.settling:g} s at {SETTLING_RATE:g}/s before all, then for "
+        f"each rate {arguments.warm_up:g} s of warm-up and {arguments.seconds:g} s; "
         f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
         columns=list(columns),
         keep=not arguments.smoke,

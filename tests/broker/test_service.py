@@ -16,11 +16,12 @@ from confluent_kafka import Message
 
 from features.events import Order
 from models.bundle import pack
-from models.registry import ARRAYS, Registry
+from models.registry import ARRAYS, MANIFEST, Registry
 from models.train import train
 from stream import topics
 from stream.control import history, in_force
 from stream.deploying import Mover, Who, kill
+from stream.doctor import examine
 from stream.model_watch import WatchedFolder
 from stream.ports import Refused
 from stream.service import Scope
@@ -205,6 +206,10 @@ def test_a_champion_whose_file_is_broken_falls_back_and_the_decisions_say_so(
         ("model_unavailable", f"{said[0]} could not be used, so another model decided")
     }
     assert f"{said[0]} is champion and can't be used: " in worker.said()
+    arrays.parent.joinpath(MANIFEST).unlink()
+    found = [each for each in examine(shop, environment={}) if each.check == "control"]
+    assert [each.state for each in found] == ["fail"]
+    assert f"{said[0]} is champion and can't be used, so others decide" in found[0].found
 
 
 def test_the_kill_switch_takes_decisions_from_the_models_within_two_seconds_and_gives_them_back(

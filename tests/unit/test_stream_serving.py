@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +91,26 @@ def test_a_model_that_cannot_be_loaded_is_said_to_be_so_and_stops_nothing(
     assert f"order_risk@{FOREST.version} is champion and can't be used" in caplog.text
 
 
+def test_a_model_that_failed_is_tried_again_and_no_order_waits_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = served(settings, FOREST.version)
+    folder = settings.home / "models/order_risk" / FOREST.version
+    folder.rename(settings.home / "elsewhere")
+    shelf = a_shelf(settings)
+    assert shelf.scorer(model) is None
+    (settings.home / "elsewhere").rename(folder)
+    assert shelf.scorer(model) is None, "not at once"
+
+    monkeypatch.setattr("stream.serving._AGAIN_S", 0.0)
+    assert shelf.scorer(model) is None, "it loads meanwhile"
+    deadline = time.monotonic() + WITHIN_S
+    while not shelf.loaded and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert shelf.scorer(model) is not None
+
+
 class Slow:
     """Models that load only once they are let."""
 
@@ -155,3 +176,14 @@ def test_what_is_said_of_no_model_is_in_force_at_once(slow: Slow) -> None:
 
     assert at_work.state.observing()
     assert not slow.asked.is_set()
+
+
+def test_what_is_said_in_a_topic_made_anew_is_in_force_though_its_offsets_begin_again(slow: Slow) -> None:
+    at_work = serving(slow)
+    slow.may.set()
+    at_work.take_up(state((DEPLOYED, a_model("low")), (PROMOTED, a_model("high"))))
+    assert at_work.settle(WITHIN_S)
+
+    at_work.take_up(state((KILL_ON, {"action": "review"})))
+
+    assert (at_work.state.next_offset, at_work.state.service.kill) == (1, "review")
