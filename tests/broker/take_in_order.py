@@ -20,9 +20,14 @@ class TellingDesk:
 
     share_rejected = 0.0
     observing = False
+    said = "none"
 
     def __init__(self, **settled: Any) -> None:
         self._decisions = settled["topics"].decisions
+
+    def identity(self) -> dict[str, str]:
+        """Nothing of a model."""
+        return {}
 
     def decide(self, records: Sequence[Record], *_: Any) -> Effects:
         """One record for each."""
