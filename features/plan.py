@@ -123,11 +123,8 @@ class _OfEntity:
             steps += self._steps_of(at, each)
         self._steps = Steps(dict.fromkeys(steps))
         self._values = {at: each.value for at, each in features}
-        self._none_known = np.array(
-            [at for at, *_ in self._known] + [at for at, each in features if _is_sum_of_facts(each)], np.intp
-        )
-        self._shares = np.array([at for at, *_ in self._facts], np.intp)
-        self._of_shares = np.array([where for _, where, *_ in self._facts], np.intp)
+        self._none_known = [at for at, *_ in self._known]
+        self._none_known += [at for at, each in features if _is_sum_of_facts(each)]
 
     def _steps_of(self, at: int, each: Any) -> list[tuple[int, ...]]:
         """The steps that tell a feature; none where it is told another way."""
@@ -216,9 +213,12 @@ class _OfEntity:
                 values[at] = history.known(what, span)
             for at, value in self._of_facts:
                 _put(values, at, value(order, history))
-        else:  # the usual case, told at once
-            values[self._none_known] = 0.0
-            values[self._shares[answers[self._of_shares] > 0]] = 0.0
+        else:  # the usual case
+            for at in self._none_known:
+                values[at] = 0.0
+            for at, where, *_ in self._facts:
+                if answers[where] > 0:
+                    values[at] = 0.0
         for at, ask in self._since:
             if (placed_at := ask(history)) is not None:
                 values[at] = (history.as_of - placed_at) / MICROSECONDS_A_DAY
