@@ -172,34 +172,6 @@ def scored_decision(
     return decided
 
 
-def unscored_decision(
-    *,
-    decision_id: UUID,
-    order_id: str,
-    revision: int,
-    customer_id: str | None,
-    action: Action,
-    reasons: tuple[Reason, ...],
-    policy_digest: str,
-    source: Source,
-    repeat_of: UUID | None = None,
-    supersedes: UUID | None = None,
-) -> Decision:
-    """The decision about a sound order that no model scored: a person decided it, or no model was there."""
-    return Decision(
-        decision_id=decision_id,
-        order_id=order_id,
-        revision=revision,
-        customer_id=customer_id,
-        action=action,
-        reasons=reasons,
-        policy=policy_digest,
-        repeat_of=repeat_of,
-        supersedes=supersedes,
-        source=source,
-    )
-
-
 def rejected_decision(
     *,
     order_id: str,

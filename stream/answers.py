@@ -15,6 +15,7 @@ from features.fast import Told
 from features.revisions import Revision
 from models.decision import (
     MOST_REASONS,
+    Decision,
     Reason,
     Source,
     decision_id,
@@ -22,7 +23,6 @@ from models.decision import (
     encode,
     rejected_decision,
     scored_decision,
-    unscored_decision,
 )
 from models.policy import Action, Policy
 from models.scorer import Scored
@@ -174,14 +174,15 @@ class Answers:
             effects.counts["model_unavailable"] += 1
         if judge is None or scored is None:
             action = bench.action or Action.REVIEW
-            decision = unscored_decision(
+            # rare enough to be checked like any other
+            decision = Decision(
                 decision_id=UUID(bytes=seen.decision_id),
                 order_id=order.order_id,
                 revision=order.revision,
                 customer_id=order.customer_id,
                 action=action,
                 reasons=first,
-                policy_digest=bench.policy.digest,
+                policy=bench.policy.digest,
                 source=pending.asked.source,
                 repeat_of=pending.repeat_of,
                 supersedes=pending.supersedes,

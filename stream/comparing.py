@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +101,7 @@ def compare(
     orders: dict[str, dict[str, _Both]] = {}
     revised: Counter[str] = Counter()
     said_by: set[str] = set()
+    champions = () if asked.champion is None else (asked.champion,)
     heard = replace(asked.labelling, silence="unknown")
     with reading(settings, opened, read) as (sources, partitions, more):
         for partition in partitions:
@@ -109,18 +110,16 @@ def compare(
                 counted = order.counted
                 if (
                     counted is None
-                    or not _is_within(order, asked)
-                    or not _is_named(counted.model, asked.champion)
+                    or not order.is_placed(asked.since, asked.until)
+                    or not counted.is_of(champions)
                 ):
                     continue
                 # the silence about a declined order says nothing
                 labelling = heard if counted.action == Action.DECLINE else asked.labelling
-                label = labelling.label(statements.get(order.order_id, ()), _placed(order))
+                label = labelling.label(statements.get(order.order_id, ()), order.placed)
                 for word in order.shadow:
                     said_by.add(word.model)
-                    if asked.challengers and not any(
-                        _is_named(word.model, each) for each in asked.challengers
-                    ):
+                    if not word.is_of(asked.challengers):
                         continue
                     of_model = orders.setdefault(word.model, {})
                     before = of_model.get(order.order_id)
@@ -152,21 +151,6 @@ class _Both(NamedTuple):
     is_fraud: bool | None
 
 
-def _placed(order: DecidedOrder) -> datetime:
-    return datetime.fromtimestamp(order.placed_at / 1_000_000, UTC)
-
-
-def _is_within(order: DecidedOrder, asked: Asked) -> bool:
-    placed_at = _placed(order)
-    return (asked.since is None or placed_at >= asked.since) and (
-        asked.until is None or placed_at < asked.until
-    )
-
-
-def _is_named(model: str, wanted: str | None) -> bool:
-    return wanted is None or wanted in {model, model.partition("@")[0]}
-
-
 def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) -> Comparison:
     currencies = Counter(each.order.currency for each in both)
     currency = asked.currency or min(currencies, key=lambda each: (-currencies[each], each))
@@ -175,7 +159,7 @@ def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) ->
     for each in both:
         if each.order.currency != currency:
             left_out["currency"] += 1
-        elif _placed(each.order) > asked.labelling.matured_before:
+        elif each.order.placed > asked.labelling.matured_before:
             left_out["young"] += 1
         elif each.is_fraud is None:
             left_out["declined" if each.champion.action == Action.DECLINE else "unknown"] += 1

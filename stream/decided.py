@@ -4,9 +4,9 @@ Both are read side by side, so that little of them is in memory at once. Nothing
 changed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,20 +14,17 @@ import msgspec
 from features.decode import Rejection, decode_event
 from features.events import Outcome
 from features.facts import Statement, statement_of
+from stream.answers import SHADOW
 from stream.decoder import decoder_of
 from stream.errors import Refusal
 from stream.past import Sources
 from stream.ports import TP, Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, has_topic
 from stream.replay import Opened
-from stream.road import MODE
 from stream.settings import Settings
-from stream.topics import TopicError
 
 __all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "reading", "statements_of"]
 
-SHADOW: Final = b"shadow"
-"""The mode of a decision that a challenger made beside the one that counts."""
 _AHEAD: Final = 10_000
 """Decisions that are read ahead of their orders: through stages they come in another order."""
 
@@ -71,6 +68,10 @@ class Word(NamedTuple):
     features: Mapping[str, float | None]
     """None is unknown."""
 
+    def is_of(self, models: Collection[str]) -> bool:
+        """Whether one of these models said it, each `name` or `name@version`; of none, whichever did."""
+        return not models or self.model in models or self.model.partition("@")[0] in models
+
 
 class DecidedOrder(NamedTuple):
     """An order that was scored."""
@@ -87,6 +88,15 @@ class DecidedOrder(NamedTuple):
     """What the model said that decided; None where only challengers scored it, or its decision is gone."""
     shadow: tuple[Word, ...]
     """What challengers said of the same arrival."""
+
+    @property
+    def placed(self) -> datetime:
+        """`placed_at`, in UTC."""
+        return datetime.fromtimestamp(self.placed_at / 1_000_000, UTC)
+
+    def is_placed(self, since: datetime | None, until: datetime | None) -> bool:
+        """Whether it was placed in [since, until); None bounds nothing."""
+        return (since is None or self.placed >= since) and (until is None or self.placed < until)
 
 
 @contextmanager
@@ -182,9 +192,7 @@ def statements_of(
 
 
 def _records(recorded: Recorded, tp: TP, read: Read) -> Iterator[Record]:
-    try:
-        recorded.partitions(tp[0])
-    except TopicError:  # nobody scored in the shadow, or nobody reports outcomes
+    if not has_topic(recorded, tp[0]):  # nobody scored in the shadow, or nobody reports outcomes
         return
     low, end = recorded.bounds(tp)
     for chunk in recorded.read(tp, low, end) if low < end else ():
@@ -206,8 +214,7 @@ class _Said:
         while self._count < _AHEAD and (record := next(self._records, None)) is not None:
             about, word = _word(record, self._orders)
             if word is not None and about >= offset:
-                is_challenger = dict(record.headers).get(MODE) == SHADOW
-                self._ahead.setdefault(about, []).append((is_challenger, word))
+                self._ahead.setdefault(about, []).append((SHADOW in record.headers, word))
                 self._count += 1
         found = self._ahead.pop(offset, [])
         self._count -= len(found)

@@ -34,13 +34,17 @@ from stream.service import (
 )
 from stream.settings import Settings
 
-__all__ = ["Moved", "Mover", "Who", "kill"]
+__all__ = ["AlreadySo", "Moved", "Mover", "Who", "kill"]
 
 _TIMED_ROWS: Final = 256
 _TIMED_TIMES: Final = 5
 _LONGEST_CAUSE: Final = 1_900
 SLOWEST_US: Final = 500.0
 """Microseconds of one order in a batch that a model may take, unless another bound is given."""
+
+
+class AlreadySo(Refused):
+    """A move would change nothing."""
 
 
 class Who(NamedTuple):
@@ -106,7 +110,7 @@ class Mover:
                 there = None
             told = self._told(scorer, role=role, scope=scope, share=share, policy=policy, there=there)
             if there is not None and told == _words(there, replaces=there.said):
-                raise Refused(f"{there.said} is {role} of {scope} already; nothing was changed")
+                raise AlreadySo(f"{there.said} is {role} of {scope} already; nothing was changed")
             return told
 
         return self._say(DEPLOYED, who, moves)
@@ -147,7 +151,7 @@ class Mover:
             there = state.service.champion(scope)
             told = self._told(scorer, role="champion", scope=scope, share=None, policy=kept, there=there)
             if there is not None and told == _words(there, replaces=there.said):
-                raise Refused(f"{there.said} is champion of {scope} already; nothing was changed")
+                raise AlreadySo(f"{there.said} is champion of {scope} already; nothing was changed")
             return told
 
         return self._say(PROMOTED, who, moves)

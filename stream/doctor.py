@@ -769,14 +769,13 @@ def _control(look: _Look) -> Iterator[Said]:
 def _in_service(look: _Look, service: Service) -> Iterator[Said]:
     """Models in service that a worker of these settings can't use, so that others decide."""
     from models.errors import ModelError  # noqa: PLC0415 (numpy: not for `--help`)
-    from stream.own_features import catalogue_of  # noqa: PLC0415
-    from stream.registry import registry_of  # noqa: PLC0415
+    from stream.registry import registry_with_features  # noqa: PLC0415
     from stream.serving import check_served  # noqa: PLC0415
 
     if not service.served:
         return
     try:
-        registry = registry_of(look.settings, catalogue_of(look.settings).by_name)
+        registry = registry_with_features(look.settings)
     except Refusal:
         return  # `model` says it
     for each in {served.ref: served for served in service.served}.values():

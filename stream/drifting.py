@@ -175,12 +175,9 @@ class _Seen:
         if tuple(word.features) != self.names:
             return  # written by somebody else: a model always asks the same
         row = np.array([word.p_fraud, *word.features.values()], dtype=np.float64).tobytes()
-        placed_at = datetime.fromtimestamp(order.placed_at / 1_000_000, UTC)
-        if asked.reference is not None and asked.reference[0] <= placed_at < asked.reference[1]:
+        if asked.reference is not None and order.is_placed(*asked.reference):
             self.reference.add(order.order_id, row, is_shadow=is_shadow)
-        elif (asked.since is None or placed_at >= asked.since) and (
-            asked.until is None or placed_at < asked.until
-        ):
+        elif order.is_placed(asked.since, asked.until):
             sample = self.windows.setdefault(order.placed_at // width, _Sample())
             sample.add(order.order_id, row, is_shadow=is_shadow)
 
@@ -216,7 +213,7 @@ def _words(order: DecidedOrder, models: Sequence[str]) -> Iterator[tuple[Word, b
     said = [] if order.counted is None else [(order.counted, False)]
     for word, is_shadow in (*said, *((each, True) for each in order.shadow)):
         # a decision without features is one in brief, of an order that was revised again and again
-        if word.features and (not models or {word.model, word.model.partition("@")[0]} & set(models)):
+        if word.features and word.is_of(models):
             yield word, is_shadow
 
 

@@ -26,17 +26,16 @@ from models.reasons import customer_text
 from models.scorer import Scorer, Vector
 from models.shapley import shapley
 from models.trained import Node
-from stream.answers import STAGES
 from stream.deciding import Deciding, said_in
 from stream.decoder import decoder_of
 from stream.explain import Explained, Explanation, explain_recorded, is_explained
 from stream.own_features import catalogue_of
 from stream.past import Made
 from stream.past_desks import Doubt, Models
+from stream.past_road import stood_in
 from stream.ports import Record
-from stream.recorded import Recorded, recorded_of
+from stream.recorded import Recorded, has_topic, recorded_of, records_of
 from stream.settings import Settings
-from stream.topics import TopicError
 from stream.verify import Difference, Progress, Replayed, replay_decision
 
 __all__ = ["Asked", "Became", "Journey", "NodeScore", "content_of", "journeys_of"]
@@ -174,10 +173,7 @@ class Journey:
     @property
     def stages(self) -> Mapping[str, tuple[int, int]]:
         """Where the order stood in each stage of its road: topic, then partition and offset."""
-        try:
-            return msgspec.json.decode(self.headers.get(STAGES, "{}"), type=dict[str, tuple[int, int]])
-        except msgspec.DecodeError:
-            return {}
+        return {} if self.made is None else stood_in(self.made.record)
 
     @property
     def latency_ms(self) -> int | None:
@@ -343,15 +339,9 @@ class _Teller:
         if then is None:
             return self._settings
         # a stage whose topic is gone, or not in the archive, can't tell what it knew
-        entities = tuple(each for each in then.entities if self._has(self._settings.topics.by(each)))
+        topics = self._settings.topics
+        entities = tuple(each for each in then.entities if has_topic(self._recorded, topics.by(each)))
         return self._settings.model_copy(update={"row_limit": then.row_limit, "entities": entities})
-
-    def _has(self, topic: str) -> bool:
-        try:
-            self._recorded.partitions(topic)
-        except TopicError:
-            return False
-        return True
 
     def _scorer(self, made: Made | None) -> tuple[Scorer | None, str]:
         model = None if made is None or made.word is None else made.word.model
@@ -446,11 +436,9 @@ class _Teller:
         return found
 
     def _read(self, topic: str, partition: int) -> Iterator[Record]:
-        if not self._has(topic):
-            return
-        low, end = self._recorded.bounds((topic, partition))
-        for chunk in self._recorded.read((topic, partition), low, end) if low < end else ():
-            yield from chunk
+        if has_topic(self._recorded, topic):
+            tp = (topic, partition)
+            yield from records_of(self._recorded, tp, *self._recorded.bounds(tp))
 
 
 def _scored(scorer: Scorer, decision: Decision) -> tuple[tuple[NodeScore, ...], dict[str, float]]:

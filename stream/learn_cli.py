@@ -283,12 +283,11 @@ def evaluate(
     """
     from models.evaluation import Costs
     from stream.evaluating import evaluate_set, written
-    from stream.own_features import catalogue_of
-    from stream.registry import registry_of
+    from stream.registry import registry_with_features
     from stream.training_set import TrainingSet
 
     settings = settings_of(asked)
-    registry = registry_of(settings, catalogue_of(settings).by_name)
+    registry = registry_with_features(settings)
     found = evaluate_set(
         registry,
         models,
@@ -360,8 +359,7 @@ def retrain(
     from datetime import UTC, datetime
 
     from stream.jobs import Evaluate, Learn, Past, Predict, Register
-    from stream.own_features import catalogue_of
-    from stream.registry import registry_of
+    from stream.registry import registry_with_features
     from stream.retrain import moved, read_job
     from stream.retrain import retrain as retrained
 
@@ -376,7 +374,7 @@ def retrain(
         archive or "",
         processes,
     )
-    registry = registry_of(settings, catalogue_of(settings).by_name)
+    registry = registry_with_features(settings)
     if dry_run:
         trained_on, tested_on = read.schedule.periods(read.model, past.as_of)
         model = moved(read.model, trained_on)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from models.bundle import LARGEST, is_bundle
 from models.errors import ModelError
 from models.registry import Registry
-from stream.deploying import Mover, Who
+from stream.deploying import AlreadySo, Mover, Who
 from stream.errors import Refusal
 from stream.model_import import publish_bundle
 from stream.ports import NotStable, Refused, Unreachable
@@ -104,10 +104,10 @@ class WatchedFolder:
                 )
             except (Unreachable, NotStable):
                 raise
-            except (ModelError, Refused) as error:
-                if not str(error).endswith("already; nothing was changed"):
-                    return self._answer(file, seen, REASON, (), str(error))
+            except AlreadySo as error:
                 moved.append(str(error))
+            except (ModelError, Refused) as error:
+                return self._answer(file, seen, REASON, (), str(error))
         return self._answer(file, seen, TAKEN, models, "\n".join(moved))
 
     def _adopted(self, file: Path) -> tuple[str, ...]:

@@ -29,10 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON objec
 
 def _registry(settings: "Settings") -> "Registry":
     """The registry, with the features that the settings name: enough to load a model."""
-    from stream.own_features import catalogue_of
-    from stream.registry import registry_of
+    from stream.registry import registry_with_features
 
-    return registry_of(settings, catalogue_of(settings).by_name)
+    return registry_with_features(settings)
 
 
 def _entry(registry: "Registry", model: str) -> "Entry":

@@ -7,7 +7,7 @@ many. Nothing is joined, committed or changed.
 """
 
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -27,9 +27,8 @@ from stream.panel import KILL_SWITCH, MODEL_UNAVAILABLE
 from stream.past_desks import NO_CONTROL, UNTOLD, ControlPast, Desks, Doubt, Model, Models, Under
 from stream.past_rows import Rows, RowsOf
 from stream.ports import NO_POSITIONS, TP, Effects, Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, has_topic, records_of
 from stream.settings import Settings, Topics
-from stream.topics import TopicError
 from stream.writer import POSITION_KEY, decode_position
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "Wanted",
     "decided_under",
     "parted",
-    "records_of",
     "set_aside",
     "source_in",
 ]
@@ -293,13 +291,6 @@ Wanted = Callable[[Record], bool]
 """Whether this order is to be decided again; of the others only what they leave behind counts."""
 
 
-def records_of(source: Recorded, tp: TP, start: int, end: int) -> Generator[Record, None, None]:
-    """The records of a partition one by one."""
-    if start < end:
-        for chunk in source.read(tp, start, end):
-            yield from chunk
-
-
 class Past:
     """One partition's orders decided again, in the order of their offsets."""
 
@@ -505,9 +496,7 @@ class Past:
         return records
 
     def _bounds_of(self, topic: str) -> tuple[int, int]:
-        try:
-            self._sources.asked.partitions(topic)
-        except TopicError:
+        if not has_topic(self._sources.asked, topic):
             return 0, 0
         return self._sources.asked.bounds((topic, self.partition))
 
@@ -639,9 +628,7 @@ def _instead(made: Made) -> str:
 def set_aside(recorded: Recorded, topics: Topics, tp: TP) -> frozenset[int]:
     """Which records of a partition were set aside after they had stopped the worker, as far as still told."""
     rejected = (topics.rejected, tp[1])
-    try:
-        recorded.partitions(topics.rejected)
-    except TopicError:
+    if not has_topic(recorded, topics.rejected):
         return frozenset()
     low, end = recorded.bounds(rejected)
     found = set()

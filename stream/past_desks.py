@@ -4,8 +4,10 @@ Each desk made here is the worker's own; where what decided can't be had, it say
 remembers.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Final, NamedTuple, Self, cast
 
 import msgspec
@@ -22,11 +24,10 @@ from stream.desk import ScoringDesk
 from stream.own_features import catalogue_of
 from stream.panel import Panels
 from stream.ports import Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, has_topic, records_of
 from stream.registry import registry_of
 from stream.service import Served
 from stream.settings import Settings
-from stream.topics import TopicError
 
 __all__ = ["NO_CONTROL", "UNTOLD", "ControlPast", "Desks", "Doubt", "Model", "Models", "Under"]
 
@@ -151,33 +152,24 @@ class ControlPast:
     ) -> None:
         self._records = records
         self._first_lost = min((start for start, _ in gaps), default=None) if not low else 0
-        self._group = group
-        self._states: dict[int, ControlState | Doubt] = {}
+        self._offsets = [0, *(each.offset + 1 for each in records)]
+        """From which control offset on each of the states is in force."""
+        self._states = list(accumulate(records, ControlState.after, initial=ControlState(group)))
 
     @classmethod
     def read(cls, recorded: Recorded, settings: Settings) -> Self:
         """All that was said, and where it begins; nothing where there is no such topic."""
         tp = (settings.topics.control, 0)
-        try:
-            recorded.partitions(tp[0])
-        except TopicError:
+        if not has_topic(recorded, tp[0]):
             return cls(settings.group, (), 0)
         low, end = recorded.bounds(tp)
-        records = [each for chunk in recorded.read(tp, low, end) for each in chunk]
-        return cls(settings.group, records, low, recorded.gaps(tp))
+        return cls(settings.group, list(records_of(recorded, tp, low, end)), low, recorded.gaps(tp))
 
     def at(self, offset: int) -> ControlState | Doubt:
         """The state after the records before the offset, or why it can't be told."""
-        state = self._states.get(offset)
-        if state is None:
-            state = self._states[offset] = self._fold(offset)
-        return state
-
-    def _fold(self, offset: int) -> ControlState | Doubt:
-        before = [each for each in self._records if each.offset < offset]
-        reached = before[-1].offset + 1 if before else 0
+        place = bisect_right(self._offsets, offset) - 1
         is_lost = self._first_lost is not None and self._first_lost < offset
-        if reached != offset or is_lost:
+        if place < 0 or self._offsets[place] != offset or is_lost:
             records = self._records
             there = f"from {records[0].offset:,} to {records[-1].offset:,}" if records else "none"
             return Doubt(
@@ -185,9 +177,7 @@ class ControlPast:
                 f"decided under control offset {offset:,}, and the records of control that are there are "
                 f"{there}; bring the topic of then back, or read an archive that has it (--archive)",
             )
-        state = ControlState(self._group)
-        for each in before:
-            state = state.after(each)
+        state = self._states[place]
         return Doubt("control_unreadable", state.refusal) if state.refusal else state
 
 

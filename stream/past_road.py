@@ -42,18 +42,16 @@ from stream.past import (
     Sources,
     decided_under,
     parted,
-    records_of,
     set_aside,
     source_in,
 )
 from stream.past_desks import NO_CONTROL, UNTOLD, ControlPast, Desks, Doubt, Model, Models, Under
 from stream.past_rows import Rows, RowsOf
 from stream.ports import NO_POSITIONS, NO_WATERMARKS, TP, Effects, Produce, Record
-from stream.recorded import Recorded
+from stream.recorded import Recorded, has_topic, records_of
 from stream.replay import in_recorded_order
 from stream.road import Passing, PassingBytesError, PassingVersionError, Road
 from stream.settings import Settings
-from stream.topics import TopicError
 
 __all__ = ["RoadError", "Roads", "Unlike", "WantedOnTheRoad"]
 
@@ -183,7 +181,7 @@ class _Recording:
         """Read all of it; what comes of others first, so that what it came of is there."""
         topics, known = self._settings.topics, dict[tuple[Model, str], None]()
         for topic in (topics.decisions, topics.decisions_shadow):
-            if topic == topics.decisions or self._is_there(topic):
+            if topic == topics.decisions or has_topic(self._recorded, topic):
                 for number in range(self.partitions):
                     self._read_decisions((topic, number), known, told)
         self._who = list(known)
@@ -196,13 +194,6 @@ class _Recording:
                 )
             for number in range(self.partitions):
                 self._read_stage((topic, number), told)
-
-    def _is_there(self, topic: str) -> bool:
-        try:
-            self._recorded.partitions(topic)
-        except TopicError:
-            return False
-        return True
 
     def _read_decisions(self, tp: TP, known: dict[tuple[Model, str], None], told: Read) -> None:
         bounds = self._recorded.bounds(tp)

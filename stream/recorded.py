@@ -4,15 +4,23 @@ Whatever reads the past (replay, verify, rebuild, training) reads it through `Re
 where it comes from.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import TP, Record
 from stream.settings import Settings
-from stream.topics import partitions_of
+from stream.topics import TopicError, partitions_of
 
-__all__ = ["EarlierThenLater", "Recorded", "TopicsRecorded", "losses", "recorded_of"]
+__all__ = [
+    "EarlierThenLater",
+    "Recorded",
+    "TopicsRecorded",
+    "has_topic",
+    "losses",
+    "recorded_of",
+    "records_of",
+]
 
 
 class Recorded(Protocol):
@@ -48,6 +56,22 @@ def recorded_of(settings: Settings, archive: str | None, *, imports: bool = Fals
     from stream.archive_imports import ImportsThenRecorded  # noqa: PLC0415
 
     return ImportsThenRecorded(archive) if imports else ArchiveRecorded(archive)
+
+
+def has_topic(recorded: Recorded, topic: str) -> bool:
+    """Whether there is such a topic."""
+    try:
+        recorded.partitions(topic)
+    except TopicError:
+        return False
+    return True
+
+
+def records_of(recorded: Recorded, tp: TP, start: int, end: int) -> Generator[Record, None, None]:
+    """The records of a partition one by one."""
+    if start < end:
+        for chunk in recorded.read(tp, start, end):
+            yield from chunk
 
 
 def losses(tp: TP, gaps: Iterable[tuple[int, int]]) -> list[str]:

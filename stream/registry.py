@@ -9,10 +9,11 @@ from models.manifest import Manifest
 from models.registry import Registry
 from models.shelf import Folder, Objects, Shelf
 from stream.keeping import check_horizons
+from stream.own_features import catalogue_of
 from stream.ports import Refused
 from stream.settings import Settings
 
-__all__ = ["check_servable", "registry_of", "shelf_of"]
+__all__ = ["check_servable", "registry_of", "registry_with_features", "shelf_of"]
 
 
 def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_name) -> Registry:
@@ -26,6 +27,14 @@ def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_
         find_feature=find_feature,
         entities=settings.entities,
     )
+
+
+def registry_with_features(settings: Settings) -> Registry:
+    """The registry, with the features that the settings name: enough to load a model.
+
+    Raises as `registry_of`, and OwnFeaturesError.
+    """
+    return registry_of(settings, catalogue_of(settings).by_name)
 
 
 def shelf_of(address: str) -> Shelf:

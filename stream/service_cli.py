@@ -195,13 +195,12 @@ def models_watch(  # noqa: PLR0917 (typer gives them by name)
 
     from stream.deploying import Mover
     from stream.model_watch import WatchedFolder
-    from stream.own_features import catalogue_of
     from stream.plainly import plain
     from stream.ports import NotStable, Unreachable
-    from stream.registry import registry_of
+    from stream.registry import registry_with_features
 
     settings = settings_of(asked)
-    registry = registry_of(settings, catalogue_of(settings).by_name)
+    registry = registry_with_features(settings)
     watched = WatchedFolder(
         folder,
         registry,
@@ -349,12 +348,10 @@ def _switch(asked: typer.Context, action: "Kill | None", who: "Who", *, as_json:
 
 def _mover(asked: typer.Context, slowest: float = 500.0) -> "Mover":
     from stream.deploying import Mover
-    from stream.own_features import catalogue_of
-    from stream.registry import registry_of
+    from stream.registry import registry_with_features
 
     settings = settings_of(asked)
-    registry = registry_of(settings, catalogue_of(settings).by_name)
-    return Mover(settings, registry, slowest_us=slowest)
+    return Mover(settings, registry_with_features(settings), slowest_us=slowest)
 
 
 def _who(who: str | None, why: str) -> "Who":

@@ -26,9 +26,8 @@ from stream.past_desks import Models
 from stream.past_road import Roads, WantedOnTheRoad
 from stream.past_rows import SPILLED
 from stream.ports import Record
-from stream.recorded import Recorded, losses, recorded_of
+from stream.recorded import Recorded, has_topic, losses, recorded_of
 from stream.settings import Settings
-from stream.topics import TopicError
 from stream.version import program_version
 
 __all__ = [
@@ -840,9 +839,7 @@ def _places(sources: Sources, settings: Settings, names: _Names, count: _Count) 
 
 
 def _all(recorded: Recorded, topic: str, partitions: Sequence[int], count: _Count) -> Iterator[Record]:
-    try:
-        recorded.partitions(topic)
-    except TopicError:
+    if not has_topic(recorded, topic):
         return
     for number in partitions:
         low, end = recorded.bounds((topic, number))

@@ -27,7 +27,7 @@ from faust.types import ConsumerMessage
 from features.history import RowBytesError
 from models.errors import RegistryError
 from models.policy import Policy
-from models.registry import named
+from models.registry import Registry, named
 from models.scorer import Scorer
 from stream.control import Control, ControlState
 from stream.deciding import Deciding
@@ -39,10 +39,9 @@ from stream.kafka import KafkaCluster, RealClock
 from stream.lag import left_on_the_road
 from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
-from stream.own_features import catalogue_of
 from stream.panel import Panels
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
-from stream.registry import check_servable, registry_of
+from stream.registry import check_servable, registry_with_features
 from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from stream.store import RocksStore
@@ -393,12 +392,12 @@ def check_topics(settings: Settings) -> None:
         raise Refused(f"{'; '.join(wrong)}; make the topic, or FRAUDSTREAM_PARTITIONS, agree")
 
 
-def load_model(settings: Settings) -> tuple[Scorer, Policy]:
-    """The model that the settings name, and its policy.
+def load_model(settings: Settings, registry: Registry | None = None) -> tuple[Scorer, Policy]:
+    """The model that the settings name, and its policy; `registry` is that of the settings.
 
     Raises Refused, or OwnFeaturesError, naming what is missing.
     """
-    registry = registry_of(settings, catalogue_of(settings).by_name)
+    registry = registry or registry_with_features(settings)
     try:
         scorer = registry.load(*named(settings.model))
     except RegistryError as error:
@@ -414,10 +413,10 @@ def load_model(settings: Settings) -> tuple[Scorer, Policy]:
     return scorer, scorer.suggested_policy
 
 
-def _model_of_the_settings(settings: Settings) -> tuple[Scorer, Policy] | Refused:
+def _model_of_the_settings(settings: Settings, registry: Registry) -> tuple[Scorer, Policy] | Refused:
     """The model that the settings name, or why it can't be had: it may not be needed."""
     try:
-        return load_model(settings)
+        return load_model(settings, registry)
     except Refused as error:
         return error
 
@@ -550,7 +549,8 @@ def run(settings: Settings) -> int:
     health = Health(measured, stuck_s=settings.health_stuck_s)
     HealthPort.open(settings, health)
     check_topics(settings)
-    named_model = _model_of_the_settings(settings)
+    registry = registry_with_features(settings)
+    named_model = _model_of_the_settings(settings, registry)
     clock = RealClock()
     real = KafkaCluster(settings)
     cluster = MeasuredCluster(real, measured, changelog=settings.topics.changelog)
@@ -558,7 +558,7 @@ def run(settings: Settings) -> int:
     check_road(settings)
     control = read_control(settings, clock)
     scorer, policy = _needed(named_model, control.state)
-    shelf = Shelf(settings, registry_of(settings, catalogue_of(settings).by_name))
+    shelf = Shelf(settings, registry)
     panels = Panels(scorer=scorer, policy=policy, models=shelf, entities=tuple(settings.stages))
     serving = Serving(shelf, panels, control.state)
     store = RocksStore(settings.home / "rows" / settings.worker)
