@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.learn_cli import duration, moment
-from stream.plainly import plain, settings_of
+from stream.plainly import plain, settings_of, write_whole
 from stream.replay_topics_cli import ends_plainly, opened
-from stream.verify_cli import progress
+from stream.verify_cli import Archive, progress
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["models_compare", "models_drift"]
 
-Archive = Annotated[
-    str | None,
-    typer.Option(metavar="PLACE", help="Read an archive, a folder or an address, and no topics."),
-]
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only orders placed then or later.")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only orders placed before then.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
@@ -235,9 +231,7 @@ def models_drift(
         for line in [json.dumps(each.as_json())] if as_json else _drifted(each):
             typer.echo(line)
     if metrics is not None:
-        unfinished = metrics.with_name(f".{metrics.name}.unfinished")
-        unfinished.write_text(exposition(found), encoding="utf-8")
-        unfinished.replace(metrics)
+        write_whole(metrics, exposition(found))
     if any(each.drifts for each in found):
         raise typer.Exit(1)
 

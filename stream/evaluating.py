@@ -15,6 +15,7 @@ from models.policy import rounded
 from models.registry import Registry, named
 from models.report import Evaluated, Scored, evaluated, page
 from models.scorer import Scorer
+from stream.plainly import write_whole
 from stream.training_set import TrainingSet, TrainingSetError
 
 __all__ = ["evaluate_set", "judged_scorer", "learned_until", "written"]
@@ -134,6 +135,4 @@ def _learned_from(registry: Registry, scorer: Scorer) -> str:
 
 def written(found: Evaluated, to: Path) -> None:
     """Write the report, whole or not at all."""
-    unfinished = to.with_name(f".{to.name}.unfinished")
-    unfinished.write_text(page(found), encoding="utf-8")
-    unfinished.replace(to)
+    write_whole(to, page(found))

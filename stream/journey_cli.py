@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.verify_cli import progress
+from stream.verify_cli import Archive, progress
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -31,10 +31,7 @@ def mount(
             Path | None,
             typer.Option(metavar="FILE", help="Write a page to this file, which needs nothing else."),
         ] = None,
-        archive: Annotated[
-            str | None,
-            typer.Option(metavar="PLACE", help="Read an archive, a folder or an address, and no topics."),
-        ] = None,
+        archive: Archive = None,
         most: Annotated[
             int,
             typer.Option(metavar="ORDERS", min=0, max=100_000, help="At most so many past orders a feature."),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -13,7 +14,16 @@ import typer
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-__all__ = ["at_ms", "plain", "refuse", "said_plainly", "settings_of", "who_says_so", "write_no_more"]
+__all__ = [
+    "at_ms",
+    "plain",
+    "refuse",
+    "said_plainly",
+    "settings_of",
+    "who_says_so",
+    "write_no_more",
+    "write_whole",
+]
 
 
 def settings_of(asked: typer.Context) -> "Settings":
@@ -31,6 +41,13 @@ def who_says_so(who: str | None) -> str:
         return getpass.getuser() if who is None else who
     except (KeyError, OSError):  # a container's user may have no name
         raise typer.BadParameter("this user has no name; say who decides it", param_hint="--who") from None
+
+
+def write_whole(to: Path, text: str) -> None:
+    """Write a file for others to read, whole or not at all."""
+    unfinished = to.with_name(f".{to.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(to)
 
 
 def plain(text: str) -> str:

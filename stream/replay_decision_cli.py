@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream.plainly import at_ms, plain
-from stream.verify_cli import progress, shown
+from stream.verify_cli import Archive, progress, shown
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -27,10 +27,7 @@ def mount(
     @said_plainly
     def decision(
         order_id: Annotated[str, typer.Argument(metavar="ORDER_ID", help="The order.")],
-        archive: Annotated[
-            str | None,
-            typer.Option(metavar="PLACE", help="Read an archive, a folder or an address, and no topics."),
-        ] = None,
+        archive: Archive = None,
         as_json: Annotated[
             bool, typer.Option("--json", help="One JSON object for each time the order arrived.")
         ] = False,

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from stream.verify import Difference, Verified
 
-__all__ = ["milliseconds", "mount", "progress", "shown"]
+__all__ = ["Archive", "milliseconds", "mount", "progress", "shown"]
+
+Archive = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="Read an archive, a folder or an address, and no topics."),
+]
 
 _SAID_EVERY_S = 10.0
 _LONGEST_SHOWN = 60
@@ -53,10 +58,7 @@ def mount(
                 metavar="NUMBER", help="Only this partition, and others so named.", show_default=False
             ),
         ] = None,
-        archive: Annotated[
-            str | None,
-            typer.Option(metavar="PLACE", help="Read an archive, a folder or an address, and no topics."),
-        ] = None,
+        archive: Archive = None,
         processes: Annotated[
             int,
             typer.Option(
