@@ -15,7 +15,7 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from models.model import Model, Period
 from models.predictors import RandomForest
 from stream.desk import partition_of
 from stream.jobs import Done, Learn, Past
-from stream.ports import TP
+from stream.ports import TP, Record
 from stream.replay_files import replay_to
 from stream.settings import Settings
 from stream.topics import TopicError
@@ -47,8 +47,9 @@ from tests.faults.stage import temporary_home
 
 PARTITIONS = 8
 TARGET_S = 45.0
-SMOKE = 12_000
+SMOKE = 30_000
 WEEK = timedelta(days=7)
+HOUR = timedelta(hours=1)
 AS_OF = datetime(2018, 9, 1, tzinfo=UTC)
 
 
@@ -72,17 +73,21 @@ class TwoTopics:
         """All of them."""
         return self._of(tp[0]).bounds(("orders", tp[1]))
 
-    def read(self, tp: TP, start: int, end: int):  # type: ignore[no-untyped-def] # noqa: ANN201
+    def read(self, tp: TP, start: int, end: int) -> Iterator[Sequence[Record]]:
         """The records of a topic."""
         for chunk in self._of(tp[0]).read(("orders", tp[1]), start, end):
             yield [each._replace(topic=tp[0]) for each in chunk]
+
+    def gaps(self, _: TP) -> Sequence[tuple[int, int]]:
+        """None."""
+        return ()
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def lay_down(folder: Path, most: int | None) -> TwoTopics:
-    """The main data set as records in files, and its frauds as outcomes, known a week later."""
+def lay_down(folder: Path, most: int | None, known_after: timedelta) -> TwoTopics:
+    """The main data set as records in files, and its frauds as outcomes."""
     topics: dict[str, list[list[tuple[int, bytes, bytes]]]] = {
         name: [[] for _ in range(PARTITIONS)] for name in ("orders", "outcomes")
     }
@@ -92,7 +97,7 @@ def lay_down(folder: Path, most: int | None) -> TwoTopics:
         at = int(each.placed_at.timestamp() * 1000)
         topics["orders"][partition].append((at, key, each.line().strip()))
         if each.is_fraud:
-            known_at = each.placed_at + WEEK
+            known_at = each.placed_at + known_after
             said = {"order_id": each.order_id, "customer_id": each.customer_id, "kind": "chargeback"}
             said |= {"is_fraud": True, "occurred_at": each.placed_at.isoformat()}
             value = json.dumps(said | {"known_at": known_at.isoformat()}).encode()
@@ -156,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong: list[str] = []
     rows: dict[str, Cell | Sequence[Cell]] = {}
     with temporary_home("learning") as home:
-        kept = lay_down(home / "records", most)
+        kept = lay_down(home / "records", most, HOUR if arguments.smoke else WEEK)
         settings, opened = Settings(), partial(_same_again, kept)
         chosen = Chosen(Labelling(AS_OF, WEEK, "not_fraud"))
         file = home / "set.parquet"
@@ -221,14 +226,13 @@ def _same_again(kept: TwoTopics) -> TwoTopics:
 
 def _shortened(tree: Model, first: datetime) -> Model:
     """The tree over the little time of a smoke run."""
-    hour = timedelta(hours=1)
-    of_parts = Period(first, first + 12 * hour)
+    of_parts = Period(first, first + 36 * HOUR)
     parts = [
-        replace(each, trained_on=of_parts, labels_mature_after=hour) if isinstance(each, Model) else each
+        replace(each, trained_on=of_parts, labels_mature_after=HOUR) if isinstance(each, Model) else each
         for each in tree.features
     ]
-    after = Period(first + 13 * hour, first + 24 * hour)
-    return replace(tree, features=tuple(parts), trained_on=after, labels_mature_after=hour)
+    after = Period(first + 37 * HOUR, first + 72 * HOUR)
+    return replace(tree, features=tuple(parts), trained_on=after, labels_mature_after=HOUR)
 
 
 if __name__ == "__main__":

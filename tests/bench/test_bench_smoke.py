@@ -125,3 +125,9 @@ def test_swaps_of_champions_are_timed_and_no_order_is_lost() -> None:
     figures = smoke("service.py")
 
     assert figures["orders measured"] == [160] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRANSACTIONS.exists(), reason="needs ../shared/data (the Handbook's transactions)")
+def test_only_what_a_change_concerns_is_learned_again() -> None:
+    assert smoke("learning.py")["learned again"] == "novelty_risk, risk"
