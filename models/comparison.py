@@ -91,13 +91,20 @@ class Compared(NamedTuple):
         return "challenger" if saved.value > 0 else "champion"
 
 
-def compared(pairs: Pairs, losses: Losses, *, samples: int = 2_000, seed: int = 0) -> Compared:
-    """Hold two models against each other; the 95 % bounds are of a paired bootstrap of customers."""
+def compared(
+    pairs: Pairs, losses: Losses, *, samples: int = 2_000, seed: int = 0, confidence: float = 0.95
+) -> Compared:
+    """Hold two models against each other; the bounds are of a paired bootstrap of customers.
+
+    `confidence` is that of the money's bounds; those of the AUC are 95 %.
+    """
     champion = losses.of(pairs.champion, pairs.is_fraud, pairs.amounts)
     challenger = losses.of(pairs.challenger, pairs.is_fraud, pairs.amounts)
     saved = auc = None
     if len(np.unique(pairs.customers)) >= _FEWEST:
-        saved = paired(champion - challenger, pairs.customers, samples=samples, seed=seed)
+        saved = paired(
+            champion - challenger, pairs.customers, samples=samples, seed=seed, confidence=confidence
+        )
         auc = difference(
             Ranking.of(pairs.p_challenger, pairs.is_fraud),
             Ranking.of(pairs.p_champion, pairs.is_fraud),

@@ -197,8 +197,10 @@ def difference(
     return Difference(here - there, float(low), float(high), min(1.0, 2 * opposite))
 
 
-def paired(gains: Floats, clusters: Array, *, samples: int = 2_000, seed: int = 0) -> Difference:
-    """The sum of what each order gains, and its 95 % bounds, by a bootstrap of clusters."""
+def paired(
+    gains: Floats, clusters: Array, *, samples: int = 2_000, seed: int = 0, confidence: float = 0.95
+) -> Difference:
+    """The sum of what each order gains, and its bounds, by a bootstrap of clusters."""
     _, place = np.unique(clusters, return_inverse=True)
     of_clusters = np.bincount(place, weights=gains)
     # most gain nothing, and however often they are drawn they add nothing
@@ -207,7 +209,7 @@ def paired(gains: Floats, clusters: Array, *, samples: int = 2_000, seed: int = 
     # one sample after the other: together they would be a table of samples by clusters
     times = (chance.poisson(1.0, len(of_clusters)).astype(np.float64) for _ in range(samples))
     drawn = np.array([each @ of_clusters for each in times])
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     opposite = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
     return Difference(float(gains.sum()), float(low), float(high), min(1.0, 2 * opposite))
 

@@ -13,7 +13,7 @@ from models.comparison import ACTIONS, Compared, Losses, Pairs, compared
 from models.evaluation import Difference
 from models.labels import Labelling
 from models.policy import Action
-from stream.decided import DecidedError, DecidedOrder, Word, decided_in, reading, statements_of
+from stream.decided import DecidedError, DecidedOrder, Newest, Word, decided_in, reading, statements_of
 from stream.replay import Opened
 from stream.settings import Settings
 
@@ -50,6 +50,12 @@ class Asked(NamedTuple):
     currency: str | None = None
     """None for that of most orders."""
     samples: int = 2_000
+    confidence: float = 0.95
+    """Of the bounds of the money."""
+    newest: Newest | None = None
+    """Which orders are read; None for all."""
+    only: Callable[[DecidedOrder, Word, Word], bool] = lambda *_: True
+    """Whether an order counts that was decided so, with what the challenger said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ class Comparison:
     found: Compared
     left_out: Counter[str] = field(default_factory=Counter)
     """Orders that both decided and that do not count, by one of LEFT_OUT."""
+    scored: int = 0
+    """Orders that both decided, those left out included."""
+    disagreed: int = 0
+    """Of these, where the challenger would have done something else."""
 
     def as_json(self) -> dict[str, Any]:
         """The same, for machines; money in minor units."""
@@ -83,6 +93,8 @@ class Comparison:
                 for one, other, orders, frauds in found.actions
             ],
             "left_out": dict(sorted(self.left_out.items())),
+            "scored": self.scored,
+            "disagreed": self.disagreed,
         }
 
 
@@ -106,7 +118,7 @@ def compare(
     with reading(settings, opened, read) as (sources, partitions, more):
         for partition in partitions:
             statements = statements_of(settings, sources.asked, partition, read=more)
-            for order in decided_in(settings, sources, partition, read=more):
+            for order in decided_in(settings, sources, partition, read=more, newest=asked.newest):
                 counted = order.counted
                 if (
                     counted is None
@@ -119,7 +131,7 @@ def compare(
                 label = labelling.label(statements.get(order.order_id, ()), order.placed)
                 for word in order.shadow:
                     said_by.add(word.model)
-                    if not word.is_of(asked.challengers):
+                    if not word.is_of(asked.challengers) or not asked.only(order, counted, word):
                         continue
                     of_model = orders.setdefault(word.model, {})
                     before = of_model.get(order.order_id)
@@ -183,9 +195,9 @@ def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) ->
         ),
     )
     losses = Losses(asked.review_cost * 10 ** exponent(currency), asked.lost_share, asked.margin)
-    return Comparison(
-        name, dict(champions), currency, compared(pairs, losses, samples=asked.samples), left_out
-    )
+    found = compared(pairs, losses, samples=asked.samples, confidence=asked.confidence)
+    disagreed = sum(each.champion.action != each.challenger.action for each in both)
+    return Comparison(name, dict(champions), currency, found, left_out, len(both), disagreed)
 
 
 def _difference(found: Difference | None) -> dict[str, float] | None:

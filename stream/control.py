@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
-from stream.service import MOVES, NOBODY, REFUSED, Service
+from stream.service import MOVES, NOBODY, NOTES, Service
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
 from stream.version import program_version
@@ -213,6 +213,8 @@ def _set_mode(state: ControlState, event: ControlEvent) -> ControlState:
 def _move(state: ControlState, event: ControlEvent) -> ControlState:
     told = event.record
     moved = state.service.after(told.kind, told.model_extra or {}, event.offset)
+    if moved is state.service:  # somebody else's move was there first
+        return state
     return replace(state, services=(*state.services, moved))
 
 
@@ -221,7 +223,8 @@ def _as_it_was(state: ControlState, _: ControlEvent) -> ControlState:
 
 
 _EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState]]] = MappingProxyType(
-    {PAUSED: _pause, RESUMED: _resume, OBSERVE: _set_mode, LIVE: _set_mode, REFUSED: _as_it_was}
+    {PAUSED: _pause, RESUMED: _resume, OBSERVE: _set_mode, LIVE: _set_mode}
+    | dict.fromkeys(NOTES, _as_it_was)
     | dict.fromkeys(MOVES, _move)
 )
 """What each kind changes; a new kind is a word here and a field of ControlState."""

@@ -7,6 +7,7 @@ changed.
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from math import nan
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,17 +15,29 @@ import msgspec
 from features.decode import Rejection, decode_event
 from features.events import Outcome
 from features.facts import Statement, statement_of
-from stream.answers import SHADOW
+from stream.answers import ORDER_ARRIVED_AT, SHADOW
 from stream.decoder import decoder_of
 from stream.errors import Refusal
+from stream.panel import MODEL_UNAVAILABLE
 from stream.past import Sources
 from stream.ports import TP, Record
-from stream.recorded import Recorded, has_topic
+from stream.recorded import Recorded, TopicsRecorded, has_topic
 from stream.replay import Opened
-from stream.settings import Settings
+from stream.settings import Settings, Topics
 
-__all__ = ["DecidedError", "DecidedOrder", "Read", "Word", "decided_in", "reading", "statements_of"]
+__all__ = [
+    "DecidedError",
+    "DecidedOrder",
+    "Newest",
+    "Read",
+    "Word",
+    "decided_in",
+    "reading",
+    "statements_of",
+]
 
+_CLOCKS_MS: Final = 300_000
+"""How far a worker's clock may be behind the broker's."""
 _AHEAD: Final = 10_000
 """Decisions that are read ahead of their orders: through stages they come in another order."""
 
@@ -44,6 +57,11 @@ class _Model(msgspec.Struct, frozen=True):
 class _Source(msgspec.Struct):
     topic: str
     offset: int
+    others: dict[str, int] = {}
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    code: str
 
 
 class _Decision(msgspec.Struct):
@@ -52,6 +70,7 @@ class _Decision(msgspec.Struct):
     p_fraud: float | None = None
     features: dict[str, float | None] = {}
     model: _Model | None = None
+    reasons: tuple[_Reason, ...] = ()
     repeat_of: str | None = None
 
 
@@ -67,6 +86,12 @@ class Word(NamedTuple):
     p_fraud: float
     features: Mapping[str, float | None]
     """None is unknown."""
+    control: int = 0
+    """The control offset that it was said under."""
+    took_s: float | None = None
+    """From the order's arrival to the decision, both by the broker or the worker that wrote them."""
+    failed: bool = False
+    """Whether the model that was to decide could not be used."""
 
     def is_of(self, models: Collection[str]) -> bool:
         """Whether one of these models said it, each `name` or `name@version`; of none, whichever did."""
@@ -88,6 +113,9 @@ class DecidedOrder(NamedTuple):
     """What the model said that decided; None where only challengers scored it, or its decision is gone."""
     shadow: tuple[Word, ...]
     """What challengers said of the same arrival."""
+    merchant: str | None = None
+    country: str | None = None
+    channel: str | None = None
 
     @property
     def placed(self) -> datetime:
@@ -134,24 +162,45 @@ def _partitions(settings: Settings, recorded: Recorded) -> int:
     return there
 
 
+class Newest(NamedTuple):
+    """Which of the recorded orders are read, where not all of them."""
+
+    since: datetime
+    """What arrived before is left out where times of arrival can be looked up, which an archive's can't."""
+    at_most: int | None = None
+    """Of a partition, the newest."""
+
+
 def decided_in(
-    settings: Settings, sources: Sources, partition: int, *, read: Read = lambda _: None
+    settings: Settings,
+    sources: Sources,
+    partition: int,
+    *,
+    read: Read = lambda _: None,
+    newest: Newest | None = None,
+    unscored: bool = False,
 ) -> Iterator[DecidedOrder]:
     """The orders of a partition that were scored, in log order; resends and test orders are not among them.
 
-    What was decided while observing counts as a decision.
+    What was decided while observing counts as a decision. With `unscored` also those that no model could
+    decide: `model` is then empty, and `p_fraud` not a number.
     """
     topics, decoder = settings.topics, decoder_of(settings)
     tp: TP = (topics.orders, partition)
+    start, said_since = _start(sources.orders, tp, newest)
     decided = [
-        _Said(_records(source, (topic, partition), read), topics.orders)
+        _Said(
+            _records(source, (topic, partition), read, _since(source, (topic, partition), said_since)),
+            topics,
+            unscored=unscored,
+        )
         for source, topic in (
             (sources.decisions, topics.decisions),
             (sources.shadow, topics.decisions_shadow),
         )
     ]
     ahead = timedelta(seconds=settings.ahead_by_at_most_s)
-    for record in _records(sources.orders, tp, read):
+    for record in _records(sources.orders, tp, read, start):
         counted: Word | None = None
         beside = []
         for is_challenger, word in (said for each in decided for said in each.at(record.offset)):
@@ -173,6 +222,9 @@ def decided_in(
             order.currency,
             counted,
             tuple(beside),
+            order.merchant_id,
+            order.country,
+            order.channel,
         )
 
 
@@ -191,10 +243,33 @@ def statements_of(
     return said
 
 
-def _records(recorded: Recorded, tp: TP, read: Read) -> Iterator[Record]:
+def _start(recorded: Recorded, tp: TP, newest: Newest | None) -> tuple[int, int]:
+    """The first offset of the orders to be read, and since when there may be decisions about them, in ms."""
+    if newest is None or not has_topic(recorded, tp[0]):
+        return 0, 0
+    since = int(newest.since.timestamp() * 1000)
+    start = _since(recorded, tp, since)
+    _, end = recorded.bounds(tp)
+    if newest.at_most is None or start >= end - newest.at_most:
+        return start, since - _CLOCKS_MS
+    start = end - newest.at_most
+    first = next(iter(recorded.read(tp, start, end)), None)
+    return start, (since if first is None else first[0].timestamp) - _CLOCKS_MS
+
+
+def _since(recorded: Recorded, tp: TP, ms: int) -> int:
+    """The first offset that arrived then or later; 0 where that can't be looked up."""
+    if ms <= 0 or not isinstance(recorded, TopicsRecorded) or not has_topic(recorded, tp[0]):
+        return 0
+    first = recorded.first_since(tp, ms)
+    return recorded.bounds(tp)[1] if first is None else first
+
+
+def _records(recorded: Recorded, tp: TP, read: Read, start: int = 0) -> Iterator[Record]:
     if not has_topic(recorded, tp[0]):  # nobody scored in the shadow, or nobody reports outcomes
         return
     low, end = recorded.bounds(tp)
+    low = max(low, start)
     for chunk in recorded.read(tp, low, end) if low < end else ():
         read(len(chunk))
         yield from chunk
@@ -203,16 +278,17 @@ def _records(recorded: Recorded, tp: TP, read: Read) -> Iterator[Record]:
 class _Said:
     """What decisions of one topic say, by the offset of the order; an order has one from each challenger."""
 
-    def __init__(self, records: Iterator[Record], orders: str) -> None:
+    def __init__(self, records: Iterator[Record], topics: Topics, *, unscored: bool) -> None:
         self._records = records
-        self._orders = orders
+        self._topics = topics
+        self._unscored = unscored
         self._ahead: dict[int, list[tuple[bool, Word]]] = {}
         self._count = 0
 
     def at(self, offset: int) -> list[tuple[bool, Word]]:
         """Those about the order at this offset, and whether a challenger's; asked in the order of offsets."""
         while self._count < _AHEAD and (record := next(self._records, None)) is not None:
-            about, word = _word(record, self._orders)
+            about, word = _word(record, self._topics, unscored=self._unscored)
             if word is not None and about >= offset:
                 self._ahead.setdefault(about, []).append((SHADOW in record.headers, word))
                 self._count += 1
@@ -224,14 +300,23 @@ class _Said:
         return found
 
 
-def _word(record: Record, orders: str) -> tuple[int, Word | None]:
+def _word(record: Record, topics: Topics, *, unscored: bool) -> tuple[int, Word | None]:
     """The offset of a decision's order and what it says; None where none was scored, or it repeats one."""
     try:
         said = _decision(record.value or b"")
     except msgspec.MsgspecError:
         return 0, None
-    model = said.model
-    if model is None or said.p_fraud is None or said.repeat_of is not None or said.source.topic != orders:
+    is_scored = said.model is not None and said.p_fraud is not None
+    if not (is_scored or unscored) or said.repeat_of is not None or said.source.topic != topics.orders:
         return 0, None
-    word = Word(f"{model.name}@{model.version}", said.action, said.p_fraud, said.features)
+    arrived = next((value for name, value in record.headers if name == ORDER_ARRIVED_AT), None)
+    word = Word(
+        f"{said.model.name}@{said.model.version}" if said.model is not None else "",
+        said.action,
+        nan if said.p_fraud is None else said.p_fraud,
+        said.features,
+        said.source.others.get(topics.control, 0),
+        None if arrived is None else (record.timestamp - int(arrived)) / 1000,
+        bool(said.reasons) and said.reasons[0].code == MODEL_UNAVAILABLE,
+    )
     return said.source.offset, word

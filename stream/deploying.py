@@ -5,7 +5,7 @@ What fails is refused with the cause, the cause is kept in the control topic, an
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +39,7 @@ __all__ = ["AlreadySo", "Moved", "Mover", "Who", "kill"]
 _TIMED_ROWS: Final = 256
 _TIMED_TIMES: Final = 5
 _LONGEST_CAUSE: Final = 1_900
+_TRIES: Final = 5
 SLOWEST_US: Final = 500.0
 """Microseconds of one order in a batch that a model may take, unless another bound is given."""
 
@@ -116,12 +117,20 @@ class Mover:
         return self._say(DEPLOYED, who, moves)
 
     def promote(
-        self, model: str, who: Who, *, scope: Scope = EVERYWHERE, policy: Policy | None = None
+        self,
+        model: str,
+        who: Who,
+        *,
+        scope: Scope = EVERYWHERE,
+        policy: Policy | None = None,
+        on_trial: Served | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> Moved:
         """Make a model that is in service, or published, the champion of a scope.
 
         Without a version it is the one of that name that looks on, or is on trial, there; else as for
-        `deploy`. Raises as `deploy`.
+        `deploy`. With `on_trial` only as long as that one still is, as it was put there. `evidence` is kept
+        with the move. Raises as `deploy`, and AlreadySo where it is no longer on trial.
         """
         name, version = named(model)
         with closing(Control(self._settings)) as control:
@@ -148,13 +157,14 @@ class Mover:
         kept = policy or (held.policy if held is not None else None)
 
         def moves(state: ControlState) -> dict[str, Any]:
+            _check_on_trial(state, on_trial)
             there = state.service.champion(scope)
             told = self._told(scorer, role="champion", scope=scope, share=None, policy=kept, there=there)
             if there is not None and told == _words(there, replaces=there.said):
                 raise AlreadySo(f"{there.said} is champion of {scope} already; nothing was changed")
             return told
 
-        return self._say(PROMOTED, who, moves)
+        return self._say(PROMOTED, who, moves, evidence)
 
     def roll_back(self, model: str, who: Who, *, scope: Scope = EVERYWHERE) -> Moved:
         """Take the champion of a scope back; the one before it decides again.
@@ -190,14 +200,25 @@ class Mover:
             )
         return there
 
-    def retire(self, model: str, who: Who, *, scope: Scope = EVERYWHERE, role: Role | None = None) -> Moved:
+    def retire(
+        self,
+        model: str,
+        who: Who,
+        *,
+        scope: Scope = EVERYWHERE,
+        role: Role | None = None,
+        on_trial: Served | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Moved:
         """Take a model out of service: nothing of it is deleted.
 
-        The champion of everything is refused: promote another, or roll it back. Raises as `deploy`.
+        The champion of everything is refused: promote another, or roll it back. `on_trial` and `evidence` as
+        for `promote`. Raises as that does.
         """
         name, version = named(model)
 
         def moves(state: ControlState) -> dict[str, Any]:
+            _check_on_trial(state, on_trial)
             standing = [
                 each
                 for each in state.service.served
@@ -222,7 +243,7 @@ class Mover:
                 raise Refused("the kill switch has the fallback decide; switch it off first")
             return _words(there, replaces=there.said)
 
-        return self._say(RETIRED, who, moves)
+        return self._say(RETIRED, who, moves, evidence)
 
     def refuse(self, what: str, who: Who, cause: str) -> int:
         """Keep in the control topic that something was refused, and why; its offset."""
@@ -271,14 +292,31 @@ class Mover:
         put = Served(scorer.ref, role, scope, policy, share, 0)
         return _words(put, replaces=None if there is None else there.said)
 
-    def _say(self, kind: str, who: Who, moves: Callable[[ControlState], dict[str, Any]]) -> Moved:
-        """Write the record that the state as it is now asks for."""
+    def _say(
+        self,
+        kind: str,
+        who: Who,
+        moves: Callable[[ControlState], dict[str, Any]],
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Moved:
+        """Write the record that the state as it is now asks for; again where somebody else was quicker."""
         with closing(Control(self._settings)) as control:
-            state = control.read_to_end()
-            if state.refusal:
-                raise Refused(state.refusal)
-            told = moves(state)
-            offset = append(self._settings, kind, who=who.who, why=who.why, **told)
+            for _ in range(_TRIES):
+                state = control.read_to_end()
+                if state.refusal:
+                    raise Refused(state.refusal)
+                told = moves(state)
+                more = told | {"expects": state.service.since}
+                if evidence is not None:
+                    more["evidence"] = dict(evidence)
+                offset = append(self._settings, kind, who=who.who, why=who.why, **more)
+                if any(each.since == offset + 1 for each in control.read_to_end().services):
+                    break
+            else:
+                raise Refused(
+                    f"others moved models {_TRIES} times in the same moment, so nothing was changed; see "
+                    "'fraudstream models history', then try again"
+                )
         put = f"{told['name']}@{told['version']}" if told.get("name") else None
         scope = Scope(**told["scope"])
         return Moved(offset, kind, None if kind == RETIRED else put, told["role"], scope, told["replaces"])
@@ -317,6 +355,14 @@ def microseconds_of(scorer: Scorer) -> float:
         scorer.score(rows)
         best = min(best, time.perf_counter() - began)
     return best / _TIMED_ROWS * 1e6
+
+
+def _check_on_trial(state: ControlState, on_trial: Served | None) -> None:
+    if on_trial is not None and on_trial not in state.service.served:
+        raise AlreadySo(
+            f"{on_trial.said} is no longer {on_trial.role} of {on_trial.scope} as it was: somebody else "
+            "moved it; nothing was changed"
+        )
 
 
 def _at(service: Service, role: Role, scope: Scope) -> Served | None:

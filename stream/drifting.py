@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.drift import SCORE, Limits, Moved, moved
-from stream.decided import DecidedError, DecidedOrder, Word, decided_in, reading
+from stream.decided import DecidedError, DecidedOrder, Newest, Word, decided_in, reading
 from stream.replay import Opened
 from stream.settings import Settings
 
@@ -41,6 +41,10 @@ class Asked(NamedTuple):
     fewest: int = 500
     """Orders of a window of which anything is said."""
     limits: Limits = Limits()
+    newest: Newest | None = None
+    """Which orders are read; None for all."""
+    only: Callable[[Word], bool] = lambda _: True
+    """Whether what a model said counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,10 @@ def drift_of(
     seen: dict[str, _Seen] = {}
     with reading(settings, opened, read) as (sources, partitions, more):
         for partition in partitions:
-            for order in decided_in(settings, sources, partition, read=more):
+            for order in decided_in(settings, sources, partition, read=more, newest=asked.newest):
                 for word, is_shadow in _words(order, asked.models):
+                    if not asked.only(word):
+                        continue
                     of_model = seen.setdefault(word.model, _Seen(tuple(word.features)))
                     of_model.add(order, word, asked, width, is_shadow=is_shadow)
     if not any(each.windows for each in seen.values()):

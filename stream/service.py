@@ -23,13 +23,16 @@ from models.registry import named
 __all__ = [
     "DEPLOYED",
     "EVERYWHERE",
+    "JUDGED",
     "KILL_OFF",
     "KILL_ON",
     "MOVES",
     "NOBODY",
+    "NOTES",
     "PROMOTED",
     "REFUSED",
     "RETIRED",
+    "RETRAINED",
     "ROLLED_BACK",
     "WHOLE_SHARE",
     "Kill",
@@ -49,10 +52,17 @@ RETIRED: Final = "model_retired"
 KILL_ON: Final = "kill_switch_on"
 KILL_OFF: Final = "kill_switch_off"
 REFUSED: Final = "model_refused"
-"""A model that was to be deployed and failed a check: kept for whoever asks, and changes nothing."""
+"""A model that was to be deployed and failed a check."""
+RETRAINED: Final = "model_retrained"
+"""A model was learned anew, and published or not."""
+JUDGED: Final = "model_judged"
+"""A model on trial was looked at, and nothing is to be moved yet."""
 
 MOVES: Final = frozenset({DEPLOYED, PROMOTED, ROLLED_BACK, RETIRED, KILL_ON, KILL_OFF})
 """The kinds of control records that change the service."""
+
+NOTES: Final = frozenset({REFUSED, RETRAINED, JUDGED})
+"""The kinds that are kept for whoever asks, and change nothing."""
 
 Role = Literal["champion", "challenger", "canary", "fallback"]
 """champion decides, a challenger's decisions go to the shadow, a canary decides for a share of the customers,
@@ -116,6 +126,9 @@ class Move(BaseModel):
     decline_at: float | None = None
     replaces: str | None = None
     """`name@version` of whoever had the place before; None where nobody had."""
+    expects: int | None = Field(default=None, ge=0)
+    """`since` of the service that the move was decided on: where another one is in force by then, the move
+    is void. None: it holds whatever is in force."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -230,13 +243,15 @@ class Service:
     """Champions that others took the place of, the oldest first: where a rollback goes back to."""
 
     def after(self, kind: str, told: Mapping[str, Any], offset: int) -> "Service":
-        """The service after a move. Raises ValueError for a record that says none."""
+        """The service after a move, itself where the move is void. Raises ValueError for what is no move."""
         since = offset + 1
         if kind == KILL_ON:
             return replace(self, kill=_Switch.model_validate(told).action, since=since)
         if kind == KILL_OFF:
             return replace(self, kill=None, since=since)
         move = Move.model_validate(told)
+        if move.expects not in {None, self.since}:
+            return self
         if kind == RETIRED:
             return replace(self._without(move), since=since)
         if move.name is None:

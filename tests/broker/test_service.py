@@ -20,7 +20,7 @@ from models.registry import ARRAYS, MANIFEST, Registry
 from models.train import train
 from stream import topics
 from stream.control import history, in_force
-from stream.deploying import Mover, Who, kill
+from stream.deploying import AlreadySo, Mover, Who, kill
 from stream.doctor import examine
 from stream.model_watch import WatchedFolder
 from stream.ports import Refused
@@ -330,3 +330,33 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     os.utime(incoming / "broken.tar", (2e9, 2e9))
     assert [each.models for each in watched.look(at_once=True)] == [(forest,)], "a mended file is tried again"
     assert not (incoming / "broken.tar.reason.txt").exists()
+
+
+def test_of_several_who_promote_in_the_same_moment_each_takes_the_place_of_the_one_before(
+    shop: Settings, mover: Mover, said: list[str]
+) -> None:
+    for model in said:
+        mover.deploy(model, WHO)
+    on_trial = {each.said: each for each in in_force(shop).service.served}
+    done: list[str] = []
+
+    def promote(model: str) -> None:
+        try:
+            moved = Mover(shop, mover._registry).promote(model, WHO, on_trial=on_trial[model])
+        except AlreadySo:
+            done.append("late")
+        else:
+            done.append(f"{moved.put} after {moved.replaces}")
+
+    threads = [threading.Thread(target=promote, args=(model,)) for model in [*said, *said]]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+    assert done.count("late") == 3, "each is promoted once, whoever asks twice"
+    befores = [each.partition(" after ")[2] for each in done if each != "late"]
+    assert len(set(befores)) == 3, f"one after the other: {done}"
+    service = in_force(shop).service
+    assert len(service.past) == 2
+    assert [each.role for each in service.served] == ["champion"]

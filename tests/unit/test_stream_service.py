@@ -227,3 +227,15 @@ def test_what_is_in_service_is_told() -> None:
         "in service: anywhere@2026-01-01.0000, champion (review from 0.2, decline from 0.8)",
         f"in service: {trial} for 2.5 % of the customers (review from 0.2, decline from 0.8)",
     ]
+
+
+def test_a_move_that_was_decided_on_another_service_is_void() -> None:
+    first, second = a_model("first", expects=0), a_model("second", expects=0)
+
+    state = told((DEPLOYED, first), (PROMOTED, second), (RETIRED, first | {"expects": 0}))
+
+    assert [each.ref.name for each in state.service.served] == ["first"]
+    assert (state.malformed, state.next_offset, state.service.since) == (0, 3, 1)
+    assert told((DEPLOYED, first), (PROMOTED, second | {"expects": 1})).service.champion(Scope()) != (
+        state.service.champion(Scope())
+    )
