@@ -1,12 +1,14 @@
 """What a history answered becomes the values of many features at once, in one compiled pass.
 
 A value is an exact fraction of integers, rounded once. Integers below 2**53 are exact as floats too, and so
-their quotient is rounded just as it should be; what needs larger ones is left to the feature itself. The
-loop is plain Python that numba compiles, as those of features.questions are.
+their quotient is rounded just as it should be. How far amounts spread needs larger ones as soon as a customer
+has some thousand orders: it is told in two numbers of 62 bits. What else needs larger ones is left to the
+feature itself. The loop is plain Python that numba compiles, as those of features.questions are.
 """
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from math import ldexp, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -71,6 +73,13 @@ _TOTAL: Final = 7
 _SQUARES: Final = 9
 _SURE: Final = 1 << 53
 """The integers that a float holds exactly end here."""
+_BITS: Final = 62
+"""Of a larger sum or product the lower number has so many, and the upper one is what is above."""
+_LOWER: Final = (1 << _BITS) - 1
+_HALF: Final = 31
+_LOWER_HALF: Final = (1 << _HALF) - 1
+_ENOUGH_BITS: Final = 1 << (_BITS - 1)
+"""An integer from here on has more bits than a float by so many that one bit can stand for all others."""
 _UNSURE: Final = -1
 """For a number that is none of them; no number here is below 0."""
 _A_DAY: Final = 86_400_000_000
@@ -115,6 +124,62 @@ def _times(one: Any, another: Any) -> Any:
     if one < 0 or another < 0 or np.float64(one) * np.float64(another) >= _SURE:
         return np.int64(_UNSURE)
     return one * another
+
+
+def _product(one: Any, another: Any) -> Any:
+    """The product of two numbers of 62 bits: an upper number and a lower one."""
+    upper, lower = one >> _HALF, one & _LOWER_HALF
+    their_upper, their_lower = another >> _HALF, another & _LOWER_HALF
+    twice = upper * their_lower + lower * their_upper
+    below = lower * their_lower + ((twice & _LOWER_HALF) << _HALF)
+    return upper * their_upper + (twice >> _HALF) + (below >> _BITS), below & _LOWER
+
+
+def _spread(number: Any, total: Any, squares_upper: Any, squares: Any) -> Any:
+    """Number * squares - total * total, an upper number and a lower one; unsure where it has over 124 bits.
+
+    It is not below 0, as the squares are those of so many numbers with that total.
+    """
+    if np.float64(squares_upper) * np.float64(number) >= _SURE:
+        return np.int64(_UNSURE), np.int64(0)
+    upper, lower = _product(number, squares)
+    upper += squares_upper * number
+    their_upper, their_lower = _product(total, total)
+    lower -= their_lower
+    upper -= their_upper + (lower < 0)
+    return upper, lower & _LOWER
+
+
+def _rounded(upper: Any, lower: Any) -> float:
+    """The integer of two numbers as the nearest float, as Python rounds it."""
+    shift = 0
+    while upper >> shift:
+        shift += 1
+    if shift == 0:
+        return np.float64(lower)
+    top = (upper << (_BITS - shift)) | (lower >> shift)
+    if lower & ((1 << shift) - 1):
+        top |= 1  # a bit that only says that there is more
+    return ldexp(np.float64(top), shift)
+
+
+def _quotient(upper: Any, lower: Any, divisor: Any) -> float:
+    """The integer of two numbers over one of 62 bits, as the nearest float, as Python rounds it."""
+    quotient, rest = upper // divisor, upper % divisor
+    if quotient == 0 and rest == 0 and lower == 0:
+        return 0.0
+    left = _BITS
+    # bit by bit, behind the lower number's own ones 0, until there are enough to be rounded
+    while quotient < _ENOUGH_BITS:
+        left -= 1
+        rest = 2 * rest + ((lower >> left) & 1 if left >= 0 else 0)
+        quotient *= 2
+        if rest >= divisor:
+            rest -= divisor
+            quotient += 1
+    if rest > 0 or (left > 0 and lower & ((1 << left) - 1)):
+        quotient |= 1
+    return ldexp(np.float64(quotient), left)
 
 
 def _fraction(  # noqa: PLR0917
@@ -202,27 +267,29 @@ def _tell(  # noqa: PLR0917 - one branch for each kind of step
             elif kind == MEAN:
                 above, below = total, _times(number, divided_by)
             else:
-                squares = _times(number, _sure(answers[at + _SQUARES], answers[at + _SQUARES + 1]))
-                squared = _times(total, total)
-                if squares < 0 or squared < 0:
+                under = _times(number, divided_by)
+                upper = lower = np.int64(_UNSURE)
+                if total >= 0 and 0 <= under <= _LOWER_HALF:
+                    upper, lower = _spread(number, total, answers[at + _SQUARES], answers[at + _SQUARES + 1])
+                if upper < 0:
                     above = np.int64(_UNSURE)
                 elif kind == STD:
-                    under = _times(number, divided_by)
-                    above, below = squares - squared, _times(under, under)
-                elif number >= _ENOUGH_TO_SPREAD and squares > squared:
+                    if number > 0:
+                        values[goes] = sqrt(_quotient(upper, lower, under * under))
+                    continue
+                elif number >= _ENOUGH_TO_SPREAD and (upper > 0 or lower > 0):
                     mine = _times(number, amount)
                     if mine < 0:
                         above = np.int64(_UNSURE)
                     else:
                         # may be below 0, and so it can't go the way of the others
-                        values[goes] = np.float64(mine - total) / np.sqrt(np.float64(squares - squared))
+                        values[goes] = np.float64(mine - total) / sqrt(_rounded(upper, lower))
                         continue
         if above < 0 or below < 0:
             left[count] = goes
             count += 1
         elif below > 0:
-            value = np.float64(above) / np.float64(below)
-            values[goes] = np.sqrt(value) if kind == STD else value
+            values[goes] = np.float64(above) / np.float64(below)
     return 2 * count + is_cut
 
 
@@ -233,7 +300,7 @@ def _compiled() -> Callable[..., int]:
     except (ImportError, OSError):  # OSError: its compiler library does not load on this machine
         return _tell
 
-    for each in (_sure, _times, _fraction):
+    for each in (_sure, _times, _product, _spread, _rounded, _quotient, _fraction):
         numba.extending.register_jitable(each)  # so that the loop may call it
     raw, number = numba.types.Bytes(numba.uint8, 1, "C"), numba.int64
     numbers = numba.int64[::1]

@@ -35,6 +35,7 @@ QUESTIONS = "tests/unit/test_features_questions.py::"
 COUNTED = QUESTIONS + "test_a_condition_counts_by_itself_what_its_mask_counts"
 WRONG_ANSWERS = QUESTIONS + "test_a_plan_says_which_function_of_the_order_answers_no_number"
 NO_FLOAT = QUESTIONS + "test_what_no_float_holds_exactly_is_left_to_integers"
+HALF_WAY = QUESTIONS + "test_a_spread_half_way_between_two_floats_is_rounded_as_python_rounds_it"
 CARRY = "tests/unit/test_features_questions.py::test_a_sum_that_outgrows_64_bits_is_exact"
 REPLAY = "tests/unit/test_features_replay.py::"
 MOVES = REPLAY + "test_what_became_of_an_order_goes_with_it_to_another_customer_and_device"
@@ -358,6 +359,18 @@ MUTANTS = (
         "a float is taken to hold every integer",
         "values.py",
         (("_SURE: Final = 1 << 53", "_SURE: Final = 1 << 61"),),
+        NO_FLOAT,
+    ),
+    Mutant(
+        "how far many amounts spread is cut off, not rounded",
+        "values.py",
+        (("        quotient |= 1\n", "        pass\n"), ("        top |= 1  #", "        pass  #")),
+        HALF_WAY,
+    ),
+    Mutant(
+        "what a large spread borrows is forgotten",
+        "values.py",
+        (("upper -= their_upper + (lower < 0)", "upper -= their_upper"),),
         NO_FLOAT,
     ),
     Mutant(

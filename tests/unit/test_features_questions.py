@@ -259,18 +259,35 @@ def test_what_is_told_together_is_rounded_once_however_large_the_numbers_are(dat
 
 
 def test_what_no_float_holds_exactly_is_left_to_integers() -> None:
-    # with floats alone one of ten of these would end in another bit
+    # with floats alone some of these would end in another bit
     chance = random.Random(7)
     for _ in range(100):
-        row, largest = Row(100), 2 ** chance.choice((8, 29, 29))
-        for number in range(chance.randrange(9)):
-            at = NOON - timedelta(hours=number + 1)
-            row.remember(an_order(order_id=f"o{number}", amount=chance.randrange(largest), placed_at=at))
-        asks = an_order(amount=chance.randrange(largest))
+        row, largest = Row(1_000), chance.choice((2**8, 2**29, 10**12))
+        currency = chance.choice(("EUR", "KWD"))
+        for number in range(chance.choice((0, 1, 2, 8, 997))):
+            at = NOON - timedelta(minutes=number + 1)
+            amount = chance.randrange(largest)
+            row.remember(an_order(order_id=f"o{number}", amount=amount, currency=currency, placed_at=at))
+        asks = an_order(amount=chance.randrange(largest), currency=currency)
 
         answered = Plan(OF_AMOUNTS)(asks, {"customer": row.as_of(NOON)})
 
         assert answered == compute(OF_AMOUNTS, asks, {"customer": row.as_of(NOON)})
+
+
+@given(st.integers(2**52, 2**53 - 1), st.integers(1, 2**31), st.integers(0, 9), st.sampled_from((-1, 0, 1)))
+def test_a_spread_half_way_between_two_floats_is_rounded_as_python_rounds_it(
+    whole: int, divisor: int, doubled: int, beside: int
+) -> None:
+    def halves(number: int) -> tuple[int, int]:
+        return number >> 62, number & (2**62 - 1)
+
+    half_way = (2 * whole + 1) * divisor * 2**doubled + beside
+
+    assert features.values._quotient(*halves(half_way), divisor) == half_way / divisor
+    assert features.values._rounded(*halves(half_way)) == float(half_way)
+    exactly = (2 * whole + 1) * 2 ** (doubled + 12) + beside
+    assert features.values._rounded(*halves(exactly)) == float(exactly)
 
 
 @feature(unit="share", between=(0, None), missing="never")
