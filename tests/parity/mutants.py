@@ -2,6 +2,7 @@
 
     python tests/parity/mutants.py            # all of them
     python tests/parity/mutants.py label      # those so named
+    python tests/parity/mutants.py --record   # and keep the figures in tests/bench/RESULTS.md
 
 A mutant is named by the mistake it makes. Its patches must each match the source exactly once, so that a
 change of the source that hides one is noticed at once. It is put into a copy of the repository, where the
@@ -14,8 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    # this folder's modules must not stand in for others
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from tests.bench.results import record
 
 ROOT = Path(__file__).parents[2]
 PARITY = "tests/parity/test_parity.py::"
@@ -658,23 +666,41 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", help="only mutants with these words in their names")
-    words = parser.parse_args().words
-    chosen = [each for each in MUTANTS if all(word in each.name for word in words)]
+    parser.add_argument(
+        "--record", action="store_true", help="keep the figures of all of them in tests/bench/RESULTS.md"
+    )
+    arguments = parser.parse_args()
+    chosen = [each for each in MUTANTS if all(word in each.name for word in arguments.words)]
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         root = a_copy(Path(folder))
         for test in dict.fromkeys(each.caught_by for each in chosen):
             if not passes(root, test):
                 print(f"{test} fails without any mistake; mend that first", file=sys.stderr)
                 return 1
-    missed = 0
+    missed = []
     for each in chosen:
         found = is_caught(each)
-        missed += not found
+        missed += [] if found else [each.name]
         print(
             f"{'caught' if found else 'MISSED'}  {each.name}  ({each.caught_by.partition('::')[2]})",
             flush=True,
         )
-    print(f"{len(chosen) - missed} of {len(chosen)} mistakes caught")
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} mistakes caught")
+    if arguments.record and not arguments.words:
+        of_stages = [each for each in chosen if each.path.parts[0] == "stream"]
+        record(
+            "Known mistakes in the features and the stages",
+            {
+                "mistakes in the features": len(chosen) - len(of_stages),
+                "mistakes in the stages": len(of_stages),
+                "caught": len(chosen) - len(missed),
+                "missed": len(missed),
+                "tests that catch them": len({each.caught_by for each in chosen}),
+                "seconds": time.monotonic() - began,
+            },
+            "".join(f"MISSED: {name}. " for name in missed).strip(),
+        )
     return 1 if missed else 0
 
 
