@@ -154,6 +154,8 @@ class Panel:
     ) -> None:
         """`scorer` and `policy` are of the model that the settings name, None where it can't be had."""
         self._service = service = NOBODY if models is None else service
+        self.is_moved = service.since > 0
+        """Whether it is of a service, so that all workers are to have the same models."""
         self._asks = service.asks
         self._benches: dict[tuple[str | None, str | None, str | None, int], Bench] = {}
         self._lineups: dict[tuple[str | None, str | None, str | None], Lineup] = {}
@@ -177,7 +179,7 @@ class Panel:
                 policy=seat.policy,
                 names=[feature.name for feature in seat.features],
                 places=_places(seat.features, place),
-                is_guarded=service.since > 0,
+                is_guarded=self.is_moved,
             )
             for seat in seats
         }
