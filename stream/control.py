@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
-from stream.service import MOVES, NOBODY, NOTES, Service
+from stream.service import MOVES, NOBODY, NOTES, REFUSED, Service
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
 from stream.version import program_version
@@ -41,6 +41,7 @@ __all__ = [
     "ControlState",
     "append",
     "change",
+    "check_words",
     "event_of",
     "history",
     "in_force",
@@ -504,6 +505,11 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
             return state, False
         append(settings, kind, who=who, why=why)
         return control.read_to_end(), True
+
+
+def check_words(settings: Settings, *, who: str, why: str) -> None:
+    """Raise Refused for words that no record can carry."""
+    _record_to_write(settings, REFUSED, who=who, why=why)
 
 
 def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> ControlRecord:

@@ -21,7 +21,7 @@ from models.registry import ARRAYS, MANIFEST, Registry
 from models.train import PredictorKind, train
 from stream import topics
 from stream.cli import app
-from stream.control import history, in_force
+from stream.control import append, history, in_force
 from stream.deploying import AlreadySo, Mover, Who, kill
 from stream.doctor import examine
 from stream.model_watch import WatchedFolder
@@ -373,6 +373,9 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     harmed = {path: told[:-1] + b"\1" if path.endswith(ARRAYS) else told for path, told in files.items()}
     (incoming / "broken.tar").write_bytes(pack(harmed))
     (incoming / "notes.txt").write_text("to do")
+    odd = [incoming / ("x" * 255), incoming / "a\udcff\n\u202e.tar"]
+    for each in odd:
+        each.write_text("neither")
     watched = WatchedFolder(incoming, registry, mover, who="anna")
 
     assert list(watched.look()) == [], "they may still grow"
@@ -380,8 +383,9 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     assert list(watched.look()) == []
 
     assert {name: each.models for name, each in dropped.items()} == {
-        "line.tar": (good,), "broken.tar": (), "notes.txt": (),
+        "line.tar": (good,), "broken.tar": (), "notes.txt": (), odd[0].name: (), odd[1].name: (),
     }  # fmt: skip
+    assert dropped[odd[1].name].said.isprintable()
     assert "sha256" in (incoming / "broken.tar.reason.txt").read_text()
     assert "is no bundle" in (incoming / "notes.txt.reason.txt").read_text()
     assert (incoming / "line.tar.deployed.txt").read_text().startswith(f"{good} is challenger")
@@ -389,11 +393,40 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     assert not registry.has(*forest.split("@"))
     assert [each.said for each in in_force(shop).service.served] == [good]
     kinds = [event.record.kind for event in history(shop)]
-    assert sorted(kinds) == ["model_deployed", "model_refused", "model_refused"]
+    assert sorted(kinds) == ["model_deployed", *["model_refused"] * 4]
+    (incoming / "line.tar.deployed.txt").unlink()  # as if it had been killed before it could say so
+    assert [each.models for each in watched.look(at_once=True)] == [(good,)]
+    assert "already" in (incoming / "line.tar.deployed.txt").read_text()
+    assert len(list(history(shop))) == 5, "it is not moved again"
     (incoming / "broken.tar").write_bytes(bundles[forest])
     os.utime(incoming / "broken.tar", (2e9, 2e9))
     assert [each.models for each in watched.look(at_once=True)] == [(forest,)], "a mended file is tried again"
     assert not (incoming / "broken.tar.reason.txt").exists()
+
+
+def test_what_a_stranger_says_in_control_is_told_and_gives_a_terminal_no_orders(
+    shop: Settings, mover: Mover, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    mover.deploy(said[0], WHO, scope=Scope(channel="\u202e\x07"))
+    told = next(history(shop)).record.model_extra or {}
+    append(
+        shop, "model_deployed", who="eve\x07", why="\u202e", **told
+    )  # void: decided on the service of before
+
+    commands = [["service"], ["history"], ["history", "--at", "2100-01-01"]]
+    outputs = [CliRunner().invoke(app, ["models", *each]).output for each in commands]
+
+    assert all(each.replace("\n", "").isprintable() for each in outputs), outputs
+    assert [each.count("\\u202e\\x07") for each in outputs] == [1, 2, 1]
+    assert outputs[1].count("void") == 1
+    wrong = CliRunner().invoke(app, ["models", "retire", "line", "--why", "x", "--scope", "channel=\u202e"])
+    assert (wrong.exit_code, wrong.output.replace("\n", "").isprintable()) == (1, True)
+    again = CliRunner().invoke(app, ["models", "deploy", said[0], "--why", "x" * 2_001])
+    assert again.exit_code == 1
+    assert again.stderr.startswith("fraudstream: --why: expected 1 to 2,000 letters, got 2,001")
+    assert len(list(history(shop))) == 2
 
 
 def test_of_several_who_promote_in_the_same_moment_each_takes_the_place_of_the_one_before(
