@@ -42,6 +42,7 @@ __all__ = [
     "append",
     "change",
     "check_words",
+    "event_of",
     "history",
     "in_force",
 ]
@@ -178,7 +179,7 @@ class ControlState:
     def after(self, record: Record) -> "ControlState":
         """The state once this record is in force too; a record that can't be read changes nothing else."""
         moved = replace(self, next_offset=record.offset + 1)
-        event = _event_of(record)
+        event = event_of(record)
         if event is None:
             return replace(moved, malformed=self.malformed + 1)
         told = event.record
@@ -231,7 +232,7 @@ _EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState
 """What each kind changes; a new kind is a word here and a field of ControlState."""
 
 
-def _event_of(record: Record) -> ControlEvent | None:
+def event_of(record: Record) -> ControlEvent | None:
     """The event in a record; None for bytes that are none."""
     try:
         told = ControlRecord.model_validate_json(record.value or b"")
@@ -456,7 +457,7 @@ def history(settings: Settings) -> Iterator[ControlEvent]:
         low, end = once_it_answers(cluster.bounds, tp)
         for chunk in cluster.read(tp, low, end):
             for record in chunk:
-                event = _event_of(record)
+                event = event_of(record)
                 if event is not None and event.record.group in {None, settings.group}:
                     yield event
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from features.events import Order
 from models.bundle import pack
 from models.registry import ARRAYS, MANIFEST, Registry
-from models.train import train
+from models.train import PredictorKind, train
 from stream import topics
 from stream.cli import app
 from stream.control import append, history, in_force
@@ -38,33 +38,39 @@ DE = Scope(country="DE")
 @pytest.fixture(scope="session")
 def versions(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A registry with the small model in service and three more of it, and what they are called."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
     root = tmp_path_factory.mktemp("versions") / "models"
     shutil.copytree(registry, root)
     published = Registry(root)
-    said = []
-    for seed, (name, kind) in enumerate(
-        [("forest", "random_forest"), ("forest", "random_forest"), ("line", "logistic_regression")]
-    ):
-        examples = [
-            (
-                Order(
-                    order_id=f"t{n}",
-                    customer_id=f"c{n % 40}",
-                    placed_at=start + timedelta(minutes=7 * n),
-                    amount=100 * (n % 97) + seed,
-                    currency="EUR",
-                ),
-                n % 97 > 70 + seed,
-            )
-            for n in range(600)
-        ]
-        trained = train(
-            examples, name=name, predictor=kind, row_limit=512, trained_at=date(2026, 3, 1 + seed), seed=seed
+    said = [
+        a_version(published, name, kind, seed)
+        for seed, (name, kind) in enumerate(
+            [("forest", "random_forest"), ("forest", "random_forest"), ("line", "logistic_regression")]
         )
-        published.publish(trained)
-        said.append(f"{trained.name}@{trained.version}")
+    ]
     return root, said
+
+
+def a_version(registry: Registry, name: str, kind: PredictorKind, seed: int) -> str:
+    """A small model that is published; what it is called."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    examples = [
+        (
+            Order(
+                order_id=f"t{n}",
+                customer_id=f"c{n % 40}",
+                placed_at=start + timedelta(minutes=7 * n),
+                amount=100 * (n % 97) + seed,
+                currency="EUR",
+            ),
+            n % 97 > 70 + seed,
+        )
+        for n in range(600)
+    ]
+    trained = train(
+        examples, name=name, predictor=kind, row_limit=512, trained_at=date(2026, 3, 1 + seed), seed=seed
+    )
+    registry.publish(trained)
+    return f"{trained.name}@{trained.version}"
 
 
 @pytest.fixture
@@ -292,6 +298,62 @@ def test_a_canary_decides_for_its_customers_and_a_model_that_fails_its_check_mov
     state = in_force(shop)
     assert [each.said for each in state.service.served] == [said[2]]
     assert (state.next_offset, state.unknown) == (3, ())
+
+
+def test_what_replay_and_rollback_need_outlives_a_cleaning_and_nothing_else_does(
+    shop: Settings, mover: Mover, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(shop.home / "models")
+    scout, german, theirs, unneeded = (
+        a_version(registry, name, "logistic_regression", 3) for name in ("scout", "german", "theirs", "gone")
+    )
+    looked_on, before, now = said
+    mover.deploy(looked_on, WHO)
+    mover.deploy(german, WHO, role="champion", scope=DE)  # no order of which comes
+    with Worker(shop.model_copy(update={"model": scout}), tmp_path / "one") as worker:
+        send(shop, orders(20))
+        read(shop, shop.topics.decisions_shadow, 20)
+        mover.retire(german, WHO, scope=DE)
+        mover.retire(looked_on, WHO)
+        mover.promote(before, WHO)
+        takes_up(worker, mover.promote(now, WHO).offset)
+        send(shop, orders(20, first=20))
+        decisions(shop, 40)
+        assert worker.stop() == 0, worker.said()
+    Mover(shop.model_copy(update={"group": shop.group + "-2"}), registry).promote(theirs, WHO)
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+
+    def cleaned(*more: str) -> dict[str, tuple[str | None, bool]]:
+        # nothing here was trained today
+        result = CliRunner().invoke(app, ["models", "gc", "--keep", "0", "--json", *more])
+        assert result.exit_code == 0, result.output
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        return {each["model"]: (each["kept_for"], each["deleted"]) for each in told}
+
+    starter = f"starter@{registry.champion('starter')}"
+    today = cleaned("--yes")
+
+    assert {model: why and why.split(" since")[0] for model, (why, _) in today.items()} == {
+        starter: "the champion",
+        scout: "named by a decision",
+        looked_on: "named by a decision",
+        german: "in service",
+        before: "what a rollback leads back to",
+        now: "named by a decision",
+        theirs: "in service",
+        unneeded: None,
+    }
+    assert [model for model, (_, is_deleted) in today.items() if is_deleted] == [unneeded]
+    assert {f"{name}@{version}" for name, version in registry.list()} == set(today) - {unneeded}
+    mover.roll_back(now, WHO)
+    with Worker(shop, tmp_path / "two") as worker:
+        send(shop, orders(20, first=40))
+        decided = decisions(shop, 60)
+        assert worker.stop() == 0, worker.said()
+    assert Counter(by(d) for d in decided) == {scout: 20, now: 20, before: 20}
+    again = verify(shop, processes=1)
+    assert (again.equal, again.listed) == (60, [])
 
 
 def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_one_says_why(
