@@ -99,7 +99,7 @@ def judge_challenger(seen: Evidence, gates: Gates) -> Verdict:
         Gate(
             "speed",
             seen.took_us is not None and seen.took_us <= gates.slowest_us,
-            "nobody measured how long an order takes"
+            "how long an order takes is measured once all else has passed"
             if seen.took_us is None
             else f"an order takes {seen.took_us:,.0f} microseconds, at most {gates.slowest_us:,.0f}",
         ),
