@@ -232,6 +232,8 @@ class Settings(BaseSettings):
     hot_share: Share = 0.5
     """Warn in the log, once a minute at most, when one key has more than this share of the last 1,000 records
     of a partition; 0 never warns."""
+    drift_window_hours: Annotated[float, Field(gt=0, le=8_760)] = 24
+    """How long a window of event time is in which a worker's metrics tell of drift."""
     gates: Gates = Gates()
     guardrails: Guardrails = Guardrails()
     health_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
