@@ -128,11 +128,6 @@ def test_a_model_worse_than_the_champion_is_not_published(tmp_path: Path) -> Non
     assert "average precision -" in done.why
 
 
-def test_shadow_is_refused_as_long_as_no_worker_can(tmp_path: Path) -> None:
-    with pytest.raises(RetrainError, match="no worker scores a second model in shadow yet"):
-        retrained(tmp_path, RetrainJob(RISK, SCHEDULE, EASY, then="shadow"))
-
-
 CODE = """
 from features.catalogue import amount
 from features.define import days
