@@ -194,6 +194,9 @@ def test_published_models_are_evaluated_on_orders_they_did_not_learn_from(tmp_pa
     assert found.first >= "2024-05-31"
     assert "are left out" in found.notes[0]
     assert found.judged[0].measures.auc > 0.8
+    owed = {each.feature: each.shapley for each in found.judged[0].importance}
+    assert set(owed) == {each.name for each in RISK.leaves}
+    assert max(each or 0.0 for each in owed.values()) > 0.0
     assert (
         "no later than the last"
         in evaluate_set(registry, [published], TrainingSet.open(file), with_learned_from=True).notes[0]
