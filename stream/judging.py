@@ -21,7 +21,7 @@ from stream.drifting import Asked as AskedDrift
 from stream.drifting import drift_of
 from stream.ports import Refused
 from stream.replay import Opened
-from stream.service import JUDGED, WHOLE_SHARE, Lineup, Scope, Served, bucket_of
+from stream.service import JUDGED, WHOLE_SHARE, Lineup, Scope, Served, Service, bucket_of
 from stream.settings import Settings
 from stream.trial import Arm, Arms, Evidence, Verdict, judge_canary, judge_challenger
 
@@ -98,7 +98,7 @@ class Trials:
                 self._settings,
                 self._opened,
                 on_trial,
-                champion=state.service.champion(on_trial.scope),
+                champion=_decides(state.service, on_trial.scope),
                 since=events[on_trial.offset].at,
                 as_of=as_of,
                 read=self._read,
@@ -217,9 +217,10 @@ def evidence_of(
     as_of: datetime,
     read: Read = lambda _read, _of: None,
 ) -> Evidence:
-    """What a challenger, on trial since then, would have done beside who is champion of its scope now.
+    """What a challenger, on trial since then, would have done beside the champion that decides there now.
 
-    What was said before either of them stood where it stands does not count. Raises as `compare`.
+    What was said before either of them stood where it stands does not count. Without a champion the model of
+    the settings decides, whichever that was. Raises as `compare`.
     """
     gates = settings.gates
     from_offset = max(on_trial.offset, -1 if champion is None else champion.offset)
@@ -276,6 +277,12 @@ def evidence_of(
     return seen._replace(
         stability=score.stability, missing=max(moved.items(), key=lambda each: each[1], default=None)
     )
+
+
+def _decides(service: Service, scope: Scope) -> Served | None:
+    """The champion of a scope, or of the next wider one that has any."""
+    levels = service.lineup(*scope.values).levels
+    return next((champion for _, champion in levels if champion is not None), None)
 
 
 def _is_in(scope: Scope, order: DecidedOrder) -> bool:

@@ -5,14 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from models.decision import ModelRef
 from models.policy import Policy
+from stream.cli import app
 from stream.control import ControlState
 from stream.guard import Gates, Guardrails
-from stream.judging import evidence_of, windows_of
+from stream.judging import _decides, evidence_of, windows_of
 from stream.ports import Record
-from stream.service import DEPLOYED, EVERYWHERE, KILL_ON, PROMOTED, Scope, Served, bucket_of
+from stream.service import DEPLOYED, EVERYWHERE, KILL_ON, NOBODY, PROMOTED, Scope, Served, Service, bucket_of
 from stream.settings import Settings
 from stream.trial import Arm, Arms, Evidence
 from tests.decided_past import LATER, NOON, DecidedPast, a_decision
@@ -97,6 +99,27 @@ def test_drift_is_told_of_whole_windows() -> None:
     assert seen.stability is not None
     assert seen.stability > 0.25, "the third day against the first; of the fourth only a part may be there"
     assert Past.evidence(past, window_days=30).stability is None
+
+
+def test_a_challenger_of_a_country_is_held_against_whoever_decides_there() -> None:
+    german = a_model("german", scope={"country": "DE"})
+    state = told((PROMOTED, a_model("old")), (PROMOTED, a_model("web", scope={"channel": "web"})))
+
+    def decides(service: Service, **scope: str) -> str:
+        found = _decides(service, Scope(**scope))
+        return "" if found is None else found.ref.name
+
+    assert decides(state.service, country="DE") == "old"
+    assert decides(state.service, country="DE", channel="web") == "web"
+    assert decides(told((PROMOTED, a_model("old")), (PROMOTED, german)).service, country="DE") == "german"
+    assert decides(NOBODY, country="DE") == ""
+
+
+def test_another_time_than_now_is_judged_only_where_nothing_is_moved() -> None:
+    result = CliRunner().invoke(app, ["models", "judge", "--as-of", "2026-01-01"])
+
+    assert result.exit_code == 2
+    assert "only --dry-run judges another time than now" in " ".join(result.output.split())
 
 
 class Trial:
