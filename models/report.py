@@ -707,8 +707,8 @@ def _features(found: Evaluated) -> str:
         f"of it frauds. SHAP: exact Shapley values of at most {_EXPLAINED} orders, frauds and others in "
         f"turns, held against {_HELD_AGAINST} orders: how far a feature moves the raw score (the "
         "share of trees, or log-odds), up or down, in the mean. Path attributions, of which "
-        "reasons are made, are the steps of the score along the trees, or a linear model's terms, in the same unit. A dash: of a model of "
-        "models neither is told of features.</p>"
+        "reasons are made, are the steps of the score along the trees, or a linear model's terms, in the "
+        "same unit. A dash: of a model of models neither is told of features.</p>"
     )
     steady = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
     steady += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001

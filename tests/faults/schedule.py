@@ -809,11 +809,11 @@ class Schedule:
                     if tp == record[:2]:
                         continue
                     readable = world.log(tp).readable_at(known_at)
-                    if other := self._first_beyond(tp, at[number][topic], readable):
-                        if (self._latest(other), rank, number) < key:
-                            world.violation(
-                                f"{life} takes {record.value!r} before {other.value!r}, which arrived earlier"
-                            )
+                    other = self._first_beyond(tp, at[number][topic], readable)
+                    if other and (self._latest(other), rank, number) < key:
+                        world.violation(
+                            f"{life} takes {record.value!r} before {other.value!r}, which arrived earlier"
+                        )
             at[record.partition][record.topic] = record.offset + 1
 
     def _latest(self, record: Record) -> int:
