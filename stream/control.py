@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -44,6 +45,7 @@ __all__ = [
     "check_words",
     "history",
     "in_force",
+    "in_force_for_all",
 ]
 
 log = logging.getLogger("fraudstream.control")
@@ -317,7 +319,7 @@ class Control:
 
     def read_to_end(self) -> ControlState:
         """Read what is there now, before anyone follows. Raises Unreachable."""
-        end = self._end(_ANSWER_S)
+        end, before = self._end(_ANSWER_S), self._state.malformed
         deadline = time.monotonic() + _ANSWER_S
         while self._reached < end:
             if time.monotonic() > deadline:
@@ -326,6 +328,8 @@ class Control:
                     "see that its broker runs"
                 )
             self._read(0.1)
+        if junk := self._state.malformed - before:
+            log.error("%d records of '%s' are no control records: ignored", junk, self._at.topic)
         return self._state
 
     def follow(self, told: Callable[[ControlState], None]) -> None:
@@ -406,7 +410,7 @@ class Control:
             log.error("'%s' was made anew: what it said before is forgotten", record.topic)
             before = ControlState(before.group)
         self._state = state = before.after(record)
-        if state.malformed > before.malformed:
+        if state.malformed > before.malformed and self._thread is not None:
             log.error("record %d of '%s' is no control record: ignored", record.offset, record.topic)
         elif len(state.unknown) > len(before.unknown):
             event = state.unknown[-1]
@@ -445,20 +449,36 @@ def in_force(settings: Settings) -> ControlState:
         return control.read_to_end()
 
 
+def in_force_for_all(settings: Settings) -> tuple[ControlState, ...]:
+    """What is in force now for each group of which anything was ever said, and for this one.
+
+    Raises as `history`.
+    """
+    records = list(_recorded(settings))
+    groups = {event.record.group for event in map(_event_of, records) if event is not None}
+    return tuple(
+        reduce(ControlState.after, records, ControlState(each))
+        for each in sorted({settings.group, *filter(None, groups)})
+    )
+
+
 def history(settings: Settings) -> Iterator[ControlEvent]:
     """Everything that was ever decided about the group, oldest first, with who, when and why.
 
     Raises TopicError, Unreachable; NotStable while somebody's open transaction holds records back.
     """
+    for event in map(_event_of, _recorded(settings)):
+        if event is not None and event.record.group in {None, settings.group}:
+            yield event
+
+
+def _recorded(settings: Settings) -> Iterator[Record]:
     tp = (settings.topics.control, 0)
     partitions_of(settings, tp[0])  # a missing topic is told, and not made
     with closing(KafkaCluster(settings, quiet=True)) as cluster:
         low, end = once_it_answers(cluster.bounds, tp)
         for chunk in cluster.read(tp, low, end):
-            for record in chunk:
-                event = _event_of(record)
-                if event is not None and event.record.group in {None, settings.group}:
-                    yield event
+            yield from chunk
 
 
 def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> int:

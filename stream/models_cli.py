@@ -385,7 +385,11 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
         str | None, typer.Option(metavar="PLACE", help="Look for decisions in an archive as well.")
     ] = None,
     ignore_decisions: Annotated[
-        bool, typer.Option("--ignore-decisions", help="Don't ask which models decided: there is no Kafka.")
+        bool,
+        typer.Option(
+            "--ignore-decisions",
+            help="Ask neither which models decided nor which are in service: there is no Kafka.",
+        ),
     ] = False,
     leftovers: Annotated[
         bool,
@@ -409,10 +413,12 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     decided: frozenset[str] = frozenset()
     served: frozenset[str] = frozenset()
     if not ignore_decisions:
-        from stream.control import in_force
+        from stream.control import in_force_for_all
 
-        service = in_force(settings).service
-        served = frozenset(each.said for each in (*service.served, *service.past))
+        services = [
+            each.service for each in in_force_for_all(settings)
+        ]  # other groups may share the registry
+        served = frozenset(model.said for each in services for model in (*each.served, *each.past))
     for place in () if ignore_decisions else {None, archive}:
         recorded = recorded_of(settings, place)
         try:

@@ -367,6 +367,21 @@ def test_what_a_stranger_says_in_control_is_told_and_gives_a_terminal_no_orders(
     assert len(list(history(shop))) == 2
 
 
+def test_what_another_group_has_in_service_is_not_deleted(
+    shop: Settings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    registry = Registry(shop.home / "models")
+    Mover(shop.model_copy(update={"group": "another"}), registry).deploy(said[0], WHO)
+    Mover(shop, registry).deploy(said[1], WHO)
+
+    result = CliRunner().invoke(app, ["models", "gc", "--keep", "0", "--yes"])
+
+    assert result.exit_code == 0, result.output
+    assert [registry.has(*each.split("@")) for each in said] == [True, True, False]
+
+
 def test_of_several_who_promote_in_the_same_moment_each_takes_the_place_of_the_one_before(
     shop: Settings, mover: Mover, said: list[str]
 ) -> None:
