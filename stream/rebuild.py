@@ -14,7 +14,7 @@ Where orders go through stages already, rows made from what came in at home hold
 their way too. So they are served only from a moment at which nothing was.
 
 Why it is safe to switch while this runs is in docs/decisions/0015-state-is-rebuilt-beside-the-workers.md, and
-in 0021-stages-are-rebuilt-where-nothing-is-on-its-way.md.
+in 0022-stages-are-rebuilt-where-nothing-is-on-its-way.md.
 """
 
 import shutil

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from features.define import Feature
@@ -170,6 +171,7 @@ class Serving:
         """How many states were told of, and which of them is in force: offsets begin anew with a topic."""
         self._state = state
         self._prepare(state.service)
+        self._mind(state.service)
 
     @property
     def state(self) -> ControlState:
@@ -223,6 +225,26 @@ class Serving:
                 state.next_offset,
                 "; ".join(map(str, state.service.served)) or "the one that the settings name",
             )
+            self._mind(state.service)
+
+    def _mind(self, service: Service) -> None:
+        """See to it that models of which nothing could be read decide once they can be read."""
+        if self._panels.of(service).lacks:
+            threading.Thread(target=self._mend, args=(service,), name="models", daemon=True).start()
+
+    def _mend(self, service: Service) -> None:
+        """Look again and again what could not be read, until it is there or others are in service."""
+        while self._panels.of(service).lacks:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._state.service is not service, _AGAIN_S):
+                    return
+            if not self._panels.renew(service):
+                continue
+            self._prepare(service)
+            with self._changed:
+                if self._state.service is service:
+                    self._state = replace(self._state)  # another one, so that the desk looks
+            log.info("models that could not be read are there now")
 
 
 def _needs_nobody(service: Service) -> bool:
