@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -74,8 +74,9 @@ def shop(settings: Settings, versions: tuple[Path, list[str]]) -> Settings:
 
 
 @pytest.fixture
-def mover(shop: Settings) -> Mover:
-    return Mover(shop, Registry(shop.home / "models"))
+def mover(shop: Settings) -> Iterator[Mover]:
+    with Mover(shop, Registry(shop.home / "models")) as made:
+        yield made
 
 
 @pytest.fixture
