@@ -125,6 +125,8 @@ class Pending:
     """The decision about the revision that this one takes the place of."""
     repeat_of: UUID | None = None
     """The decision it got the first time, where that can't be found any more to be repeated."""
+    has_unheard: bool = False
+    """Whether something in `vector` is UNHEARD: who asks for that can't be used."""
 
 
 class Rejected(NamedTuple):

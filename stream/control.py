@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
-from stream.service import MOVES, NOBODY, NOTES, Service
+from stream.service import MOVES, NOBODY, NOTES, REFUSED, Service
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
 from stream.version import program_version
@@ -41,6 +41,8 @@ __all__ = [
     "ControlRecord",
     "ControlState",
     "change",
+    "check_words",
+    "event_of",
     "history",
     "in_force",
 ]
@@ -177,7 +179,7 @@ class ControlState:
     def after(self, record: Record) -> "ControlState":
         """The state once this record is in force too; a record that can't be read changes nothing else."""
         moved = replace(self, next_offset=record.offset + 1)
-        event = _event_of(record)
+        event = event_of(record)
         if event is None:
             return replace(moved, malformed=self.malformed + 1)
         told = event.record
@@ -230,7 +232,7 @@ _EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState
 """What each kind changes; a new kind is a word here and a field of ControlState."""
 
 
-def _event_of(record: Record) -> ControlEvent | None:
+def event_of(record: Record) -> ControlEvent | None:
     """The event in a record; None for bytes that are none."""
     try:
         told = ControlRecord.model_validate_json(record.value or b"")
@@ -455,7 +457,7 @@ def history(settings: Settings) -> Iterator[ControlEvent]:
         low, end = once_it_answers(cluster.bounds, tp)
         for chunk in cluster.read(tp, low, end):
             for record in chunk:
-                event = _event_of(record)
+                event = event_of(record)
                 if event is not None and event.record.group in {None, settings.group}:
                     yield event
 
@@ -512,6 +514,11 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
             return state, False
         appender.append(kind, who=who, why=why)
         return control.read_to_end(), True
+
+
+def check_words(settings: Settings, *, who: str, why: str) -> None:
+    """Raise Refused for words that no record can carry."""
+    _record_to_write(settings, REFUSED, who=who, why=why)
 
 
 def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> ControlRecord:

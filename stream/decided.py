@@ -15,6 +15,7 @@ import msgspec
 from features.decode import Rejection, decode_event
 from features.events import Outcome
 from features.facts import Statement, statement_of
+from models.policy import Action
 from stream.answers import ORDER_ARRIVED_AT, SHADOW
 from stream.decoder import decoder_of
 from stream.errors import Refusal
@@ -38,6 +39,7 @@ __all__ = [
 
 _CLOCKS_MS: Final = 300_000
 """How far a worker's clock may be behind the broker's."""
+_ACTIONS: Final = frozenset(Action)
 _AHEAD: Final = 10_000
 """Decisions that are read ahead of their orders: through stages they come in another order."""
 
@@ -306,17 +308,19 @@ def _word(record: Record, topics: Topics, *, unscored: bool) -> tuple[int, Word 
         said = _decision(record.value or b"")
     except msgspec.MsgspecError:
         return 0, None
+    if said.action not in _ACTIONS:  # anyone may write to a topic
+        return 0, None
     is_scored = said.model is not None and said.p_fraud is not None
     if not (is_scored or unscored) or said.repeat_of is not None or said.source.topic != topics.orders:
         return 0, None
-    arrived = next((value for name, value in record.headers if name == ORDER_ARRIVED_AT), None)
+    arrived = next((value for name, value in record.headers if name == ORDER_ARRIVED_AT), None) or b""
     word = Word(
         f"{said.model.name}@{said.model.version}" if said.model is not None else "",
         said.action,
         nan if said.p_fraud is None else said.p_fraud,
         said.features,
         said.source.others.get(topics.control, 0),
-        None if arrived is None else (record.timestamp - int(arrived)) / 1000,
+        (record.timestamp - int(arrived)) / 1000 if arrived.isdigit() else None,
         bool(said.reasons) and said.reasons[0].code == MODEL_UNAVAILABLE,
     )
     return said.source.offset, word

@@ -13,7 +13,7 @@ from models.errors import ModelError
 from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
-from stream.control import Appender, Control, ControlState
+from stream.control import Appender, Control, ControlState, check_words
 from stream.errors import Refusal
 from stream.ports import Refused, Unreachable
 from stream.registry import check_servable
@@ -147,12 +147,13 @@ class Mover:
         scorer = self._checked(name, version, who)
 
         def moves(state: ControlState) -> dict[str, Any]:
-            there = _at(state.service, role, scope)
-            if role == "challenger":  # of which there may be many
-                there = None
-            told = self._told(scorer, role=role, scope=scope, share=share, policy=policy, there=there)
-            if there is not None and told == _words(there, replaces=there.said):
-                raise AlreadySo(f"{there.said} is {role} of {scope} already; nothing was changed")
+            there = [each for each in state.service.served if (each.role, each.scope) == (role, scope)]
+            # a challenger takes nobody's place: there may be many
+            replaced = there[0] if there and role != "challenger" else None
+            told = self._told(scorer, role=role, scope=scope, share=share, policy=policy, there=replaced)
+            for each in there:
+                if told == _words(each, replaces=told["replaces"]):
+                    raise AlreadySo(f"{each.said} is {role} of {scope} already; nothing was changed")
             return told
 
         return self._say(DEPLOYED, who, moves)
@@ -293,6 +294,7 @@ class Mover:
 
     def _checked(self, name: str, version: str | None, who: Who, *, digest: str | None = None) -> Scorer:
         """The model, as a worker would load it. Raises Refused with the cause, which is kept."""
+        check_words(self._settings, who=who.who, why=who.why)
         said = name if version is None else f"{name}@{version}"
         try:
             scorer = self._registry.load(name, version)

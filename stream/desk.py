@@ -7,9 +7,10 @@ computed, and it is remembered; then it goes through the stage of each other ent
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import compress
 from types import MappingProxyType
 from typing import Final
 
@@ -312,8 +313,8 @@ def _verdicts(pending: Sequence[Pending]) -> list[Verdict]:
                 asked.setdefault(bench.deciders[turn], []).append(at)
         failed = []
         for judge, those in asked.items():
-            vectors = [judge.vector(pending[at].vector or ()) for at in those]
-            for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+            said = _said_by(judge, [pending[at] for at in those])
+            for at, (vector, scored) in zip(those, said, strict=True):
                 before = verdicts[at].failed
                 if scored is None:
                     verdicts[at] = Verdict(None, (), None, before or judge)
@@ -335,15 +336,29 @@ def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
         for judge in () if each.bench is None else each.bench.challengers:
             asked.setdefault(judge, []).append(at)
     for judge, those in asked.items():
-        vectors = [judge.vector(pending[at].vector or ()) for at in those]
-        for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+        said = _said_by(judge, [pending[at] for at in those])
+        for at, (vector, scored) in zip(those, said, strict=True):
             if scored is not None:
                 told[at][judge] = (judge, vector, scored)
     # in the bench's order, which no batch decides
     return [
-        [shadow for judge in each.bench.challengers if (shadow := said.get(judge))] if each.bench else []
-        for each, said in zip(pending, told, strict=True)
+        [shadow for judge in each.bench.challengers if (shadow := beside.get(judge))] if each.bench else []
+        for each, beside in zip(pending, told, strict=True)
     ]
+
+
+def _said_by(
+    judge: Judge, pending: Sequence[Pending]
+) -> Iterator[tuple[Sequence[float | None], Scored | None]]:
+    """Its own features of each order, and what it says of it; None where it can't be used."""
+    vectors = [judge.vector(each.vector or ()) for each in pending]
+    is_heard = [
+        not each.has_unheard or all(value == value for value in vector)  # noqa: PLR0124 - UNHEARD does not
+        for each, vector in zip(pending, vectors, strict=True)
+    ]
+    said = iter(judge.score(list(compress(vectors, is_heard))) if any(is_heard) else ())
+    for vector, heard in zip(vectors, is_heard, strict=True):
+        yield vector, next(said) if heard else None
 
 
 def _on_the_road(record: Record) -> tuple[Identity, Asked | None]:

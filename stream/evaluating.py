@@ -130,7 +130,8 @@ def learned_until(registry: Registry, scorer: Scorer) -> datetime:
 def _learned_from(registry: Registry, scorer: Scorer) -> str:
     told = registry.manifest(scorer.name, scorer.version).trained_on
     first, last = (str(told.get(name, "?"))[:10] for name in ("first_placed_at", "last_placed_at"))
-    return f"{told.get('labelled_orders', '?')} orders, {first} to {last}"
+    orders = told.get("labelled_orders")
+    return f"{f'{orders:,}' if isinstance(orders, int) else '?'} orders, {first} to {last}"
 
 
 def written(found: Evaluated, to: Path) -> None:

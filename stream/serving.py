@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from features.define import Feature
@@ -29,6 +30,7 @@ __all__ = ["Serving", "Shelf", "check_served"]
 log = logging.getLogger("fraudstream.serving")
 
 _CRASHED: Final = 70
+_SAID: Final = 5
 _AGAIN_S: Final = 30.0
 """After so long a model that could not be loaded is tried again."""
 
@@ -88,7 +90,7 @@ class Shelf:
     def load_ahead(self, several: Iterable[Served]) -> None:
         """Load models, one after the other, for as long as they fit beside those that are there."""
         for each in several:
-            described = self._describe(each)
+            described = None if each.ref in self._failed else self._describe(each)
             if described is None:
                 continue
             with self._lock:
@@ -186,6 +188,7 @@ class Serving:
         """How many states were told of, and which of them is in force: offsets begin anew with a topic."""
         self._state = state
         self._prepare(state.service)
+        self._mind(state.service)
         if state.service.served:
             threading.Thread(target=self._load_ahead, args=(state,), name="models", daemon=True).start()
 
@@ -248,8 +251,37 @@ class Serving:
             log.info(
                 "models of control offset %d are there: %s",
                 state.next_offset,
-                "; ".join(map(str, state.service.served)) or "the one that the settings name",
+                _said(state.service),
             )
+            self._mind(state.service)
+
+    def _mind(self, service: Service) -> None:
+        """See to it that models of which nothing could be read decide once they can be read."""
+        if self._panels.of(service).lacks:
+            threading.Thread(target=self._mend, args=(service,), name="models", daemon=True).start()
+
+    def _mend(self, service: Service) -> None:
+        """Look again and again what could not be read, until it is there or others are in service."""
+        while self._panels.of(service).lacks:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._state.service is not service, _AGAIN_S):
+                    return
+            if not self._panels.renew(service):
+                continue
+            self._prepare(service)
+            with self._changed:
+                if self._state.service is service:
+                    self._state = replace(self._state)  # another one, so that the desk looks
+            log.info("models that could not be read are there now")
+
+
+def _said(service: Service) -> str:
+    """The models in service; of hundreds those that were moved last."""
+    if not service.served:
+        return "the one that the settings name"
+    last = sorted(service.served, key=lambda each: -each.offset)[:_SAID]
+    left = len(service.served) - len(last)
+    return "; ".join(map(str, last)) + (f"; and {left} more" if left else "")
 
 
 def _needs_nobody(service: Service) -> bool:

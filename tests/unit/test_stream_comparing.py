@@ -122,6 +122,19 @@ def test_decisions_that_come_in_another_order_than_their_orders_are_found(
     assert found.found.orders == 11
 
 
+def test_what_no_worker_has_written_stops_no_comparison() -> None:
+    past = Past()
+    junk, nothing = ("order_arrived_at", b"x"), ("order_arrived_at", None)
+    for number, headers in enumerate([(), (), (junk,), (nothing,)]):
+        past.order(number, "approve", "decline", became=False, headers=(*SHADOW, *headers))
+    shadow = past.topics["decisions-shadow"]
+    shadow[0] = shadow[0]._replace(value=(shadow[0].value or b"").replace(b"decline", b"banana"))
+
+    (found,) = past.compared()
+
+    assert found.found.orders == 3
+
+
 def test_only_those_named_are_compared() -> None:
     past = Past()
     past.order(0, "approve", "decline", became=True)

@@ -20,6 +20,7 @@ from stream.service import DEPLOYED, EVERYWHERE, KILL_OFF, KILL_ON, PROMOTED, Se
 from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from tests.small_shop import a_trained
+from tests.strategies import an_order
 from tests.unit.test_stream_panel import MODELS, POLICY, Says, state
 from tests.unit.test_stream_service import a_model
 
@@ -121,6 +122,34 @@ def test_a_model_that_failed_is_tried_again_and_no_order_waits_for_it(
         time.sleep(0.01)
 
     assert shelf.scorer(model) is not None
+
+
+def test_a_model_that_could_not_be_read_when_it_was_moved_decides_once_it_can_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.serving._AGAIN_S", 0.02)
+    model = served(settings, FOREST.version)
+    folder = settings.home / "models/order_risk" / FOREST.version
+    folder.rename(settings.home / "elsewhere")
+    shelf = a_shelf(settings)
+    panels = Panels(scorer=None, policy=POLICY, models=shelf)
+    told = {"version": FOREST.version, "digest": model.ref.digest}
+    at_work = Serving(shelf, panels, state((DEPLOYED, a_model("order_risk", **told))))
+    before = at_work.state
+
+    def said() -> Any:
+        judge = panels.of(at_work.state.service).bench(an_order()).deciders[0]
+        return judge.score([[None] * len(judge.names)])[0]
+
+    assert said() is None
+    (settings.home / "elsewhere").rename(folder)
+    deadline = time.monotonic() + 6 * WITHIN_S  # a kernel may have to be compiled
+    while at_work.state is before and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert said() is not None, "the desk takes up a state that is another one"
+    assert at_work.state == before, "nothing was said meanwhile"
+    assert shelf.loaded == 1, "no order waits for it"
 
 
 class Slow:
