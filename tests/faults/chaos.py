@@ -118,7 +118,7 @@ class System:
     """The rows in a changelog read from its start."""
     is_transactional: bool = True
     is_ours: bool = True
-    swaps: bool = False
+    moves_models: bool = False
     """Whether models change meanwhile."""
 
 
@@ -267,7 +267,9 @@ ON_THE_ROAD = replace(OURS, name="fraudstream, two stages", expect=run_on_the_ro
 """The same worker, where devices and merchants have histories too."""
 
 
-SWAPPED = replace(OURS, name="fraudstream, models change", expect=run_under_recorded_states, swaps=True)
+SWAPPED = replace(
+    OURS, name="fraudstream, models change", expect=run_under_recorded_states, moves_models=True
+)
 """The same worker, while models are promoted and rolled back and the kill switch is thrown."""
 
 
@@ -363,7 +365,7 @@ class Run:
     fleet: Fleet
     publisher: Publisher
     chance: random.Random
-    swaps: swaps.Swaps | None = None
+    mover: swaps.Swaps | None = None
     moved_at: float = 0.0
     """When the last move of a model was in force, in seconds since 1970."""
     faults: list[Fault] = field(default_factory=list)
@@ -408,17 +410,17 @@ class Run:
                 return False
             if self.publisher.failure is not None:
                 raise StageError("the publisher failed") from self.publisher.failure
-            if self.swaps is not None and self.swaps.failure is not None:
-                raise StageError("models could not be moved") from self.swaps.failure
+            if self.mover is not None and self.mover.failure is not None:
+                raise StageError("models could not be moved") from self.mover.failure
             self.fleet.tick()
             time.sleep(0.02)
         return True
 
     def end_swaps(self) -> None:
         """Make the last move, and go on until every worker has decided under it for a while."""
-        if self.swaps is None:
+        if self.mover is None:
             return
-        self.swaps.end()
+        self.mover.end()
         self.moved_at = time.time()
         self.wait(self.is_at_rest, REST_WITHIN_S)
         self.wait(lambda: False, swaps.TAKEN_UP_S + 5.0)
@@ -584,7 +586,7 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
     longest = max((gap for _, gap in gaps), default=None)
     if longest is not None and longest > gap_limit:
         violations["gap too long"] = (f"{longest:.1f} s after a lone kill",)
-    if run.swaps is not None:
+    if run.mover is not None:
         violations |= swaps.violations(settings, decisions, workers=WORKERS, moved_at=run.moved_at)
         verified = verify(settings, processes=1)
         if verified.different or verified.equal != len(decisions):
@@ -631,11 +633,11 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
 
 
 def _of_swaps(run: Run, decisions: Sequence[Record]) -> dict[str, Any]:
-    if run.swaps is None:
+    if run.mover is None:
         return {}
     offsets = swaps.control_offsets(run.settings, decisions)
     return {
-        **{f"moves: {kind}": count for kind, count in sorted(run.swaps.moves.items())},
+        **{f"moves: {kind}": count for kind, count in sorted(run.mover.moves.items())},
         "control offsets that orders were decided under": len(
             {at for each in offsets.values() for at in each.values()}
         ),
@@ -725,7 +727,7 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             source = on_the_road.said(settings, arguments.seed)
         elif system.is_ours:
             publish_starter(settings)
-        models = swaps.publish_models(settings) if system.swaps else []
+        models = swaps.publish_models(settings) if system.moves_models else []
         fleet = Fleet(
             system.command, lambda name: system.environment(settings, name), home / "workers", WORKERS, chance
         )
@@ -735,7 +737,7 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             rate=arguments.rate,
             at_least=arguments.orders,
         )
-        mover = swaps.Swaps(settings, models, random.Random(arguments.seed)) if system.swaps else None
+        mover = swaps.Swaps(settings, models, random.Random(arguments.seed)) if system.moves_models else None
         run = Run(system, settings, fleet, publisher, chance, mover)
         watchers = run.watch()
         try:
