@@ -23,6 +23,7 @@ from stream.compare_cli import models_compare, models_drift
 from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.judge_cli import models_judge
 from stream.learn_cli import evaluate, parity, retrain, training_set
 from stream.models_cli import models_app
 from stream.plainly import refuse, said_plainly, who_says_so, write_no_more
@@ -147,6 +148,7 @@ app.command("evaluate")(said_plainly(evaluate))
 app.command("retrain")(said_plainly(retrain))
 models_app.command("compare")(said_plainly(models_compare))
 models_app.command("drift")(said_plainly(models_drift))
+models_app.command("judge")(said_plainly(models_judge))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]

@@ -40,6 +40,7 @@ __all__ = [
     "ControlEvent",
     "ControlRecord",
     "ControlState",
+    "append",
     "change",
     "check_words",
     "event_of",
@@ -497,6 +498,11 @@ class Appender:
                 "what is in force, then try again"
             )
         return answers[0][1]
+
+
+def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> int:
+    """Write one record, as `Appender.append` does."""
+    return Appender(settings).append(kind, who=who, why=why, **more)
 
 
 def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[ControlState, bool]:

@@ -262,19 +262,22 @@ def models_history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every move of a model: what, when, by whom, why; refusals too. Or who was in service at a time."""
+    """Show every move of a model: what, when, by whom, why; or who was in service at a time.
+
+    Beside the moves stand refusals, what retraining came to, and what the judge said of models on trial.
+    """
     from stream.control import history
-    from stream.service import MOVES, NOBODY, REFUSED
+    from stream.service import MOVES, NOBODY, NOTES
 
     service = NOBODY
     until = None if at is None else at.replace(tzinfo=at.tzinfo or UTC)
     count = 0
     for event in history(settings_of(asked)):
         told = event.record
-        if told.kind not in MOVES | {REFUSED} or (until is not None and event.at > until):
+        if told.kind not in MOVES | NOTES or (until is not None and event.at > until):
             continue
         is_void = False
-        if told.kind != REFUSED:
+        if told.kind in MOVES:
             try:
                 moved = service.after(told.kind, told.model_extra or {}, event.offset)
             except ValueError:  # as a worker sees it: no move
@@ -298,14 +301,14 @@ def models_history(
 
 def _line(event: "ControlEvent", *, is_void: bool) -> str:
     """`3  2026-11-22 10:00:00 UTC  model_promoted starter@2026-02-14.3f9c of country=DE by anna: …`."""
-    from stream.service import KILL_OFF, KILL_ON, REFUSED, Move
+    from stream.service import KILL_OFF, KILL_ON, NOTES, Move
 
     told = event.record
     more = told.model_extra or {}
     what = ""
     if told.kind == KILL_ON:
         what = f" ({more.get('action')})"
-    elif told.kind == REFUSED:
+    elif told.kind in NOTES:
         what = f" {more.get('model')}"
     elif told.kind != KILL_OFF:
         move = Move.model_validate(more)
