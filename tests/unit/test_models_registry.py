@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import hashlib
 import hmac
 import json
@@ -121,6 +122,20 @@ def test_a_publication_that_fails_leaves_nothing_behind(
     monkeypatch.undo()
     assert registry.list() == ()
     assert list((Path(registry.address) / NAME).iterdir()) == []
+
+
+def test_a_disk_that_fails_is_not_said_to_be_somebody_elses_publication(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Read-only file system"):
+        registry.publish(FOREST)
+    monkeypatch.undo()
+    assert registry.list() == ()
+    registry.publish(FOREST)
 
 
 def test_a_model_that_would_not_load_is_not_published(registry: Registry) -> None:
