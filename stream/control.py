@@ -36,6 +36,7 @@ __all__ = [
     "PAUSED",
     "RESUMED",
     "SCHEMA_VERSION",
+    "Appender",
     "Control",
     "ControlEvent",
     "ControlRecord",
@@ -482,33 +483,46 @@ def history(settings: Settings) -> Iterator[ControlEvent]:
                     yield event
 
 
+class Appender:
+    """Writes records about a group; from the second on each takes milliseconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        """It is ready half a second later: made first, it is so by the time that something is to be said."""
+        self._settings = settings
+        self._producer = Producer(
+            settings.confluent(
+                enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
+            )
+        )
+
+    def append(self, kind: str, *, who: str, why: str, **more: Any) -> int:
+        """Write a record and return its offset once every in-sync replica has it.
+
+        `more` are the fields of its kind. Raises Refused for words that can't be a record, Unreachable when
+        it was not delivered.
+        """
+        told = _record_to_write(self._settings, kind, who=who, why=why, **more)
+        answers: list[tuple[KafkaError | None, int]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            answers.append((error, message.offset() or 0))
+
+        topic = self._settings.topics.control
+        value = json.dumps(told.model_dump(mode="json"), sort_keys=True).encode()
+        self._producer.produce(topic, value, self._settings.group, 0, on_delivery=delivered)
+        self._producer.flush(_ANSWER_S + 5)
+        if not answers or answers[0][0] is not None:
+            said = answers[0][0].str() if answers and answers[0][0] is not None else "no answer"
+            raise Unreachable(
+                f"'{kind}' was not written to '{topic}': {said}; see 'fraudstream control' for "
+                "what is in force, then try again"
+            )
+        return answers[0][1]
+
+
 def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> int:
-    """Write a record about the group and return its offset once every in-sync replica has it.
-
-    `more` are the fields of its kind. Raises Refused for words that can't be a record, Unreachable when it
-    was not delivered.
-    """
-    told = _record_to_write(settings, kind, who=who, why=why, **more)
-    producer = Producer(
-        settings.confluent(
-            enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
-        )
-    )
-    answers: list[tuple[KafkaError | None, int]] = []
-
-    def delivered(error: KafkaError | None, message: Message) -> None:
-        answers.append((error, message.offset() or 0))
-
-    value = json.dumps(told.model_dump(mode="json"), sort_keys=True).encode()
-    producer.produce(settings.topics.control, value, settings.group, 0, on_delivery=delivered)
-    producer.flush(_ANSWER_S + 5)
-    if not answers or answers[0][0] is not None:
-        said = answers[0][0].str() if answers and answers[0][0] is not None else "no answer"
-        raise Unreachable(
-            f"'{kind}' was not written to '{settings.topics.control}': {said}; see 'fraudstream control' for "
-            "what is in force, then try again"
-        )
-    return answers[0][1]
+    """Write one record, as `Appender.append` does."""
+    return Appender(settings).append(kind, who=who, why=why, **more)
 
 
 def change(
@@ -520,13 +534,14 @@ def change(
     Unreachable.
     """
     _record_to_write(settings, kind, who=who, why=why)
+    appender = Appender(settings)
     with Control(settings) as control:
         state = control.read_to_end()
         if state.refusal:
             raise Refused(state.refusal)
         if _is_so(state, kind, drain=drain):
             return state, False
-        append(settings, kind, who=who, why=why, **({DRAIN: True} if drain else {}))
+        appender.append(kind, who=who, why=why, **({DRAIN: True} if drain else {}))
         return control.read_to_end(), True
 
 

@@ -33,20 +33,21 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
         if archive is not None:
             recorded = EarlierThenLater(_of_the_same_topics(settings, archive), recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
-        told = has_said_to_drain = was_complete = False
+        told = told_in_pause = has_said_to_drain = False
         try:
             while not ended:
                 done = rebuild.round(_Shown())
                 left = sum(rebuild.behind.values())
                 is_complete = not left and rebuild.has_settled
-                # where orders go through stages it comes and goes: the last time counts, and it is in a pause
-                if is_complete and not was_complete and (not told or in_force(settings).paused):
+                # where orders go through stages it comes and goes, and stays in a pause: said then once more
+                in_pause = is_complete and rebuild.awaits_settling and in_force(settings).paused
+                if is_complete and (not told or (in_pause and not told_in_pause)):
                     _complete(rebuild, target, once=once, as_json=as_json)
                     told = True
-                was_complete = is_complete
+                told_in_pause = in_pause
                 if once:
                     break
-                if rebuild.awaits_settling and not has_said_to_drain:
+                if rebuild.awaits_settling and not is_complete and not has_said_to_drain:
                     _drain(target, as_json=as_json)
                     has_said_to_drain = True
                 if not done.orders:
