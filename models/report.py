@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape
-from itertools import pairwise
-from typing import Any, Final
+from itertools import pairwise, zip_longest
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from models.labels import Labelling
 from models.policy import Policy, suggest_policy
 from models.svg import Line, chart
 
-__all__ = ["Evaluated", "Judged", "Scored", "evaluated", "page"]
+__all__ = ["Evaluated", "Importance", "Judged", "Scored", "evaluated", "page"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,6 +44,9 @@ BUDGETS: Final = (0.005, 0.01, 0.05)
 CUSTOMERS_A_DAY: Final = 100
 _SAMPLES: Final = 200
 _ROWS_PERMUTED: Final = 4000
+_EXPLAINED: Final = 40
+"""Orders of which Shapley values are asked, frauds and others in turns; they take milliseconds a pair."""
+_HELD_AGAINST: Final = 25
 _FEWEST: Final = 30
 """Orders of which a group's measures are shown."""
 _FINE_BANDS: Final = 4
@@ -64,7 +67,21 @@ class Scored:
     """Scores rows of those features; None where importance can't be asked."""
     attributions: Callable[[Floats], Floats] | None = None
     """Path attributions of such rows, a column a feature."""
+    shapley: Callable[[Floats, Floats], Floats] | None = None
+    """The mean size of exact Shapley values of some rows held against others, a number a feature."""
     learned_from: str = ""
+
+
+class Importance(NamedTuple):
+    """How much a model owes to a feature."""
+
+    feature: str
+    lost: float
+    """Average precision lost when its values are mixed."""
+    pushed: float | None
+    """The mean absolute path attribution; None where nobody can tell it."""
+    shapley: float | None
+    """The mean absolute Shapley value; None where nobody can tell it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +102,8 @@ class Judged:
     """The threshold at which mistakes cost least."""
     policy: Policy
     groups: Mapping[str, Sequence[tuple[str, Measures]]]
-    importance: Sequence[tuple[str, float, float | None]]
-    """Feature, average precision lost when its values are mixed, mean absolute path attribution."""
+    importance: Sequence[Importance]
+    """The most important feature first."""
     score_stability: float
 
 
@@ -289,7 +306,7 @@ def _grouped(
             yield name, measured(p[mine], known.labels[mine] == 1, known.weights[mine])
 
 
-def _importance(model: Scored, known: Examples, seed: int) -> Iterator[tuple[str, float, float | None]]:
+def _importance(model: Scored, known: Examples, seed: int) -> Iterator[Importance]:
     if model.score is None or not model.names or not len(known):
         return
     # all frauds would be too few else
@@ -304,8 +321,15 @@ def _importance(model: Scored, known: Examples, seed: int) -> Iterator[tuple[str
     pushed: Sequence[float | None] = [None] * len(model.names)
     if model.attributions is not None:
         pushed = np.abs(model.attributions(matrix)).mean(axis=0).tolist()
-    found = zip(model.names, lost, pushed, strict=True)
-    yield from sorted(found, key=lambda each: -each[1])
+    owed: Sequence[float | None] = [None] * len(model.names)
+    if model.shapley is not None:
+        kinds = [chance.permutation(np.flatnonzero(is_fraud == each)).tolist() for each in (True, False)]
+        against = known.only(model.names).matrix[chance.permutation(len(known))[:_HELD_AGAINST]]
+        # in turns, for of a large model only the first are asked
+        turns = [each for pair in zip_longest(*kinds) for each in pair if each is not None]
+        owed = model.shapley(matrix[turns[:_EXPLAINED]], against).tolist()
+    found = map(Importance, model.names, lost, pushed, owed)
+    yield from sorted(found, key=lambda each: -each.lost)
 
 
 def _differences(
@@ -670,21 +694,27 @@ def _features(found: Evaluated) -> str:
     parts = ["<h2>Features</h2>"]
     for each in found.judged:
         if each.importance:
-            rows = [(name, f"{lost:+.4f}", _shown(pushed, 4)) for name, lost, pushed in each.importance]
+            rows = [
+                (one.feature, f"{one.lost:+.4f}", _shown(one.shapley, 4), _shown(one.pushed, 4))
+                for one in each.importance
+            ]
             parts.append(
                 f"<h3>Importance in {escape(each.name)}</h3>"
-                + _table(("", "average precision lost", "mean path attribution"), rows)
+                + _table(("", "average precision lost", "mean |SHAP|", "mean |path attribution|"), rows)
             )
     parts.append(
         "<p>Average precision lost: when a feature's values are dealt to other orders, on a sample, half "
-        "of it frauds. Path attributions are the steps of the score along the trees, or a linear model's "
-        "terms; they are no SHAP values.</p>"
+        f"of it frauds. SHAP: exact Shapley values of at most {_EXPLAINED} orders, frauds and others in "
+        f"turns, held against {_HELD_AGAINST} orders: how far a feature moves the raw score (the "
+        "share of trees, or log-odds), up or down, in the mean. Path attributions, of which "
+        "reasons are made, are the steps of the score along the trees, or a linear model's terms, in the "
+        "same unit. A dash: of a model of models neither is told of features.</p>"
     )
-    rows = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
-    rows += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001
+    steady = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
+    steady += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001
     parts.append(
         "<h3>Missing and stability</h3>"
-        + _table(("", "unknown, so imputed", "stability index"), rows)
+        + _table(("", "unknown, so imputed", "stability index"), steady)
         + "<p>The population stability index from the first half of the orders to the second: below 0.1 they "
         "are alike, above 0.25 hardly.</p>"
     )

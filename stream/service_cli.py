@@ -87,14 +87,15 @@ def models_deploy(  # noqa: PLR0917 (typer gives them by name)
     Checked are its signature, every byte, its features, its golden rows, from what histories it learned and
     how long it takes. What fails is refused with the cause, and service stays as it is.
     """
-    moved = _mover(asked, slowest).deploy(
-        model,
-        _who(who, why),
-        role=_role(role) or "challenger",
-        scope=_scope(scope),
-        share=None if share is None else _share(share),
-        policy=_policy(review_at, decline_at),
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.deploy(
+            model,
+            _who(who, why),
+            role=_role(role) or "challenger",
+            scope=_scope(scope),
+            share=None if share is None else _share(share),
+            policy=_policy(review_at, decline_at),
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -116,9 +117,10 @@ def models_promote(  # noqa: PLR0917 (typer gives them by name)
     NAME alone is the one that looks on, or is on trial, in this scope; else the one that the registry calls
     its champion.
     """
-    moved = _mover(asked, slowest).promote(
-        model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.promote(
+            model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -128,7 +130,9 @@ def models_rollback(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context, model: Model, why: Why, scope: For = None, who: By = None, as_json: Json = False
 ) -> None:
     """Take back the champion that is named; the one before it decides again."""
-    _tell(_mover(asked).roll_back(model, _who(who, why), scope=_scope(scope)), as_json=as_json)
+    with _mover(asked) as mover:
+        moved = mover.roll_back(model, _who(who, why), scope=_scope(scope))
+    _tell(moved, as_json=as_json)
 
 
 @models_app.command("retire")
@@ -145,7 +149,8 @@ def models_retire(  # noqa: PLR0917 (typer gives them by name)
     as_json: Json = False,
 ) -> None:
     """Take a model out of service; it stays published."""
-    moved = _mover(asked).retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
+    with _mover(asked) as mover:
+        moved = mover.retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
     _tell(moved, as_json=as_json)
 
 
@@ -257,19 +262,22 @@ def models_history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every move of a model: what, when, by whom, why; refusals too. Or who was in service at a time."""
+    """Show every move of a model: what, when, by whom, why; or who was in service at a time.
+
+    Beside the moves stand refusals, what retraining came to, and what the judge said of models on trial.
+    """
     from stream.control import history
-    from stream.service import MOVES, NOBODY, REFUSED
+    from stream.service import MOVES, NOBODY, NOTES
 
     service = NOBODY
     until = None if at is None else at.replace(tzinfo=at.tzinfo or UTC)
     count = 0
     for event in history(settings_of(asked)):
         told = event.record
-        if told.kind not in MOVES | {REFUSED} or (until is not None and event.at > until):
+        if told.kind not in MOVES | NOTES or (until is not None and event.at > until):
             continue
         is_void = False
-        if told.kind != REFUSED:
+        if told.kind in MOVES:
             try:
                 moved = service.after(told.kind, told.model_extra or {}, event.offset)
             except ValueError:  # as a worker sees it: no move
@@ -293,14 +301,14 @@ def models_history(
 
 def _line(event: "ControlEvent", *, is_void: bool) -> str:
     """`3  2026-11-22 10:00:00 UTC  model_promoted starter@2026-02-14.3f9c of country=DE by anna: …`."""
-    from stream.service import KILL_OFF, KILL_ON, REFUSED, Move
+    from stream.service import KILL_OFF, KILL_ON, NOTES, Move
 
     told = event.record
     more = told.model_extra or {}
     what = ""
     if told.kind == KILL_ON:
         what = f" ({more.get('action')})"
-    elif told.kind == REFUSED:
+    elif told.kind in NOTES:
         what = f" {more.get('model')}"
     elif told.kind != KILL_OFF:
         move = Move.model_validate(more)

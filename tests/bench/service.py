@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -29,7 +28,6 @@ if __name__ == "__main__":
 import psutil
 
 from models.registry import Registry
-from models.train import train
 from stream.deploying import Mover, Who
 from stream.service import Scope
 from stream.settings import Settings
@@ -48,29 +46,10 @@ from tests.faults.stage import (
     running_broker,
     temporary_home,
 )
-from tests.small_shop import a_past
+from tests.versions import publish_versions
 
 WHO = Who("bench", "to measure")
 SHADOWS = 5
-
-
-def publish_versions(settings: Settings, count: int) -> list[str]:
-    """Publish so many models of the small shop, forests and lines by turns, and say what they are called."""
-    registry = Registry(settings.home / "models")
-    said = []
-    past = a_past(2_000)
-    for number in range(count):
-        trained = train(
-            past,
-            name=f"swap_{number % 4}",
-            predictor="random_forest" if number % 2 else "logistic_regression",
-            trained_at=date(2026, 2, 14) + timedelta(days=number),
-            row_limit=settings.row_limit,
-            seed=number,
-        )
-        registry.publish(trained)
-        said.append(f"{trained.name}@{trained.version}")
-    return said
 
 
 class Swaps(threading.Thread):

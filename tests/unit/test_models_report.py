@@ -1,5 +1,6 @@
 """What an evaluation's page says, and that it stands for itself."""
 
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -76,9 +77,31 @@ def test_the_better_model_is_found_to_be_better(found: Evaluated) -> None:
     assert auc[3].low > 0
     assert auc[3].p_value < 0.05
     assert precision[2] == "average precision"
-    good = {name: lost for name, lost, _ in found.judged[0].importance}
+    good = {each.feature: each.lost for each in found.judged[0].importance}
     assert good["risk"] > 0.05
     assert good["noise"] == 0
+
+
+def test_shapley_values_are_asked_of_frauds_and_others_in_turns() -> None:
+    examples = some_examples()
+    asked: list[Any] = []
+
+    def shapley(rows: Any, others: Any) -> Any:
+        asked.append((rows, others))
+        return np.array([0.1234, 0.0])
+
+    told = replace(judged(examples, "good", 0), shapley=shapley)
+    found = evaluated("An evaluation", examples, [told], LABELLING)
+
+    ((rows, others),) = asked
+    assert (rows.shape, others.shape) == ((40, 2), (25, 2))
+    kind = dict(zip(examples.matrix[:, 0], examples.labels, strict=True))
+    assert [kind[row[0]] for row in rows] == [1, 0] * 20
+    assert {each.feature: each.shapley for each in found.judged[0].importance} == {
+        "risk": 0.1234,
+        "noise": 0.0,
+    }
+    assert "<td>0.1234</td>" in page(found)
 
 
 def test_groups_are_told_apart_and_small_ones_left_out(found: Evaluated) -> None:
