@@ -30,6 +30,7 @@ from stream.topics import TopicError, partitions_of
 from stream.version import program_version
 
 __all__ = [
+    "DRAIN",
     "LIVE",
     "OBSERVE",
     "PAUSED",
@@ -57,6 +58,8 @@ PAUSED: Final = "paused"
 RESUMED: Final = "resumed"
 OBSERVE: Final = "observe"
 LIVE: Final = "live"
+DRAIN: Final = "drain"
+"""The field of a pause that says whether orders on their road go on."""
 
 _LONGEST_WHO: Final = 200
 _LONGEST_WHY: Final = 2_000
@@ -103,7 +106,18 @@ class ControlEvent:
     def __str__(self) -> str:
         """`paused by anna on 2026-11-22 10:00:00 UTC: the warehouse is down`."""
         told = self.record
-        return _on_one_line(f"{told.kind} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}")
+        drains = ", but for orders on their road," if self.drains else ""
+        return _on_one_line(
+            f"{told.kind}{drains} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}"
+        )
+
+    @property
+    def drains(self) -> bool:
+        """Of a pause: whether orders that are on their road come to their decision.
+
+        An earlier version does not know this, and pauses them too.
+        """
+        return (self.record.model_extra or {}).get(DRAIN) is True
 
     def as_json(self) -> dict[str, object]:
         """The same, for machines."""
@@ -134,6 +148,11 @@ class ControlState:
     def paused(self) -> bool:
         """Whether the workers take no orders."""
         return self.pause is not None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the workers take no orders, while those on their road come to their decision."""
+        return self.pause is not None and self.pause.drains
 
     def observing(self, *, unless_told: bool = False) -> bool:
         """Whether decisions go to the shadow only; the record wins over what a worker was started with."""
@@ -167,6 +186,7 @@ class ControlState:
             "group": self.group,
             "next_offset": self.next_offset,
             "paused": self.paused,
+            "draining": self.draining,
             "mode": None if self.mode is None else self.mode.record.kind,
             "pause": _shown(self.pause),
             "mode_set": _shown(self.mode),
@@ -505,10 +525,13 @@ def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) ->
     return Appender(settings).append(kind, who=who, why=why, **more)
 
 
-def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[ControlState, bool]:
+def change(
+    settings: Settings, kind: str, *, who: str, why: str, drain: bool = False
+) -> tuple[ControlState, bool]:
     """Write a record unless it would change nothing; the state then, and whether one was written.
 
-    Raises Refused, TopicError, Unreachable.
+    `drain`: of a pause, whether orders on their road come to their decision. Raises Refused, TopicError,
+    Unreachable.
     """
     _record_to_write(settings, kind, who=who, why=why)
     appender = Appender(settings)
@@ -516,9 +539,9 @@ def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[Contro
         state = control.read_to_end()
         if state.refusal:
             raise Refused(state.refusal)
-        if _is_so(state, kind):
+        if _is_so(state, kind, drain=drain):
             return state, False
-        appender.append(kind, who=who, why=why)
+        appender.append(kind, who=who, why=why, **({DRAIN: True} if drain else {}))
         return control.read_to_end(), True
 
 
@@ -549,7 +572,7 @@ def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **mor
         raise Refused(f"{where}: {first['msg']}; say it in other words") from None
 
 
-def _is_so(state: ControlState, kind: str) -> bool:
+def _is_so(state: ControlState, kind: str, *, drain: bool) -> bool:
     if kind in {PAUSED, RESUMED}:
-        return state.paused == (kind == PAUSED)
+        return state.paused == (kind == PAUSED) and state.draining == drain
     return state.mode is not None and state.mode.record.kind == kind
