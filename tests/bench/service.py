@@ -162,17 +162,20 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Cell]], dic
                     mover.deploy(model, WHO)
                 time.sleep(2.0)
                 way("five shadows", process)
+            began = time.monotonic()
             for number, model in enumerate(models[: arguments.versions]):
                 mover.deploy(model, WHO, role="champion", scope=Scope(merchant=f"m{number}"))
+            deployed_s = time.monotonic() - began
             for model in models[1 : 1 + SHADOWS]:
                 mover.retire(model, WHO, role="challenger")
-            began = time.monotonic()
             checked: dict[str, Cell] = {"moves": len(moves)}
             checked |= check(settings, moves, first=starter)
+            began = time.monotonic()
             with worker(settings, fleet) as process:
                 started_s = time.monotonic() - began
                 way("versions", process)
             measured["versions"]["start until first decision (s)"] = started_s
+            measured["versions"]["deploying all of them (s)"] = deployed_s
         finally:
             fleet.kill_all()
     return measured, checked
