@@ -504,9 +504,19 @@ Who = Annotated[
 
 @app.command()
 @said_plainly
-def pause(why: Why, who: Who = None, as_json: Json = False) -> None:
+def pause(
+    why: Why,
+    who: Who = None,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain", help="Let orders that are on their way between stages come to their decision."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Have all workers take no more orders, until 'resume'; nothing is lost, and no position moves."""
-    _change("paused", why, who, as_json=as_json)
+    _change("paused", why, who, as_json=as_json, drain=drain)
 
 
 @app.command()
@@ -558,11 +568,11 @@ def show_control(
     typer.echo(state.said(unless_told=settings.observe))
 
 
-def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
+def _change(kind: str, why: str, who: str | None, *, as_json: bool, drain: bool = False) -> None:
     from stream.control import change
 
     settings = _settings()
-    state, written = change(settings, kind, who=who_says_so(who), why=why)
+    state, written = change(settings, kind, who=who_says_so(who), why=why, drain=drain)
     if as_json:
         typer.echo(json.dumps(state.shown() | {"changed": written}))
         return

@@ -41,7 +41,7 @@ _CLOCKS_MS: Final = 300_000
 """How far a worker's clock may be behind the broker's."""
 _ACTIONS: Final = frozenset(Action)
 _AHEAD: Final = 10_000
-"""Decisions that are read ahead of their orders: through stages they come in another order."""
+"""Of so many orders the decisions are read ahead of them: through stages they come in another order."""
 
 Read = Callable[[int], None]
 """Told how many more records were read."""
@@ -285,20 +285,17 @@ class _Said:
         self._topics = topics
         self._unscored = unscored
         self._ahead: dict[int, list[tuple[bool, Word]]] = {}
-        self._count = 0
 
     def at(self, offset: int) -> list[tuple[bool, Word]]:
         """Those about the order at this offset, and whether a challenger's; asked in the order of offsets."""
-        while self._count < _AHEAD and (record := next(self._records, None)) is not None:
+        while len(self._ahead) < _AHEAD and (record := next(self._records, None)) is not None:
             about, word = _word(record, self._topics, unscored=self._unscored)
             if word is not None and about >= offset:
                 self._ahead.setdefault(about, []).append((SHADOW in record.headers, word))
-                self._count += 1
         found = self._ahead.pop(offset, [])
-        self._count -= len(found)
-        if self._count >= _AHEAD:
+        if len(self._ahead) >= _AHEAD:
             for gone in [each for each in self._ahead if each < offset]:  # about orders that are not there
-                self._count -= len(self._ahead.pop(gone))
+                del self._ahead[gone]
         return found
 
 

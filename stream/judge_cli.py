@@ -1,9 +1,14 @@
 """The command `fraudstream models judge`: who is looked at, how often, and what is told of it."""
 
 import json
+import os
+import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from stream.judging import Judged
 
 __all__ = ["models_judge"]
+
+_CRASHED: Final = 70
 
 
 def models_judge(
@@ -53,7 +60,6 @@ def models_judge(
     are the settings 'gates.…' and 'guardrails.…' (docs/loop.md). Every verdict that is new is a control
     record, with its figures. From cron, or left running with --watch; two at once move nothing twice.
     """
-    from stream.errors import Refusal
     from stream.judging import Trials
     from stream.registry import registry_with_features
 
@@ -82,22 +88,45 @@ def models_judge(
         if failed:
             raise typer.Exit(1)
         return
-    due = 0.0
+    # beside each other: challengers take as long as there is past, and a canary must not wait for that
+    beside = threading.Thread(
+        target=_or_the_process_ends,
+        args=(partial(_look_on, challengers.challengers, told.tell, every=challengers_every, again=every),),
+        name="challengers",
+        daemon=True,
+    )
+    beside.start()
+    with suppress(KeyboardInterrupt):
+        _look_on(canaries.canaries, told.tell, every=every, again=every)
+
+
+def _or_the_process_ends(look_on: Callable[[], None]) -> None:
     try:
-        while True:
-            began = time.monotonic()
-            for look, is_due in ((canaries.canaries, True), (challengers.challengers, began >= due)):
-                if not is_due:
-                    continue
-                try:
-                    told.tell(look())
-                except Refusal as error:
-                    typer.echo(f"fraudstream: {error}; looking again", err=True)
-            if began >= due:
-                due = began + challengers_every
-            time.sleep(max(0.0, every - (time.monotonic() - began)))
-    except KeyboardInterrupt:
-        return
+        look_on()
+    except BaseException:  # noqa: BLE001 - whatever ends it, the other half must not go on alone
+        traceback.print_exc()
+        os._exit(_CRASHED)
+
+
+def _look_on(
+    look: "Callable[[], Iterator[Judged]]",
+    tell: "Callable[[Iterator[Judged]], object]",
+    *,
+    every: float,
+    again: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Look every so many seconds until interrupted, and `again` so soon after a look that failed."""
+    from stream.errors import Refusal
+
+    while True:
+        began, wait = time.monotonic(), every
+        try:
+            tell(look())
+        except Refusal as error:
+            typer.echo(f"fraudstream: {error}; looking again", err=True)
+            wait = min(again, every)
+        sleep(max(0.0, began + wait - time.monotonic()))
 
 
 class _Told:

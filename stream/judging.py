@@ -98,6 +98,7 @@ class Trials:
                 self._settings,
                 self._opened,
                 on_trial,
+                state,
                 champion=_decides(state.service, on_trial.scope),
                 since=events[on_trial.offset].at,
                 as_of=as_of,
@@ -211,6 +212,7 @@ def evidence_of(
     settings: Settings,
     opened: Opened,
     on_trial: Served,
+    state: ControlState,
     *,
     champion: Served | None,
     since: datetime,
@@ -219,10 +221,12 @@ def evidence_of(
 ) -> Evidence:
     """What a challenger, on trial since then, would have done beside the champion that decides there now.
 
-    What was said before either of them stood where it stands does not count. Without a champion the model of
-    the settings decides, whichever that was. Raises as `compare`.
+    What was said before either of them stood where it stands does not count, nor what a canary decided, of
+    which `state` knows. Without a champion the model of the settings decides, whichever that was. Raises as
+    `compare`.
     """
     gates = settings.gates
+    lineups = _Lineups(state)
     from_offset = max(on_trial.offset, -1 if champion is None else champion.offset)
 
     def counts(order: DecidedOrder, decided: Word, said: Word) -> bool:
@@ -232,6 +236,7 @@ def evidence_of(
             and not decided.failed
             and min(decided.control, said.control) > from_offset
             and _is_in(on_trial.scope, order)
+            and not lineups.is_for_canary(order, decided)
         )
 
     newest = Newest(since)
@@ -356,22 +361,15 @@ def windows_of(
     return of_short, of_long, before
 
 
-class _Bench:
-    """Which orders a canary might decide, and which of them it is to decide."""
+class _Lineups:
+    """Who was there for orders, at the control offsets that their decisions name."""
 
-    def __init__(self, on_trial: Served, state: ControlState) -> None:
-        self._on_trial = on_trial
+    def __init__(self, state: ControlState) -> None:
         self._state = state
         self._lineups: dict[tuple[int, str | None, str | None, str | None], Lineup] = {}
 
-    def seen(self, order: DecidedOrder) -> _Seen | None:
-        """The order, and on which side it is; None where the canary is not there for it, whoever it is of."""
-        word = order.counted
-        if word is None or word.control <= self._on_trial.offset:
-            return None
+    def of(self, order: DecidedOrder, word: Word) -> Lineup:
         service = self._state.service_at(word.control)
-        if service.kill is not None:
-            return None
         asks = service.asks
         values = (
             order.merchant if asks[0] else None,
@@ -381,9 +379,37 @@ class _Bench:
         lineup = self._lineups.get((service.since, *values))
         if lineup is None:
             lineup = self._lineups[service.since, *values] = service.lineup(*values)
-        if lineup.deciders(0)[0] != self._on_trial:
+        return lineup
+
+    def is_for_canary(self, order: DecidedOrder, word: Word) -> bool:
+        """Whether a canary was to decide the order."""
+        first = self.of(order, word).deciders(bucket_of(_customer(order)))[0]
+        return first is not None and first.role == "canary"
+
+
+def _customer(order: DecidedOrder) -> str:
+    """Whose order tells whether it meets a canary."""
+    return order.customer_id or order.order_id
+
+
+class _Bench:
+    """Which orders a canary might decide, and which of them it is to decide."""
+
+    def __init__(self, on_trial: Served, state: ControlState) -> None:
+        self._on_trial = on_trial
+        self._state = state
+        self._lineups = _Lineups(state)
+
+    def seen(self, order: DecidedOrder) -> _Seen | None:
+        """The order, and on which side it is; None where the canary is not there for it, whoever it is of."""
+        word = order.counted
+        if word is None or word.control <= self._on_trial.offset:
             return None
-        customer = order.customer_id or order.order_id
+        if self._state.service_at(word.control).kill is not None:
+            return None
+        if self._lineups.of(order, word).deciders(0)[0] != self._on_trial:
+            return None
+        customer = _customer(order)
         on_trial = bucket_of(customer) < (self._on_trial.share or WHOLE_SHARE)
         failed = word.model != self._on_trial.said if on_trial else word.failed or not word.model
         unknown = tuple(name for name, value in word.features.items() if value is None) if on_trial else ()

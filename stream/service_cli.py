@@ -87,14 +87,15 @@ def models_deploy(  # noqa: PLR0917 (typer gives them by name)
     Checked are its signature, every byte, its features, its golden rows, from what histories it learned and
     how long it takes. What fails is refused with the cause, and service stays as it is.
     """
-    moved = _mover(asked, slowest).deploy(
-        model,
-        _who(who, why),
-        role=_role(role) or "challenger",
-        scope=_scope(scope),
-        share=None if share is None else _share(share),
-        policy=_policy(review_at, decline_at),
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.deploy(
+            model,
+            _who(who, why),
+            role=_role(role) or "challenger",
+            scope=_scope(scope),
+            share=None if share is None else _share(share),
+            policy=_policy(review_at, decline_at),
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -116,9 +117,10 @@ def models_promote(  # noqa: PLR0917 (typer gives them by name)
     NAME alone is the one that looks on, or is on trial, in this scope; else the one that the registry calls
     its champion.
     """
-    moved = _mover(asked, slowest).promote(
-        model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.promote(
+            model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -128,7 +130,9 @@ def models_rollback(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context, model: Model, why: Why, scope: For = None, who: By = None, as_json: Json = False
 ) -> None:
     """Take back the champion that is named; the one before it decides again."""
-    _tell(_mover(asked).roll_back(model, _who(who, why), scope=_scope(scope)), as_json=as_json)
+    with _mover(asked) as mover:
+        moved = mover.roll_back(model, _who(who, why), scope=_scope(scope))
+    _tell(moved, as_json=as_json)
 
 
 @models_app.command("retire")
@@ -145,7 +149,8 @@ def models_retire(  # noqa: PLR0917 (typer gives them by name)
     as_json: Json = False,
 ) -> None:
     """Take a model out of service; it stays published."""
-    moved = _mover(asked).retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
+    with _mover(asked) as mover:
+        moved = mover.retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
     _tell(moved, as_json=as_json)
 
 

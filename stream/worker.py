@@ -606,7 +606,7 @@ def run(settings: Settings) -> int:
 
     def hear(state: ControlState) -> None:
         _say(state, settings)
-        writer.mailbox.hold(state.paused)
+        writer.mailbox.hold(state.paused and not state.draining, draining=state.draining)
         serving.take_up(state)
 
     hear(control.state)

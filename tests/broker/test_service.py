@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from models.registry import ARRAYS, MANIFEST, Registry
 from models.train import PredictorKind, train
 from stream import topics
 from stream.cli import app
-from stream.control import append, history, in_force
+from stream.control import Appender, Control, history, in_force
 from stream.deploying import AlreadySo, Mover, Who, kill
 from stream.doctor import examine
 from stream.model_watch import WatchedFolder
@@ -82,8 +82,9 @@ def shop(settings: Settings, versions: tuple[Path, list[str]]) -> Settings:
 
 
 @pytest.fixture
-def mover(shop: Settings) -> Mover:
-    return Mover(shop, Registry(shop.home / "models"))
+def mover(shop: Settings) -> Iterator[Mover]:
+    with Mover(shop, Registry(shop.home / "models")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -411,9 +412,8 @@ def test_what_a_stranger_says_in_control_is_told_and_gives_a_terminal_no_orders(
         monkeypatch.setenv(name, value)
     mover.deploy(said[0], WHO, scope=Scope(channel="\u202e\x07"))
     told = next(history(shop)).record.model_extra or {}
-    append(
-        shop, "model_deployed", who="eve\x07", why="\u202e", **told
-    )  # void: decided on the service of before
+    # void: decided on the service of before
+    Appender(shop).append("model_deployed", who="eve\x07", why="\u202e", **told)
 
     commands = [["service"], ["history"], ["history", "--at", "2100-01-01"]]
     outputs = [CliRunner().invoke(app, ["models", *each]).output for each in commands]
@@ -427,6 +427,44 @@ def test_what_a_stranger_says_in_control_is_told_and_gives_a_terminal_no_orders(
     assert again.exit_code == 1
     assert again.stderr.startswith("fraudstream: --why: expected 1 to 2,000 letters, got 2,001")
     assert len(list(history(shop))) == 2
+
+
+def test_what_another_group_has_in_service_is_not_deleted(
+    shop: Settings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    registry = Registry(shop.home / "models")
+    Mover(shop.model_copy(update={"group": "another"}), registry).deploy(said[0], WHO)
+    Mover(shop, registry).deploy(said[1], WHO)
+
+    result = CliRunner().invoke(app, ["models", "gc", "--keep", "0", "--yes"])
+
+    assert result.exit_code == 0, result.output
+    assert [registry.has(*each.split("@")) for each in said] == [True, True, False]
+
+
+def test_moves_that_follow_each_other_make_one_connection_and_each_sees_the_one_before(
+    shop: Settings, mover: Mover, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Control] = []
+
+    def connected(settings: Settings) -> Control:
+        made.append(Control(settings))
+        return made[-1]
+
+    monkeypatch.setattr("stream.deploying.Control", connected)
+    moved = [
+        mover.deploy(model, WHO, role="champion", scope=Scope(merchant=f"m{number}"))
+        for number, model in enumerate(said * 5)
+    ]
+    for model in said[:2]:
+        mover.promote(model, WHO)
+
+    assert mover.roll_back(said[1], WHO).put == said[0]
+    assert len(made) == 1, "a connection takes half a second, and hundreds of versions would take minutes"
+    assert [each.offset for each in moved] == list(range(15))
+    assert len(in_force(shop).service.served) == 16
 
 
 def test_of_several_who_promote_in_the_same_moment_each_takes_the_place_of_the_one_before(

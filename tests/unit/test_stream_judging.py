@@ -1,6 +1,7 @@
 """What the judge reads of recorded decisions: about whom, since when, and on which side of a canary."""
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +13,9 @@ from models.policy import Policy
 from stream.cli import app
 from stream.control import ControlState
 from stream.guard import Gates, Guardrails
+from stream.judge_cli import _look_on
 from stream.judging import _decides, evidence_of, windows_of
-from stream.ports import Record
+from stream.ports import Record, Unreachable
 from stream.service import DEPLOYED, EVERYWHERE, KILL_ON, NOBODY, PROMOTED, Scope, Served, Service, bucket_of
 from stream.settings import Settings
 from stream.trial import Arm, Arms, Evidence
@@ -30,6 +32,8 @@ def served(said: str, role: Any = "challenger", *, offset: int = 0, scope: Scope
 
 
 class Past(DecidedPast):
+    state = ControlState("g")
+
     def evidence(
         self, on_trial: Served | None = None, *, champion: Served | None = None, **gates: Any
     ) -> Evidence:
@@ -37,6 +41,7 @@ class Past(DecidedPast):
             Settings(gates=Gates(silence_is_legitimate=True, **gates)),
             self.opened,
             on_trial or served(NEW),
+            self.state,
             champion=champion,
             since=NOON,
             as_of=LATER,
@@ -82,6 +87,20 @@ def test_a_challenger_of_one_country_is_judged_by_its_orders() -> None:
     assert past.evidence(served(NEW, scope=Scope(country="DE"))).scored == 1
 
 
+def test_what_a_canary_decided_is_nothing_to_be_held_against() -> None:
+    past = Past()
+    past.state = told((DEPLOYED, a_model("new")), (DEPLOYED, a_model("old", role="canary", share=5_000)))
+    past.control = past.state.next_offset
+    for number in range(100):
+        past.order(number, "decline", "approve")
+    on_trial = sum(bucket_of(f"c{number}") < 5_000 for number in range(100))
+
+    seen = past.evidence(served(NEW))
+
+    assert 0 < on_trial < 100
+    assert seen.scored == 100 - on_trial
+
+
 def test_drift_is_told_of_whole_windows() -> None:
     past = Past()
     past.control = 1
@@ -120,6 +139,28 @@ def test_another_time_than_now_is_judged_only_where_nothing_is_moved() -> None:
 
     assert result.exit_code == 2
     assert "only --dry-run judges another time than now" in " ".join(result.output.split())
+
+
+def test_a_look_that_failed_is_made_again_soon_and_not_only_when_it_is_due() -> None:
+    looks: list[Iterator[Any]] = []
+    waits: list[float] = []
+
+    def look() -> Iterator[Any]:
+        if not waits:
+            raise Unreachable("no broker answers")
+        return iter(())
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _look_on(look, looks.append, every=3600.0, again=30.0, sleep=sleep)
+
+    assert len(looks) == 1
+    assert waits[0] <= 30.0
+    assert waits[1] > 3000.0
 
 
 class Trial:
