@@ -63,7 +63,7 @@ simulate-faults: $(READY) ## Try the transaction core against 50,000 seeded sche
 	$(PY) tests/faults/simulate.py --record $(ARGS)
 
 .PHONY: chaos
-chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust, ARGS=--entities stages).
+chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust, ARGS=--entities stages, ARGS=--swaps models that change).
 	$(PY) tests/faults/chaos.py --record $(ARGS)
 
 .PHONY: broker-kills
@@ -113,7 +113,7 @@ bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/
 	$(PY) tests/bench/latency.py $(ARGS)
 
 .PHONY: bench-service
-bench-service: $(READY) ## Swap champions 50 times under 1,000 orders/s, look on with five models, and serve 300 versions (8 min).
+bench-service: $(READY) ## Swap champions 50 times under 1,000 orders/s, look on with five models, and serve 300 versions of four kinds (8 min).
 	$(PY) tests/bench/service.py $(ARGS)
 
 .PHONY: bench-profile

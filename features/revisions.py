@@ -147,7 +147,8 @@ class Revisions(msgspec.Struct, array_like=True, gc=False):
 
     def decide(self, seen: Revision, decision_id: bytes, *, observing: bool) -> None:
         """Note that a revision is decided; one decided live after it was decided observing is live."""
-        seen.decision_id, seen.is_brief = decision_id, False
+        # of what was decided before nothing is kept: the new decision may be made elsewhere, or fail
+        seen.decision_id, seen.decision, seen.is_brief = decision_id, b"", False
         if seen.revision in self.observed:
             self.observed = tuple([each for each in self.observed if each != seen.revision])
         if observing:
@@ -158,16 +159,28 @@ class Revisions(msgspec.Struct, array_like=True, gc=False):
         return bool(seen.decision_id) and (observing or seen.revision not in self.observed)
 
     def decided_as(self, other: "Revisions") -> None:
-        """Note what another memory of the same order says was decided, and nothing else of it."""
+        """Note what another memory of the same order says was decided, and nothing else of it.
+
+        Where that one names a decision and does not have it, one that is here stays.
+        """
         if not self.seen:
             self.seen, self.observed = other.seen, other.observed
             return
         for theirs in other.seen:
             seen = self.of(theirs.revision)
-            if seen is not None and seen.content == theirs.content:
+            if seen is not None and seen.content == theirs.content and (theirs.decision or not seen.decision):
                 seen.decision_id, seen.decision = theirs.decision_id, theirs.decision
                 seen.is_brief = theirs.is_brief
         self.observed = other.observed
+
+    def decided_elsewhere(self, theirs: Revision, first: bytes) -> None:
+        """Take over what was decided about a revision elsewhere, so that a resend hears it from here.
+
+        `first` is the id of its first decision: where that could not be found again, another one was made.
+        """
+        seen = self.of(theirs.revision)
+        if seen is not None and seen.content == theirs.content:
+            seen.decision_id, seen.decision, seen.is_brief = first, theirs.decision, theirs.is_brief
 
     def superseded_by(self, seen: Revision, *, observing: bool) -> Revision | None:
         """The revision whose decision this one's takes the place of: the last that whoever asks was told of.

@@ -37,6 +37,7 @@ Array = npt.NDArray[Any]
 
 GRID: Final = np.linspace(0.0, 1.0, 101)
 _DAY: Final = np.timedelta64(1, "D")
+_LEAST_P: Final = 0.01
 _LEAST: Final = 1e-4
 """The share a bin has at least in a stability index, which an empty one would make infinite."""
 
@@ -169,6 +170,11 @@ class Difference(NamedTuple):
     p_value: float
     """How often such samples would say the opposite, twice: the two-sided test."""
 
+    @property
+    def p_said(self) -> str:
+        """`p_value` for people: what some hundred samples never showed is rare, and not impossible."""
+        return "below 0.01" if self.p_value < _LEAST_P else f"{self.p_value:.2f}"
+
 
 def difference(
     one: Ranking,
@@ -226,9 +232,10 @@ class Bin(NamedTuple):
 
 
 def calibration(p: Floats, is_fraud: npt.NDArray[np.bool_], weights: Floats, *, bins: int = 10) -> list[Bin]:
-    """Bins of about equally many frauds' and others' weight, by the score."""
+    """Bins by the score, smaller towards the highest; orders of one score are in one bin."""
     order = np.argsort(p, kind="stable")
-    total = np.cumsum(weights[order])
+    _, of_score, orders = np.unique(p[order], return_inverse=True, return_counts=True)
+    total = np.cumsum(weights[order])[np.cumsum(orders) - 1][of_score]
     if not len(total) or not total[-1]:
         return []
     # finer towards the top, where the frauds are: the quantiles of the square root of what is left
@@ -272,13 +279,18 @@ class Cut(NamedTuple):
 def at_budget(
     p: Floats, is_fraud: npt.NDArray[np.bool_], weights: Floats, amounts: Floats, share: float
 ) -> Cut | None:
-    """The cut that stops about this share of orders, those with the highest scores; None without orders."""
+    """The cut that stops as many orders as this share allows, those with the highest scores.
+
+    None without frauds, and where already those of the highest score are more.
+    """
     ranking = Ranking.of(p, is_fraud)
     frauds, others = ranking.sums(weights)
     if not len(frauds) or not frauds[-1]:
         return None
     stopped = (frauds + others) / (frauds[-1] + others[-1])
-    at = max(0, int(np.searchsorted(stopped, share, side="right")) - 1)
+    at = int(np.searchsorted(stopped, share, side="right")) - 1
+    if at < 0:
+        return None
     worth = np.where(ranking.is_fraud, (weights * amounts)[ranking.order], 0.0)
     caught = np.cumsum(worth)[ranking.ends]
     return Cut(

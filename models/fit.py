@@ -146,7 +146,11 @@ def fit(model: Model, rows: Rows, *, threads: int = ALL_CORES) -> Fitted:
 
 
 def folds_of(rows: Rows, number: int, name: str) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """The places of the orders learned from and of those left out, fold by fold, each order left out once."""
+    """The places of the orders learned from and of those left out, fold by fold, each order left out once.
+
+    Raises TrainingError where there are fewer groups, frauds or other orders than folds, or where a fold
+    would learn from one kind alone.
+    """
     few = min(int(rows.labels.sum()), int((~rows.labels).sum()))
     if few < number:
         message = (
@@ -155,9 +159,25 @@ def folds_of(rows: Rows, number: int, name: str) -> Iterator[tuple[npt.NDArray[A
         raise TrainingError(message)
     if rows.groups is None:
         # not shuffled: orders that follow each other, which may be one campaign, stay on one side
-        yield from StratifiedKFold(number).split(rows.matrix, rows.labels)
+        folds = StratifiedKFold(number).split(rows.matrix, rows.labels)
     else:
-        yield from GroupKFold(number).split(rows.matrix, rows.labels, rows.groups)
+        groups = len(np.unique(rows.groups))
+        if groups < number:
+            message = (
+                f"training '{name}' by {number} folds needs as many groups, such as customers; got {groups}"
+            )
+            raise TrainingError(message)
+        folds = GroupKFold(number).split(rows.matrix, rows.labels, rows.groups)
+    for learned, left_out in folds:
+        labels = rows.labels[learned]
+        if not labels.any() or labels.all():
+            what = "fraud" if not labels.any() else "order that is no fraud"
+            message = (
+                f"training '{name}' by {number} folds: one group, such as a customer, has every {what}, and "
+                "nothing can be learned without it; learn from more of them, or without folds"
+            )
+            raise TrainingError(message)
+        yield learned, left_out
 
 
 def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
 from itertools import groupby
+from math import fsum
 from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,6 +92,7 @@ def suggest_policy(
     p: Sequence[float],
     labels: Sequence[bool],
     *,
+    weights: Sequence[float] | None = None,
     review_share: float = 0.05,
     decline_precision: float = 0.9,
     fewest_declined: int = 20,
@@ -100,28 +102,34 @@ def suggest_policy(
     `decline_at` is the lowest probability at which orders from there on were fraud with at least
     `decline_precision`, counted over at least `fewest_declined` orders; where there is none, it is 1.0.
     `review_at` is the lowest probability that sends at most `review_share` of all orders to review,
-    between it and `decline_at`. Only the shop knows what a review costs: this is a beginning.
+    between it and `decline_at`. `weights` say for how many orders one stands, where legitimate ones were
+    sampled; None: one each. Only the shop knows what a review costs: this is a beginning. Raises ValueError
+    where labels or weights are not one for each probability.
     """
-    if len(p) != len(labels) or not p:
-        message = f"give one label for each probability and at least one; got {len(p)} and {len(labels)}"
+    weighing = [1.0] * len(p) if weights is None else weights
+    if len(p) != len(labels) or len(p) != len(weighing) or not p:
+        message = (
+            "give one label for each probability and at least one, and as many weights if any; got "
+            f"{len(p)} probabilities, {len(labels)} labels and {len(weighing)} weights"
+        )
         raise ValueError(message)
-    by_score = sorted(((rounded(each), label) for each, label in zip(p, labels, strict=True)), reverse=True)
-    levels = [
-        (level, [label for _, label in group]) for level, group in groupby(by_score, key=lambda pair: pair[0])
-    ]
-    levels = [
-        (level, group) for level, group in levels if level > 0.0
-    ]  # a threshold of 0 would act on everything
-    decline_at, taken, fraud = 1.0, 0, 0
-    for level, group in levels:
-        taken, fraud = taken + len(group), fraud + sum(group)
-        if taken >= fewest_declined and fraud >= decline_precision * taken:
+    by_score = sorted(zip(map(rounded, p), labels, weighing, strict=True), reverse=True)
+    levels = []
+    for level, group in groupby(by_score, key=lambda each: each[0]):
+        if level > 0.0:  # a threshold of 0 would act on everything
+            orders = list(group)
+            frauds = fsum(weight for _, label, weight in orders if label)
+            levels.append((level, len(orders), fsum(weight for *_, weight in orders), frauds))
+    decline_at, counted, taken, fraud = 1.0, 0, 0.0, 0.0
+    for level, orders_there, weight_there, fraud_there in levels:
+        counted, taken, fraud = counted + orders_there, taken + weight_there, fraud + fraud_there
+        if counted >= fewest_declined and fraud >= decline_precision * taken:
             decline_at = level
-    review_at, reviewed = decline_at, 0
-    for level, group in levels:
+    review_at, reviewed, all_orders = decline_at, 0.0, fsum(weighing)
+    for level, _, weight_there, _ in levels:
         if level < decline_at:
-            reviewed += len(group)
-            if reviewed > review_share * len(p):
+            reviewed += weight_there
+            if reviewed > review_share * all_orders:
                 break
             review_at = level
     return Policy(review_at=review_at, decline_at=decline_at)

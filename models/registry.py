@@ -358,7 +358,16 @@ class Registry:
         said = f"{name}@{version}"
         content = _read_file(read, MANIFEST, limit=_MANIFEST_LIMIT, said=said)
         if self._key is not None:
-            signature = _read_file(read, SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
+            try:
+                signature = _read_file(read, SIGNATURE, limit=_MANIFEST_LIMIT, said=said)
+            except RegistryError as wrong:
+                if not isinstance(wrong.__cause__, FileNotFoundError):
+                    raise
+                message = (
+                    f"{said} is not signed, and this registry takes only models signed with its key; publish "
+                    "it again, or sign it where you trust it: fraudstream models import --sign"
+                )
+                raise RegistryError(message) from wrong
             if not hmac.compare_digest(signature, _signed(self._key, content)):
                 message = (
                     f"{said} is not signed with this registry's key; publish it again or give the right key"

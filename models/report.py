@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape
-from itertools import pairwise
-from typing import Any, Final
+from itertools import pairwise, zip_longest
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from models.labels import Labelling
 from models.policy import Policy, suggest_policy
 from models.svg import Line, chart
 
-__all__ = ["Evaluated", "Judged", "Scored", "evaluated", "page"]
+__all__ = ["Evaluated", "Importance", "Judged", "Scored", "evaluated", "page"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,6 +44,9 @@ BUDGETS: Final = (0.005, 0.01, 0.05)
 CUSTOMERS_A_DAY: Final = 100
 _SAMPLES: Final = 200
 _ROWS_PERMUTED: Final = 4000
+_EXPLAINED: Final = 40
+"""Orders of which Shapley values are asked, frauds and others in turns; they take milliseconds a pair."""
+_HELD_AGAINST: Final = 25
 _FEWEST: Final = 30
 """Orders of which a group's measures are shown."""
 _FINE_BANDS: Final = 4
@@ -64,7 +67,21 @@ class Scored:
     """Scores rows of those features; None where importance can't be asked."""
     attributions: Callable[[Floats], Floats] | None = None
     """Path attributions of such rows, a column a feature."""
+    shapley: Callable[[Floats, Floats], Floats] | None = None
+    """The mean size of exact Shapley values of some rows held against others, a number a feature."""
     learned_from: str = ""
+
+
+class Importance(NamedTuple):
+    """How much a model owes to a feature."""
+
+    feature: str
+    lost: float
+    """Average precision lost when its values are mixed."""
+    pushed: float | None
+    """The mean absolute path attribution; None where nobody can tell it."""
+    shapley: float | None
+    """The mean absolute Shapley value; None where nobody can tell it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,13 +96,14 @@ class Judged:
     calibration_error: float | None
     cuts: Mapping[float, Cut | None]
     compromised: float | None
+    """None of a sample too: the customers that were left out might have been on the list."""
     costs: tuple[Floats, Floats]
     cheapest: float
     """The threshold at which mistakes cost least."""
     policy: Policy
     groups: Mapping[str, Sequence[tuple[str, Measures]]]
-    importance: Sequence[tuple[str, float, float | None]]
-    """Feature, average precision lost when its values are mixed, mean absolute path attribution."""
+    importance: Sequence[Importance]
+    """The most important feature first."""
     score_stability: float
 
 
@@ -100,6 +118,8 @@ class Evaluated:
     orders: int
     known: int
     frauds: int
+    fraud_share: float | None
+    """Of the orders of which it is known, by their weights; None without any."""
     first: str
     last: str
     labelling: Labelling
@@ -119,6 +139,7 @@ class Evaluated:
             "orders": self.orders,
             "known": self.known,
             "frauds": self.frauds,
+            "fraud_share": self.fraud_share,
             "first": self.first,
             "last": self.last,
             "labels_as_of": self.labelling.as_of.isoformat(),
@@ -176,16 +197,26 @@ def evaluated(
     rankings = {each.name: Ranking.of(each.p[is_known], is_fraud) for each in models}
     declined = examples.action == "decline"
     kept = ~(known.action == "decline")
+    is_sampled = bool((examples.weights != 1).any())
     return Evaluated(
         title=title,
         judged=[
-            _judged(each, rankings[each.name], known, is_known=is_known, costs=costs, seed=seed)
+            _judged(
+                each,
+                rankings[each.name],
+                known,
+                is_known=is_known,
+                is_sampled=is_sampled,
+                costs=costs,
+                seed=seed,
+            )
             for each in models
         ],
         differences=list(_differences(models, rankings, known, seed)),
         orders=len(examples),
         known=len(known),
         frauds=int(is_fraud.sum()),
+        fraud_share=float(np.average(is_fraud, weights=known.weights)) if len(known) else None,
         first=_day(examples.placed_at.min()) if len(examples) else "",
         last=_day(examples.placed_at.max()) if len(examples) else "",
         labelling=labelling,
@@ -198,7 +229,7 @@ def evaluated(
         if declined.any()
         else [],
         missing=list(_missing(examples, sorted({name for each in models for name in each.names}))),
-        is_sampled=bool((examples.weights != 1).any()),
+        is_sampled=is_sampled,
         costs=costs,
         notes=notes,
     )
@@ -210,6 +241,7 @@ def _judged(
     known: Examples,
     *,
     is_known: npt.NDArray[np.bool_],
+    is_sampled: bool,
     costs: Costs,
     seed: int,
 ) -> Judged:
@@ -225,10 +257,12 @@ def _judged(
         bins=bins,
         calibration_error=calibration_error(bins),
         cuts={share: at_budget(p, is_fraud, weights, known.amount, share) for share in BUDGETS},
-        compromised=compromised_at(CUSTOMERS_A_DAY, p, is_fraud, known.customer_id, known.placed_at),
+        compromised=None
+        if is_sampled
+        else compromised_at(CUSTOMERS_A_DAY, p, is_fraud, known.customer_id, known.placed_at),
         costs=(thresholds, cost),
         cheapest=float(thresholds[int(np.argmin(cost))]),
-        policy=suggest_policy(p.tolist(), is_fraud.tolist())
+        policy=suggest_policy(p.tolist(), is_fraud.tolist(), weights=weights.tolist())
         if len(p)
         else Policy(review_at=0.5, decline_at=0.9),
         groups={what: list(_grouped(p, known, groups)) for what, groups in _groupings(known).items()},
@@ -237,39 +271,42 @@ def _judged(
     )
 
 
-def _groupings(known: Examples) -> Mapping[str, npt.NDArray[Any]]:
-    """By what orders are told apart, and the group of each."""
-    months = known.placed_at.astype("datetime64[M]").astype(str)
+def _groupings(known: Examples) -> Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]:
+    """By what orders are told apart; of each group its name and its orders, as a reader looks for them."""
     edges = np.unique(np.quantile(known.amount, [0.25, 0.5, 0.75])) if len(known) else np.array([])
     bounds = ["0", *(f"{edge / 100:,.2f}" for edge in edges), "…"]
-    names = [f"{low} to {high}" for low, high in pairwise(bounds)]
-    amounts = np.array(names)[np.searchsorted(edges, known.amount, side="right")]
-    countries = np.array([each or "not said" for each in known.country], dtype=object)
+    place = np.searchsorted(edges, known.amount, side="right")
+    amounts = {f"{low} to {high}": place == at for at, (low, high) in enumerate(pairwise(bounds))}
     column = next((name for name in _NEW if name in known.names), None)
     if column is not None:
         is_first = np.isnan(known.matrix[:, known.names.index(column)])
-        what, first, later = "customer", "first order", "ordered before"
+        what = "customer"
     else:
         _, firsts = np.unique(known.clusters.astype(str), return_index=True)
         is_first = np.isin(np.arange(len(known)), firsts)
-        what, first, later = "customer, among these orders", "first order", "ordered before"
+        what = "customer, among these orders"
     return {
-        "country": countries,
-        "month": months,
+        "country": _by_name(np.array([each or "not said" for each in known.country], dtype=object)),
+        "month": _by_name(known.placed_at.astype("datetime64[M]").astype(str)),
         "amount": amounts,
-        what: np.where(is_first, first, later),
+        what: {"first order, or a guest": is_first, "ordered before": ~is_first},
     }
 
 
-def _grouped(p: Floats, known: Examples, groups: npt.NDArray[Any]) -> Iterator[tuple[str, Measures]]:
+def _by_name(groups: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[np.bool_]]:
     texts = groups.astype(str)
-    for each in np.unique(texts):
-        mine = texts == each
+    return {str(each): texts == each for each in np.unique(texts)}
+
+
+def _grouped(
+    p: Floats, known: Examples, groups: Mapping[str, npt.NDArray[np.bool_]]
+) -> Iterator[tuple[str, Measures]]:
+    for name, mine in groups.items():
         if mine.sum() >= _FEWEST:
-            yield str(each), measured(p[mine], known.labels[mine] == 1, known.weights[mine])
+            yield name, measured(p[mine], known.labels[mine] == 1, known.weights[mine])
 
 
-def _importance(model: Scored, known: Examples, seed: int) -> Iterator[tuple[str, float, float | None]]:
+def _importance(model: Scored, known: Examples, seed: int) -> Iterator[Importance]:
     if model.score is None or not model.names or not len(known):
         return
     # all frauds would be too few else
@@ -284,8 +321,15 @@ def _importance(model: Scored, known: Examples, seed: int) -> Iterator[tuple[str
     pushed: Sequence[float | None] = [None] * len(model.names)
     if model.attributions is not None:
         pushed = np.abs(model.attributions(matrix)).mean(axis=0).tolist()
-    found = zip(model.names, lost, pushed, strict=True)
-    yield from sorted(found, key=lambda each: -each[1])
+    owed: Sequence[float | None] = [None] * len(model.names)
+    if model.shapley is not None:
+        kinds = [chance.permutation(np.flatnonzero(is_fraud == each)).tolist() for each in (True, False)]
+        against = known.only(model.names).matrix[chance.permutation(len(known))[:_HELD_AGAINST]]
+        # in turns, for of a large model only the first are asked
+        turns = [each for pair in zip_longest(*kinds) for each in pair if each is not None]
+        owed = model.shapley(matrix[turns[:_EXPLAINED]], against).tolist()
+    found = map(Importance, model.names, lost, pushed, owed)
+    yield from sorted(found, key=lambda each: -each.lost)
 
 
 def _differences(
@@ -387,7 +431,8 @@ def _head(found: Evaluated) -> str:
     names = ", ".join(escape(each.name) for each in found.judged)
     return (
         f"<h1>{escape(found.title)}</h1><p>{names}: {found.orders:,} orders placed from {found.first} to "
-        f"{found.last}; of {found.known:,} it is known what they were, {found.frauds:,} were fraud.</p>"
+        f"{found.last}; of {found.known:,} it is known what they were, {found.frauds:,} were fraud"
+        f"{'' if found.fraud_share is None else f' ({found.fraud_share:.2%})'}.</p>"
     )
 
 
@@ -425,8 +470,9 @@ def _rests_on(found: Evaluated) -> str:
         )
     if found.is_sampled:
         said.append(
-            "<strong>Sample.</strong> Legitimate orders were sampled and weigh what they stand for; counts "
-            "of orders are of the sample."
+            "<strong>Sample.</strong> Legitimate orders were sampled and weigh what they stand for, in every "
+            "share, curve, cost and threshold; counts of orders are of the sample. "
+            "CP@100 can't be told of one."
         )
     said += [escape(each) for each in found.notes]
     lines = "".join(f"<p>{each}</p>" for each in said)
@@ -450,10 +496,21 @@ def _summary(found: Evaluated) -> str:
     return (
         "<h2>Summary</h2>"
         + _table(head, rows)
-        + "<p>In brackets: between what 95 of 100 bootstrap samples of customers lie. CP@100: of the "
-        "100 customers with the highest score of each day the share truly defrauded; found ones leave the "
-        "list.</p>"
+        + "<p>In brackets: between what 95 of 100 bootstrap samples of customers lie. <em>AUC</em>: how "
+        "often a fraud has a higher score than another order; 0.5 is chance. <em>Average precision</em>: the "
+        "share of frauds among the orders from a score on, in the mean over all frauds; chance gives the "
+        f"share of frauds, {_shown(found.fraud_share)}. <em>Brier</em>: the mean squared distance between "
+        f"the probability and what came, 0 or 1; always saying the share of frauds gives {_guessing(found)}. "
+        "<em>Calibration error</em>: the mean distance between the probability and the share that came, in "
+        "bins by the score. <em>CP@100</em>: of the 100 customers with the highest score of each day the "
+        "share truly defrauded; found ones leave the list, and a day with fewer than 100 customers counts as "
+        "100.</p>"
     )
+
+
+def _guessing(found: Evaluated) -> str:
+    share = found.fraud_share
+    return _shown(None if share is None else share * (1 - share), 4)
 
 
 def _curves(found: Evaluated) -> str:
@@ -475,7 +532,9 @@ def _curves(found: Evaluated) -> str:
         '<h2>ROC and precision-recall</h2><div class="charts">'
         + chart(roc, x="legitimate orders stopped", y="frauds caught", title="ROC curve", diagonal=True)
         + chart(precision, x="frauds caught", y="precision", title="Precision-recall curve")
-        + "</div><p>Shaded: 95 % bands of the bootstrap.</p>"
+        + "</div><p>Each point is a score from which on orders are stopped. Shaded: 95 % bands of the "
+        "bootstrap. Precision: the share of frauds among the orders stopped. Where frauds are rare, look at "
+        "the right one: a small share of all legitimate orders is many orders.</p>"
     )
 
 
@@ -488,7 +547,7 @@ def _paired(found: Evaluated) -> str:
             measure,
             f"{each.value:+.4f}",
             f"{each.low:+.4f} to {each.high:+.4f}",
-            f"{each.p_value:.3f}",
+            each.p_said,
             "yes" if each.p_value < 0.05 else "no",
         )
         for one, other, measure, each in found.differences
@@ -497,7 +556,8 @@ def _paired(found: Evaluated) -> str:
     return (
         "<h2>Compared on the same orders</h2>"
         + _table(head, rows)
-        + "<p>A paired bootstrap of customers: both models are measured on the same samples.</p>"
+        + "<p>A paired bootstrap of customers: both models are measured on the same samples. p: how often "
+        "chance alone would make a difference as large, in either direction.</p>"
     )
 
 
@@ -529,7 +589,9 @@ def _calibrated(found: Evaluated) -> str:
             y_range=(0.0, top),
             diagonal=True,
         )
-        + "</div><p>On the dashed line what is said is what comes.</p>"
+        + "</div><p>Each point is a bin of orders of about one score: what was said of them in the mean, and "
+        "which share was fraud. On the dashed line what is said is what comes; below it the model says too "
+        "much. The right chart is the lower end of the left one, where most orders are.</p>"
     )
 
 
@@ -537,20 +599,26 @@ def _budget(found: Evaluated) -> str:
     rows = []
     for each in found.judged:
         for share, cut in each.cuts.items():
-            if cut is not None:
-                rows.append(
-                    (
-                        each.name,
-                        _percent(share),
-                        f"{cut.threshold:.4f}",
-                        _percent(cut.stopped),
-                        _percent(cut.precision),
-                        _percent(cut.recall),
-                        _percent(cut.value_recall),
-                    )
+            rows.append(
+                (
+                    each.name,
+                    _percent(share),
+                    _shown(cut and cut.threshold, 4),
+                    _percent(cut and cut.stopped),
+                    _percent(cut and cut.precision),
+                    _percent(cut and cut.recall),
+                    _percent(cut and cut.value_recall),
                 )
+            )
     head = ("", "budget", "from score", "orders", "precision", "frauds caught", "of their value")
-    return "<h2>At a review budget</h2>" + _table(head, rows)
+    return (
+        "<h2>At a review budget</h2>"
+        + _table(head, rows)
+        + "<p>If at most so many of all orders can be reviewed: the score to review from, the share of "
+        "orders that is, how many of them are fraud (precision), and which share of all frauds, and of their "
+        "amounts, is among them. A dash: already the orders of the highest score are more than that, or "
+        "there is no fraud.</p>"
+    )
 
 
 def _cost(found: Evaluated) -> str:
@@ -558,11 +626,14 @@ def _cost(found: Evaluated) -> str:
     for each in found.judged:
         thresholds, cost = each.costs
         at = np.unique(np.linspace(0, len(cost) - 1, 300).astype(int))
+        at = at[np.argsort(thresholds[at], kind="stable")]
         lines.append(Line(each.name, thresholds[at], cost[at] / 100))
     rows = [
         (
             each.name,
-            f"{each.cheapest:.4f}",
+            "no review pays"
+            if int(np.argmin(each.costs[1])) == len(each.costs[1]) - 1
+            else f"{each.cheapest:.4f}",
             f"{each.costs[1].min() / 100:,.2f}",
             f"{each.costs[1][-1] / 100:,.2f}",
             f"{each.policy.review_at:.4f}",
@@ -573,8 +644,8 @@ def _cost(found: Evaluated) -> str:
     head = (
         "",
         "cheapest from score",
-        "it costs",
-        "doing nothing costs",
+        "mistakes then cost",
+        "reviewing none costs",
         "suggested review",
         "suggested decline",
     )
@@ -583,9 +654,11 @@ def _cost(found: Evaluated) -> str:
         + chart(lines, x="every order from this score on is reviewed", y="cost", title="Cost", y_range=None)
         + "</div>"
         + _table(head, rows)
-        + f"<p>With {escape(str(found.costs))}; only the shop knows what mistakes cost it, and amounts of "
-        "several currencies are added as they are. The suggested thresholds are those of the registry: 5 % "
-        "reviewed, declined from where nine of ten are fraud.</p>"
+        + f"<p>With {escape(str(found.costs))} (--review-cost, --lost-share), in the currency of the orders: "
+        "every review costs, and so does every fraud that is not reviewed; a reviewed fraud is stopped. Only "
+        "the shop knows what mistakes cost it, and amounts of several currencies are added as they are. The "
+        "suggested thresholds are found as the registry's are: at most 5 % reviewed, declined from where "
+        "nine of ten are fraud; 1.0000 declines next to nothing.</p>"
     )
 
 
@@ -604,11 +677,16 @@ def _by_group(found: Evaluated) -> str:
             for each in found.judged
             for group, one in each.groups[what]
         ]
-        if rows:
+        if len(rows) > len(found.judged):
             parts.append(
                 f"<h3>By {escape(what)}</h3>"
                 + _table(("", what, "orders", "frauds", "AUC", "average precision"), rows)
             )
+    parts.append(
+        f"<p>Groups of fewer than {_FEWEST} orders are left out, and so is what all orders share. The "
+        "average precision of groups with other shares of frauds can't be compared: more frauds make it "
+        "higher.</p>"
+    )
     return "".join(parts)
 
 
@@ -616,21 +694,27 @@ def _features(found: Evaluated) -> str:
     parts = ["<h2>Features</h2>"]
     for each in found.judged:
         if each.importance:
-            rows = [(name, f"{lost:+.4f}", _shown(pushed, 4)) for name, lost, pushed in each.importance]
+            rows = [
+                (one.feature, f"{one.lost:+.4f}", _shown(one.shapley, 4), _shown(one.pushed, 4))
+                for one in each.importance
+            ]
             parts.append(
                 f"<h3>Importance in {escape(each.name)}</h3>"
-                + _table(("", "average precision lost", "mean path attribution"), rows)
+                + _table(("", "average precision lost", "mean |SHAP|", "mean |path attribution|"), rows)
             )
     parts.append(
         "<p>Average precision lost: when a feature's values are dealt to other orders, on a sample, half "
-        "of it frauds. Path attributions are the steps of the score along the trees, or a linear model's "
-        "terms; they are no SHAP values.</p>"
+        f"of it frauds. SHAP: exact Shapley values of at most {_EXPLAINED} orders, frauds and others in "
+        f"turns, held against {_HELD_AGAINST} orders: how far a feature moves the raw score (the "
+        "share of trees, or log-odds), up or down, in the mean. Path attributions, of which "
+        "reasons are made, are the steps of the score along the trees, or a linear model's terms, in the "
+        "same unit. A dash: of a model of models neither is told of features.</p>"
     )
-    rows = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
-    rows += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001
+    steady = [(name, _percent(missing), _shown(psi, 2)) for name, missing, psi in found.missing]
+    steady += [(f"score of {each.name}", "–", _shown(each.score_stability, 2)) for each in found.judged]  # noqa: RUF001
     parts.append(
         "<h3>Missing and stability</h3>"
-        + _table(("", "unknown, so imputed", "stability index"), rows)
+        + _table(("", "unknown, so imputed", "stability index"), steady)
         + "<p>The population stability index from the first half of the orders to the second: below 0.1 they "
         "are alike, above 0.25 hardly.</p>"
     )

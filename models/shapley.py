@@ -9,7 +9,7 @@ that takes a walk of each tree for each other order: seconds, and no place on th
 
 from collections.abc import Sequence
 from math import factorial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,11 @@ from models.flat_columns import columns_numpy
 from models.flat_linear import FlatLinear
 from models.flat_trees import goes_left
 
-__all__ = ["shapley"]
+__all__ = ["mean_shapley", "shapley"]
+
+_NODES: Final = 400_000
+"""Nodes times orders that a mean is told of, so that a large forest takes seconds too."""
+_FEWEST: Final = 10
 
 
 def shapley(model: FlatModel, row: Matrix, others: Matrix) -> Floats:
@@ -49,6 +53,20 @@ def shapley(model: FlatModel, row: Matrix, others: Matrix) -> Floats:
     for at in range(1, len(columns)):  # one after the other: all at once would be rows by nodes
         _walk(trees, ours, goes_left(predictor, columns[at : at + 1])[0].tolist(), values)
     return values / (len(others) * (len(trees.roots) if predictor.combine == "mean" else 1))
+
+
+def mean_shapley(model: FlatModel, rows: Matrix, others: Matrix) -> Floats:
+    """Of each feature the mean size of its Shapley values, in the unit of the raw score, over the rows.
+
+    Of a large forest over the first rows only, at least ten. Raises ValueError without rows or others.
+    """
+    predictor = model.predictor
+    nodes = 1 if isinstance(predictor, FlatLinear) else len(predictor.value)
+    some = rows[: max(_FEWEST, _NODES // nodes)]
+    if not len(some) or not len(others):
+        message = f"Shapley values hold orders against others; got {len(some)} and {len(others)}"
+        raise ValueError(message)
+    return np.asarray(np.mean([np.abs(shapley(model, row, others)) for row in some], axis=0))
 
 
 class _Trees(NamedTuple):

@@ -5,6 +5,7 @@ to the disk and renamed. An object store has no rename, but shows an object once
 the file that makes a version one, its manifest, is sent last and taken away first.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -112,8 +113,10 @@ class Folder:
             check({name: written.read(name, limit=len(content)) for name, content in files.items()})
             try:
                 unfinished.rename(place)  # refused by the system if a full folder stands there by now
-            except OSError as taken:
-                raise FileExistsError from taken
+            except OSError as wrong:
+                if wrong.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+                    raise  # a disk that fails, or a right that is missing, is nobody's publication
+                raise FileExistsError from wrong
             _sync_folder(place.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

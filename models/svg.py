@@ -13,7 +13,7 @@ COLOURS: Final = ("#0b5fa5", "#c44e00", "#2e7d32", "#7b1fa2", "#5d4037", "#00838
 """Told apart also by those who see few colours; a dash tells them apart where none is seen."""
 _DASHES: Final = ("", "6 3", "2 3", "8 3 2 3", "4 4", "1 2")
 _WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 24, 12, 46
 _TICKS: Final = 5
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "Pending",
     "Rejected",
     "Verdict",
+    "keep_few_whole",
     "kept_of",
     "shorten",
 ]
@@ -125,6 +126,8 @@ class Pending:
     """The decision about the revision that this one takes the place of."""
     repeat_of: UUID | None = None
     """The decision it got the first time, where that can't be found any more to be repeated."""
+    has_unheard: bool = False
+    """Whether something in `vector` is UNHEARD: who asks for that can't be used."""
 
 
 class Rejected(NamedTuple):
@@ -208,9 +211,7 @@ class Answers:
         effects.counts["decision_" + action] += 1
         seen.decision = value = encode(decision)
         # here and not when the batch is done: what a resend hears must not depend on batches
-        whole = [each for each in pending.memory if each.decision and not each.is_brief]
-        if len(whole) > _WHOLE_DECISIONS:
-            shorten(min(whole, key=lambda each: each.revision))
+        keep_few_whole(pending.memory)
         self._emit(value, order, pending.asked, effects)
 
     def repeat(self, pending: Pending, effects: Effects) -> None:
@@ -334,6 +335,14 @@ def _named(order: Order | Told, content: bytes, source: Source, judge: Judge | N
         policy_digest=(policy if judge is None else judge.policy).digest,
         source=source,
     )
+
+
+def keep_few_whole(memory: Sequence[Revision]) -> None:
+    """Keep the decisions about the newest revisions of an order whole, and of the others what was decided."""
+    whole = [each for each in memory if each.decision and not each.is_brief]
+    if len(whole) > _WHOLE_DECISIONS:
+        for each in sorted(whole, key=lambda each: each.revision)[:-_WHOLE_DECISIONS]:
+            shorten(each)
 
 
 def shorten(seen: Revision) -> None:

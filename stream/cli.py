@@ -23,6 +23,7 @@ from stream.compare_cli import models_compare, models_drift
 from stream.entity_cli import entity_app
 from stream.examples import put_in
 from stream.features_cli import features_app
+from stream.judge_cli import models_judge
 from stream.learn_cli import evaluate, parity, retrain, training_set
 from stream.models_cli import models_app
 from stream.plainly import refuse, said_plainly, who_says_so, write_no_more
@@ -147,6 +148,7 @@ app.command("evaluate")(said_plainly(evaluate))
 app.command("retrain")(said_plainly(retrain))
 models_app.command("compare")(said_plainly(models_compare))
 models_app.command("drift")(said_plainly(models_drift))
+models_app.command("judge")(said_plainly(models_judge))
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 Nodes = Annotated[int, typer.Option(metavar="1|3", help="Nodes in the cluster.")]
@@ -502,9 +504,19 @@ Who = Annotated[
 
 @app.command()
 @said_plainly
-def pause(why: Why, who: Who = None, as_json: Json = False) -> None:
+def pause(
+    why: Why,
+    who: Who = None,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain", help="Let orders that are on their way between stages come to their decision."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Have all workers take no more orders, until 'resume'; nothing is lost, and no position moves."""
-    _change("paused", why, who, as_json=as_json)
+    _change("paused", why, who, as_json=as_json, drain=drain)
 
 
 @app.command()
@@ -556,11 +568,11 @@ def show_control(
     typer.echo(state.said(unless_told=settings.observe))
 
 
-def _change(kind: str, why: str, who: str | None, *, as_json: bool) -> None:
+def _change(kind: str, why: str, who: str | None, *, as_json: bool, drain: bool = False) -> None:
     from stream.control import change
 
     settings = _settings()
-    state, written = change(settings, kind, who=who_says_so(who), why=why)
+    state, written = change(settings, kind, who=who_says_so(who), why=why, drain=drain)
     if as_json:
         typer.echo(json.dumps(state.shown() | {"changed": written}))
         return

@@ -58,7 +58,8 @@ def models_compare(
         typer.Option(metavar="CODE", help="Only orders of this one [default: that of most orders]."),
     ] = None,
     review_cost: Annotated[
-        float, typer.Option(metavar="AMOUNT", min=0, help="What a review costs, in major units.")
+        float,
+        typer.Option(metavar="AMOUNT", min=0, max=1_000_000, help="What a review costs, in major units."),
     ] = 3.0,
     lost_share: Annotated[
         float,

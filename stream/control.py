@@ -24,23 +24,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream.kafka import KafkaCluster, once_it_answers
 from stream.ports import Record, Refused, Unreachable
-from stream.service import MOVES, NOBODY, NOTES, Service
+from stream.service import MOVES, NOBODY, NOTES, REFUSED, Service
 from stream.settings import Settings
 from stream.topics import TopicError, partitions_of
 from stream.version import program_version
 
 __all__ = [
+    "DRAIN",
     "LIVE",
     "OBSERVE",
     "PAUSED",
     "RESUMED",
     "SCHEMA_VERSION",
+    "Appender",
     "Control",
     "ControlEvent",
     "ControlRecord",
     "ControlState",
     "append",
     "change",
+    "check_words",
+    "event_of",
     "history",
     "in_force",
 ]
@@ -54,6 +58,8 @@ PAUSED: Final = "paused"
 RESUMED: Final = "resumed"
 OBSERVE: Final = "observe"
 LIVE: Final = "live"
+DRAIN: Final = "drain"
+"""The field of a pause that says whether orders on their road go on."""
 
 _LONGEST_WHO: Final = 200
 _LONGEST_WHY: Final = 2_000
@@ -100,7 +106,18 @@ class ControlEvent:
     def __str__(self) -> str:
         """`paused by anna on 2026-11-22 10:00:00 UTC: the warehouse is down`."""
         told = self.record
-        return _on_one_line(f"{told.kind} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}")
+        drains = ", but for orders on their road," if self.drains else ""
+        return _on_one_line(
+            f"{told.kind}{drains} by {told.who} on {self.at:%Y-%m-%d %H:%M:%S} UTC: {told.why}"
+        )
+
+    @property
+    def drains(self) -> bool:
+        """Of a pause: whether orders that are on their road come to their decision.
+
+        An earlier version does not know this, and pauses them too.
+        """
+        return (self.record.model_extra or {}).get(DRAIN) is True
 
     def as_json(self) -> dict[str, object]:
         """The same, for machines."""
@@ -131,6 +148,11 @@ class ControlState:
     def paused(self) -> bool:
         """Whether the workers take no orders."""
         return self.pause is not None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the workers take no orders, while those on their road come to their decision."""
+        return self.pause is not None and self.pause.drains
 
     def observing(self, *, unless_told: bool = False) -> bool:
         """Whether decisions go to the shadow only; the record wins over what a worker was started with."""
@@ -164,6 +186,7 @@ class ControlState:
             "group": self.group,
             "next_offset": self.next_offset,
             "paused": self.paused,
+            "draining": self.draining,
             "mode": None if self.mode is None else self.mode.record.kind,
             "pause": _shown(self.pause),
             "mode_set": _shown(self.mode),
@@ -177,7 +200,7 @@ class ControlState:
     def after(self, record: Record) -> "ControlState":
         """The state once this record is in force too; a record that can't be read changes nothing else."""
         moved = replace(self, next_offset=record.offset + 1)
-        event = _event_of(record)
+        event = event_of(record)
         if event is None:
             return replace(moved, malformed=self.malformed + 1)
         told = event.record
@@ -230,7 +253,7 @@ _EFFECTS: Final[Mapping[str, Callable[[ControlState, ControlEvent], ControlState
 """What each kind changes; a new kind is a word here and a field of ControlState."""
 
 
-def _event_of(record: Record) -> ControlEvent | None:
+def event_of(record: Record) -> ControlEvent | None:
     """The event in a record; None for bytes that are none."""
     try:
         told = ControlRecord.model_validate_json(record.value or b"")
@@ -316,7 +339,7 @@ class Control:
 
     def read_to_end(self) -> ControlState:
         """Read what is there now, before anyone follows. Raises Unreachable."""
-        end = self._end(_ANSWER_S)
+        end, before = self._end(_ANSWER_S), self._state.malformed
         deadline = time.monotonic() + _ANSWER_S
         while self._reached < end:
             if time.monotonic() > deadline:
@@ -325,6 +348,8 @@ class Control:
                     "see that its broker runs"
                 )
             self._read(0.1)
+        if junk := self._state.malformed - before:
+            log.error("%d records of '%s' are no control records: ignored", junk, self._at.topic)
         return self._state
 
     def follow(self, told: Callable[[ControlState], None]) -> None:
@@ -405,7 +430,7 @@ class Control:
             log.error("'%s' was made anew: what it said before is forgotten", record.topic)
             before = ControlState(before.group)
         self._state = state = before.after(record)
-        if state.malformed > before.malformed:
+        if state.malformed > before.malformed and self._thread is not None:
             log.error("record %d of '%s' is no control record: ignored", record.offset, record.topic)
         elif len(state.unknown) > len(before.unknown):
             event = state.unknown[-1]
@@ -449,60 +474,85 @@ def history(settings: Settings) -> Iterator[ControlEvent]:
 
     Raises TopicError, Unreachable; NotStable while somebody's open transaction holds records back.
     """
+    for event in map(event_of, _recorded(settings)):
+        if event is not None and event.record.group in {None, settings.group}:
+            yield event
+
+
+def _recorded(settings: Settings) -> Iterator[Record]:
     tp = (settings.topics.control, 0)
     partitions_of(settings, tp[0])  # a missing topic is told, and not made
     with closing(KafkaCluster(settings, quiet=True)) as cluster:
         low, end = once_it_answers(cluster.bounds, tp)
         for chunk in cluster.read(tp, low, end):
-            for record in chunk:
-                event = _event_of(record)
-                if event is not None and event.record.group in {None, settings.group}:
-                    yield event
+            yield from chunk
+
+
+class Appender:
+    """Writes records about a group; from the second on each takes milliseconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        """It is ready half a second later: made first, it is so by the time that something is to be said."""
+        self._settings = settings
+        self._producer = Producer(
+            settings.confluent(
+                enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
+            )
+        )
+
+    def append(self, kind: str, *, who: str, why: str, **more: Any) -> int:
+        """Write a record and return its offset once every in-sync replica has it.
+
+        `more` are the fields of its kind. Raises Refused for words that can't be a record, Unreachable when
+        it was not delivered.
+        """
+        told = _record_to_write(self._settings, kind, who=who, why=why, **more)
+        answers: list[tuple[KafkaError | None, int]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            answers.append((error, message.offset() or 0))
+
+        topic = self._settings.topics.control
+        value = json.dumps(told.model_dump(mode="json"), sort_keys=True).encode()
+        self._producer.produce(topic, value, self._settings.group, 0, on_delivery=delivered)
+        self._producer.flush(_ANSWER_S + 5)
+        if not answers or answers[0][0] is not None:
+            said = answers[0][0].str() if answers and answers[0][0] is not None else "no answer"
+            raise Unreachable(
+                f"'{kind}' was not written to '{topic}': {said}; see 'fraudstream control' for "
+                "what is in force, then try again"
+            )
+        return answers[0][1]
 
 
 def append(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> int:
-    """Write a record about the group and return its offset once every in-sync replica has it.
-
-    `more` are the fields of its kind. Raises Refused for words that can't be a record, Unreachable when it
-    was not delivered.
-    """
-    told = _record_to_write(settings, kind, who=who, why=why, **more)
-    producer = Producer(
-        settings.confluent(
-            enable_idempotence=True, acks="all", delivery_timeout_ms=int(_ANSWER_S * 1000), log_level=0
-        )
-    )
-    answers: list[tuple[KafkaError | None, int]] = []
-
-    def delivered(error: KafkaError | None, message: Message) -> None:
-        answers.append((error, message.offset() or 0))
-
-    value = json.dumps(told.model_dump(mode="json"), sort_keys=True).encode()
-    producer.produce(settings.topics.control, value, settings.group, 0, on_delivery=delivered)
-    producer.flush(_ANSWER_S + 5)
-    if not answers or answers[0][0] is not None:
-        said = answers[0][0].str() if answers and answers[0][0] is not None else "no answer"
-        raise Unreachable(
-            f"'{kind}' was not written to '{settings.topics.control}': {said}; see 'fraudstream control' for "
-            "what is in force, then try again"
-        )
-    return answers[0][1]
+    """Write one record, as `Appender.append` does."""
+    return Appender(settings).append(kind, who=who, why=why, **more)
 
 
-def change(settings: Settings, kind: str, *, who: str, why: str) -> tuple[ControlState, bool]:
+def change(
+    settings: Settings, kind: str, *, who: str, why: str, drain: bool = False
+) -> tuple[ControlState, bool]:
     """Write a record unless it would change nothing; the state then, and whether one was written.
 
-    Raises Refused, TopicError, Unreachable.
+    `drain`: of a pause, whether orders on their road come to their decision. Raises Refused, TopicError,
+    Unreachable.
     """
     _record_to_write(settings, kind, who=who, why=why)
+    appender = Appender(settings)
     with Control(settings) as control:
         state = control.read_to_end()
         if state.refusal:
             raise Refused(state.refusal)
-        if _is_so(state, kind):
+        if _is_so(state, kind, drain=drain):
             return state, False
-        append(settings, kind, who=who, why=why)
+        appender.append(kind, who=who, why=why, **({DRAIN: True} if drain else {}))
         return control.read_to_end(), True
+
+
+def check_words(settings: Settings, *, who: str, why: str) -> None:
+    """Raise Refused for words that no record can carry."""
+    _record_to_write(settings, REFUSED, who=who, why=why)
 
 
 def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **more: Any) -> ControlRecord:
@@ -527,7 +577,7 @@ def _record_to_write(settings: Settings, kind: str, *, who: str, why: str, **mor
         raise Refused(f"{where}: {first['msg']}; say it in other words") from None
 
 
-def _is_so(state: ControlState, kind: str) -> bool:
+def _is_so(state: ControlState, kind: str, *, drain: bool) -> bool:
     if kind in {PAUSED, RESUMED}:
-        return state.paused == (kind == PAUSED)
+        return state.paused == (kind == PAUSED) and state.draining == drain
     return state.mode is not None and state.mode.record.kind == kind

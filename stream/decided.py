@@ -15,6 +15,7 @@ import msgspec
 from features.decode import Rejection, decode_event
 from features.events import Outcome
 from features.facts import Statement, statement_of
+from models.policy import Action
 from stream.answers import ORDER_ARRIVED_AT, SHADOW
 from stream.decoder import decoder_of
 from stream.errors import Refusal
@@ -38,8 +39,9 @@ __all__ = [
 
 _CLOCKS_MS: Final = 300_000
 """How far a worker's clock may be behind the broker's."""
+_ACTIONS: Final = frozenset(Action)
 _AHEAD: Final = 10_000
-"""Decisions that are read ahead of their orders: through stages they come in another order."""
+"""Of so many orders the decisions are read ahead of them: through stages they come in another order."""
 
 Read = Callable[[int], None]
 """Told how many more records were read."""
@@ -283,20 +285,17 @@ class _Said:
         self._topics = topics
         self._unscored = unscored
         self._ahead: dict[int, list[tuple[bool, Word]]] = {}
-        self._count = 0
 
     def at(self, offset: int) -> list[tuple[bool, Word]]:
         """Those about the order at this offset, and whether a challenger's; asked in the order of offsets."""
-        while self._count < _AHEAD and (record := next(self._records, None)) is not None:
+        while len(self._ahead) < _AHEAD and (record := next(self._records, None)) is not None:
             about, word = _word(record, self._topics, unscored=self._unscored)
             if word is not None and about >= offset:
                 self._ahead.setdefault(about, []).append((SHADOW in record.headers, word))
-                self._count += 1
         found = self._ahead.pop(offset, [])
-        self._count -= len(found)
-        if self._count >= _AHEAD:
+        if len(self._ahead) >= _AHEAD:
             for gone in [each for each in self._ahead if each < offset]:  # about orders that are not there
-                self._count -= len(self._ahead.pop(gone))
+                del self._ahead[gone]
         return found
 
 
@@ -306,17 +305,19 @@ def _word(record: Record, topics: Topics, *, unscored: bool) -> tuple[int, Word 
         said = _decision(record.value or b"")
     except msgspec.MsgspecError:
         return 0, None
+    if said.action not in _ACTIONS:  # anyone may write to a topic
+        return 0, None
     is_scored = said.model is not None and said.p_fraud is not None
     if not (is_scored or unscored) or said.repeat_of is not None or said.source.topic != topics.orders:
         return 0, None
-    arrived = next((value for name, value in record.headers if name == ORDER_ARRIVED_AT), None)
+    arrived = next((value for name, value in record.headers if name == ORDER_ARRIVED_AT), None) or b""
     word = Word(
         f"{said.model.name}@{said.model.version}" if said.model is not None else "",
         said.action,
         nan if said.p_fraud is None else said.p_fraud,
         said.features,
         said.source.others.get(topics.control, 0),
-        None if arrived is None else (record.timestamp - int(arrived)) / 1000,
+        (record.timestamp - int(arrived)) / 1000 if arrived.isdigit() else None,
         bool(said.reasons) and said.reasons[0].code == MODEL_UNAVAILABLE,
     )
     return said.source.offset, word

@@ -5,17 +5,17 @@ What fails is refused with the cause, the cause is kept in the control topic, an
 """
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, Final, NamedTuple, Self
 
 from models.errors import ModelError
 from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
-from stream.control import Control, ControlState, append
+from stream.control import Appender, Control, ControlState, check_words
 from stream.errors import Refusal
-from stream.ports import Refused
+from stream.ports import Refused, Unreachable
 from stream.registry import check_servable
 from stream.service import (
     DEPLOYED,
@@ -40,6 +40,8 @@ _TIMED_ROWS: Final = 256
 _TIMED_TIMES: Final = 5
 _LONGEST_CAUSE: Final = 1_900
 _TRIES: Final = 5
+_KEPT_S: Final = 10.0
+"""So long after a move its connections serve the next one: who moves hundreds makes them once."""
 SLOWEST_US: Final = 500.0
 """Microseconds of one order in a batch that a model may take, unless another bound is given."""
 
@@ -76,14 +78,52 @@ class Moved(NamedTuple):
         return f"{put} is {self.role}{where}{after} (control offset {self.offset})"
 
 
+class _Connected(NamedTuple):
+    control: Control
+    appender: Appender
+
+
 class Mover:
-    """Makes moves of the models of one group."""
+    """Makes moves of the models of one group, one after the other."""
 
     def __init__(self, settings: Settings, registry: Registry, *, slowest_us: float = SLOWEST_US) -> None:
         """`registry` finds the features of the settings; what is slower than `slowest_us` is refused."""
         self._settings = settings
         self._registry = registry
         self._slowest_us = slowest_us
+        self._connected: _Connected | None = None
+        self._used_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections; the next move makes new ones."""
+        if self._connected is not None:
+            self._connected.control.close()
+            self._connected = None
+
+    @contextmanager
+    def _connection(self) -> Iterator[_Connected]:
+        if time.monotonic() - self._used_at > _KEPT_S:
+            self.close()  # it may be to a broker that is gone, or a topic that was made anew
+        if self._connected is None:
+            appender = Appender(self._settings)
+            self._connected = _Connected(Control(self._settings), appender)
+        try:
+            yield self._connected
+        except Unreachable:
+            self.close()
+            raise
+        self._used_at = time.monotonic()
+
+    def _state(self) -> ControlState:
+        """What is in force now. Raises TopicError, Unreachable."""
+        with self._connection() as connected:
+            return connected.control.read_to_end()
 
     def deploy(
         self,
@@ -103,15 +143,17 @@ class Mover:
         if (role == "canary") != (share is not None):
             raise Refused("--share goes with --role canary: say for what part of the customers it decides")
         name, version = named(model)
+        self._state()  # a connection takes a while: no model is checked for nothing
         scorer = self._checked(name, version, who)
 
         def moves(state: ControlState) -> dict[str, Any]:
-            there = _at(state.service, role, scope)
-            if role == "challenger":  # of which there may be many
-                there = None
-            told = self._told(scorer, role=role, scope=scope, share=share, policy=policy, there=there)
-            if there is not None and told == _words(there, replaces=there.said):
-                raise AlreadySo(f"{there.said} is {role} of {scope} already; nothing was changed")
+            there = [each for each in state.service.served if (each.role, each.scope) == (role, scope)]
+            # a challenger takes nobody's place: there may be many
+            replaced = there[0] if there and role != "challenger" else None
+            told = self._told(scorer, role=role, scope=scope, share=share, policy=policy, there=replaced)
+            for each in there:
+                if told == _words(each, replaces=told["replaces"]):
+                    raise AlreadySo(f"{each.said} is {role} of {scope} already; nothing was changed")
             return told
 
         return self._say(DEPLOYED, who, moves)
@@ -133,8 +175,7 @@ class Mover:
         with the move. Raises as `deploy`, and AlreadySo where it is no longer on trial.
         """
         name, version = named(model)
-        with closing(Control(self._settings)) as control:
-            state = control.read_to_end()
+        state = self._state()
         standing = [
             each
             for each in state.service.served
@@ -173,8 +214,7 @@ class Mover:
         Raises as `deploy`.
         """
         name, version = named(model)
-        with closing(Control(self._settings)) as control:
-            service = control.read_to_end().service
+        service = self._state().service
         self._is_champion(service, name, version, scope)
         before = service.before(scope)
         if before is not None:
@@ -247,12 +287,14 @@ class Mover:
 
     def refuse(self, what: str, who: Who, cause: str) -> int:
         """Keep in the control topic that something was refused, and why; its offset."""
-        return append(
-            self._settings, REFUSED, who=who.who, why=cause[:_LONGEST_CAUSE], model=what, asked=who.why
-        )
+        with self._connection() as connected:
+            return connected.appender.append(
+                REFUSED, who=who.who, why=cause[:_LONGEST_CAUSE], model=what, asked=who.why
+            )
 
     def _checked(self, name: str, version: str | None, who: Who, *, digest: str | None = None) -> Scorer:
         """The model, as a worker would load it. Raises Refused with the cause, which is kept."""
+        check_words(self._settings, who=who.who, why=who.why)
         said = name if version is None else f"{name}@{version}"
         try:
             scorer = self._registry.load(name, version)
@@ -300,7 +342,7 @@ class Mover:
         evidence: Mapping[str, Any] | None = None,
     ) -> Moved:
         """Write the record that the state as it is now asks for; again where somebody else was quicker."""
-        with closing(Control(self._settings)) as control:
+        with self._connection() as (control, appender):
             for _ in range(_TRIES):
                 state = control.read_to_end()
                 if state.refusal:
@@ -309,7 +351,7 @@ class Mover:
                 more = told | {"expects": state.service.since}
                 if evidence is not None:
                     more["evidence"] = dict(evidence)
-                offset = append(self._settings, kind, who=who.who, why=who.why, **more)
+                offset = appender.append(kind, who=who.who, why=who.why, **more)
                 if any(each.since == offset + 1 for each in control.read_to_end().services):
                     break
             else:
@@ -328,6 +370,7 @@ def kill(settings: Settings, action: Kill | None, who: Who) -> tuple[ControlStat
     Raises Refused where a fallback is to decide and none is in service for all orders; TopicError,
     Unreachable.
     """
+    appender = Appender(settings)
     with closing(Control(settings)) as control:
         state = control.read_to_end()
         if state.refusal:
@@ -340,9 +383,9 @@ def kill(settings: Settings, action: Kill | None, who: Who) -> tuple[ControlStat
                 "order reviewed: fraudstream kill-switch on --action review"
             )
         if action is None:
-            append(settings, KILL_OFF, who=who.who, why=who.why)
+            appender.append(KILL_OFF, who=who.who, why=who.why)
         else:
-            append(settings, KILL_ON, who=who.who, why=who.why, action=action)
+            appender.append(KILL_ON, who=who.who, why=who.why, action=action)
         return control.read_to_end(), True
 
 

@@ -7,11 +7,12 @@ computed, and it is remembered; then it goes through the stage of each other ent
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
+from itertools import compress
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from features.decode import Identity, Rejection, identity_in
 from features.history import RowVersionError
@@ -20,6 +21,7 @@ from models.scorer import Scored, Scorer
 from stream.answers import Answers, Asked, Kept, Pending, Rejected, Verdict, kept_of, shorten
 from stream.control import ControlState
 from stream.decoder import CONTRACT, Decoder
+from stream.drift_gauges import DriftGauges
 from stream.home import AtHome, source_of
 from stream.keeping import FOR_EVER, Horizons, customer_key, order_key
 from stream.overlay import Overlay
@@ -73,6 +75,32 @@ _RECENT: Final = 1_000
 _SCORER_ERROR: Final = "deciding this order stopped the worker repeatedly; report it with this record"
 
 
+_Shadow = tuple[Judge, Sequence[float | None], Scored]
+
+
+class _Scores(NamedTuple):
+    """What models said of a batch."""
+
+    verdicts: Sequence[Verdict]
+    shadows: Sequence[Sequence[_Shadow]]
+    placed_at: datetime
+    """When the last of its orders was placed."""
+
+    def by_model(self) -> Mapping[str, Sequence[Scored]]:
+        """By `name@version`."""
+        by_judge: dict[Judge, list[Scored]] = {}
+        for judge, _, scored, _ in self.verdicts:
+            if judge is not None and scored is not None:
+                by_judge.setdefault(judge, []).append(scored)
+        for beside in self.shadows:
+            for judge, _, scored in beside:
+                by_judge.setdefault(judge, []).append(scored)
+        said: dict[str, list[Scored]] = {}
+        for judge, scores in by_judge.items():
+            said.setdefault(judge.said, []).extend(scores)
+        return said
+
+
 class ScoringDesk:
     """Decides batches with the models in service; pure but for the rows it recalls and the models it asks."""
 
@@ -93,6 +121,7 @@ class ScoringDesk:
         observe: bool = False,
         decoder: Decoder = CONTRACT,
         horizons: Horizons = FOR_EVER,
+        drift: DriftGauges | None = None,
     ) -> None:
         """Decide under the control state that `in_force` answers at the beginning of each batch.
 
@@ -100,8 +129,10 @@ class ScoringDesk:
         whatever was said of others.
 
         `stages` are the topics of the road by their entities, in its order. `observe` is the mode of a group
-        for which nothing was recorded. Without `in_force` there is no control topic.
+        for which nothing was recorded. Without `in_force` there is no control topic. `drift` counts what
+        models say.
         """
+        self._drift = drift
         self._in_force = in_force
         self._observe = observe
         self._decoder = decoder
@@ -185,13 +216,13 @@ class ScoringDesk:
             raise Refused(str(error)) from error
         # whatever is not said: about a past that was accepted, and what goes on to the next stage
         said = [(record, answer) for record, answer in zip(records, taken, strict=True) if answer is not None]
-        self._answer(said, overlay.effects)
+        scored = self._answer(said, overlay.effects)
         tally = [
             isinstance(answer, Rejected)
             for record, answer in zip(records, taken, strict=True)
             if record.topic == self._topics.orders and not is_history(record)
         ]
-        overlay.effects.committed = partial(self._mind_the_breaker, tally)
+        overlay.effects.committed = partial(self._committed, tally, scored)
         return overlay.done()
 
     def _take(self, record: Record, overlay: Overlay, *, observing: bool) -> Pending | Rejected | None:
@@ -208,11 +239,11 @@ class ScoringDesk:
         answer = self._home.hear(record, overlay) if stage is None else stage.take(record, overlay)
         return Rejected(answer, None) if isinstance(answer, Rejection) else answer
 
-    def _answer(self, said: Sequence[tuple[Record, Pending | Rejected]], effects: Effects) -> None:
+    def _answer(self, said: Sequence[tuple[Record, Pending | Rejected]], effects: Effects) -> _Scores | None:
         """Score what is to be scored, all at once, and emit what there is to say about each record."""
         pending = [answer for _, answer in said if isinstance(answer, Pending) and answer.vector is not None]
-        verdicts = iter(_verdicts(pending))
-        shadows = iter(_shadows(pending))
+        of_all, beside = _verdicts(pending), _shadows(pending)
+        verdicts, shadows = iter(of_all), iter(beside)
         for record, answer in said:
             if isinstance(answer, Rejected):
                 self._answers.reject(record, answer, self._panel.policy, effects)
@@ -222,6 +253,7 @@ class ScoringDesk:
                 self._answers.decide(answer, next(verdicts), effects)
                 for judge, vector, scored in next(shadows):
                     self._answers.shadow(answer, judge, vector, scored, effects)
+        return _Scores(of_all, beside, pending[-1].order.placed_at) if pending else None
 
     def set_aside(self, record: Record, recall: Recall, positions: Positions = NO_POSITIONS) -> Effects:
         """Dead-letter a record that stopped the worker again and again, with a REVIEW decision."""
@@ -279,11 +311,14 @@ class ScoringDesk:
     def _observes(self, state: ControlState | None) -> bool:
         return self._observe if state is None else state.observing(unless_told=self._observe)
 
-    def _mind_the_breaker(self, tally: Sequence[bool]) -> None:
-        """Stop when rejects flood: most likely the shop changed its format, and a person must look.
+    def _committed(self, tally: Sequence[bool], scored: _Scores | None) -> None:
+        """What is counted once a batch is committed, so that one tried again does not count twice."""
+        if self._drift is not None and scored is not None:
+            self._drift.count(scored.by_model(), scored.placed_at)
+        self._mind_the_breaker(tally)  # last: it may stop the worker
 
-        Asked once a batch is committed, so that one tried again does not count twice.
-        """
+    def _mind_the_breaker(self, tally: Sequence[bool]) -> None:
+        """Stop when rejects flood: most likely the shop changed its format, and a person must look."""
         self._recent.extend(tally)
         if not self._reject_share:
             return
@@ -312,8 +347,8 @@ def _verdicts(pending: Sequence[Pending]) -> list[Verdict]:
                 asked.setdefault(bench.deciders[turn], []).append(at)
         failed = []
         for judge, those in asked.items():
-            vectors = [judge.vector(pending[at].vector or ()) for at in those]
-            for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+            said = _said_by(judge, [pending[at] for at in those])
+            for at, (vector, scored) in zip(those, said, strict=True):
                 before = verdicts[at].failed
                 if scored is None:
                     verdicts[at] = Verdict(None, (), None, before or judge)
@@ -324,9 +359,6 @@ def _verdicts(pending: Sequence[Pending]) -> list[Verdict]:
     return verdicts
 
 
-_Shadow = tuple[Judge, Sequence[float | None], Scored]
-
-
 def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
     """What challengers say of the orders; one that can't be used says nothing."""
     told: list[dict[Judge, _Shadow]] = [{} for _ in pending]
@@ -335,15 +367,29 @@ def _shadows(pending: Sequence[Pending]) -> list[list[_Shadow]]:
         for judge in () if each.bench is None else each.bench.challengers:
             asked.setdefault(judge, []).append(at)
     for judge, those in asked.items():
-        vectors = [judge.vector(pending[at].vector or ()) for at in those]
-        for at, vector, scored in zip(those, vectors, judge.score(vectors), strict=True):
+        said = _said_by(judge, [pending[at] for at in those])
+        for at, (vector, scored) in zip(those, said, strict=True):
             if scored is not None:
                 told[at][judge] = (judge, vector, scored)
     # in the bench's order, which no batch decides
     return [
-        [shadow for judge in each.bench.challengers if (shadow := said.get(judge))] if each.bench else []
-        for each, said in zip(pending, told, strict=True)
+        [shadow for judge in each.bench.challengers if (shadow := beside.get(judge))] if each.bench else []
+        for each, beside in zip(pending, told, strict=True)
     ]
+
+
+def _said_by(
+    judge: Judge, pending: Sequence[Pending]
+) -> Iterator[tuple[Sequence[float | None], Scored | None]]:
+    """Its own features of each order, and what it says of it; None where it can't be used."""
+    vectors = [judge.vector(each.vector or ()) for each in pending]
+    is_heard = [
+        not each.has_unheard or all(value == value for value in vector)  # noqa: PLR0124 - UNHEARD does not
+        for each, vector in zip(pending, vectors, strict=True)
+    ]
+    said = iter(judge.score(list(compress(vectors, is_heard))) if any(is_heard) else ())
+    for vector, heard in zip(vectors, is_heard, strict=True):
+        yield vector, next(said) if heard else None
 
 
 def _on_the_road(record: Record) -> tuple[Identity, Asked | None]:

@@ -377,7 +377,15 @@ def _model(look: _Look) -> Iterator[Said]:
             )
         yield _fail(str(error), do)
     else:
-        yield _ok(f"{scorer.name}@{scorer.version} is sound: digests, golden rows, features")
+        said = f"{scorer.name}@{scorer.version}"
+        yield _ok(f"{said} is sound: digests, golden rows, features")
+        if settings.signing_secret() is not None and "@" not in settings.model:
+            yield _warn(
+                f"which version '{settings.model}' is, the alias champion says, and no signature covers it: "
+                "who may write to the registry can have it name another signed version",
+                f"set FRAUDSTREAM_MODEL={said}, or put it into service, where control keeps its digest: "
+                f"fraudstream models deploy {said} --role champion",
+            )
 
 
 # ---------------------------------------------------------------------- reaching the broker

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,17 @@ import numpy.typing as npt
 from models.errors import RegistryError
 from models.evaluation import Costs
 from models.examples import Examples
+from models.flat import FlatModel
 from models.labels import Labelling
 from models.policy import rounded
 from models.registry import Registry, named
 from models.report import Evaluated, Scored, evaluated, page
 from models.scorer import Scorer
+from models.shapley import mean_shapley
 from stream.plainly import write_whole
 from stream.training_set import TrainingSet, TrainingSetError
 
-__all__ = ["evaluate_set", "judged_scorer", "learned_until", "written"]
+__all__ = ["attributions_of", "evaluate_set", "judged_scorer", "learned_until", "written"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,18 +102,23 @@ def judged_scorer(scorer: Scorer, examples: Examples, *, learned_from: str = "")
         walked = scorer.walk(matrix)  # type: ignore[arg-type]
         return np.array([rounded(each) for each in walked[scorer.nodes[-1].name].p.tolist()])
 
-    def attributions(matrix: Floats) -> Floats:
-        return scorer.walk(matrix)[scorer.nodes[-1].name].attributions  # type: ignore[arg-type]
-
+    top = scorer.nodes[-1].model
+    # of a tree's top both are about its submodels' scores, and not about the features alone
+    is_alone = scorer.nodes[-1].inputs == names
     return Scored(
         f"{scorer.name}@{scorer.version}",
         score(examples.only(names).matrix),
         names,
         score,
-        # those of a tree's top are about its submodels' scores, and not about the features alone
-        attributions if scorer.nodes[-1].inputs == names else None,
+        attributions_of(top) if is_alone else None,
+        partial(mean_shapley, top) if is_alone else None,
         learned_from,
     )
+
+
+def attributions_of(model: FlatModel) -> Callable[[Floats], Floats]:
+    """Path attributions of rows of its features."""
+    return lambda matrix: model.walk(matrix).attributions
 
 
 def learned_until(registry: Registry, scorer: Scorer) -> datetime:
@@ -130,7 +138,8 @@ def learned_until(registry: Registry, scorer: Scorer) -> datetime:
 def _learned_from(registry: Registry, scorer: Scorer) -> str:
     told = registry.manifest(scorer.name, scorer.version).trained_on
     first, last = (str(told.get(name, "?"))[:10] for name in ("first_placed_at", "last_placed_at"))
-    return f"{told.get('labelled_orders', '?')} orders, {first} to {last}"
+    orders = told.get("labelled_orders")
+    return f"{f'{orders:,}' if isinstance(orders, int) else '?'} orders, {first} to {last}"
 
 
 def written(found: Evaluated, to: Path) -> None:

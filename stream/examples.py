@@ -60,8 +60,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "fraudstream models drift --window 7d",
             "fraudstream models drift risk --archive archive --metrics /var/lib/node_exporter/drift.prom",
         ),
+        "models judge": (
+            "fraudstream models judge --dry-run",
+            "fraudstream models judge --archive archive",
+            "fraudstream models judge --watch --every 30 --challengers-every 3600 --archive archive --json",
+        ),
         "retrain": (
             "fraudstream retrain risk.toml --archive archive --silence-is-legitimate",
+            "fraudstream retrain risk.toml --archive archive --then shadow",
             "fraudstream retrain risk.py --dry-run",
         ),
         "parity": (

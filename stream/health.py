@@ -155,7 +155,8 @@ class Health:
 
 def _is_paused(running: Running) -> bool:
     """Whether orders wait because a person says so, and nothing else is under way."""
-    return running.writer.mailbox.held and running.writer.is_open
+    mailbox = running.writer.mailbox
+    return (mailbox.held or mailbox.draining) and running.writer.is_open
 
 
 class HealthPort:

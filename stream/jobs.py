@@ -646,7 +646,8 @@ class _Run:
     def _evaluate(self, to: Path | None) -> None:
         """Measure what was predicted, on the orders that all predictions are about."""
         from models.report import Scored, evaluated  # noqa: PLC0415 - only where something is measured
-        from stream.evaluating import written  # noqa: PLC0415
+        from models.shapley import mean_shapley  # noqa: PLC0415
+        from stream.evaluating import attributions_of, written  # noqa: PLC0415
 
         scores = self._done.scores
         start = max(each.period.start for each in scores)
@@ -664,12 +665,15 @@ class _Run:
         judged = []
         for model in {each.model.name: each.model for each in scores}.values():
             names = tuple(each.name for each in model.leaves)
+            flat = self._nodes[model.name].model
             judged.append(
                 Scored(
                     model.name,
                     self._score(model, examples),
                     names,
                     partial(self._score_rows, model, names),
+                    None if model.submodels else attributions_of(flat),
+                    None if model.submodels else partial(mean_shapley, flat),
                     learned_from=str(model.trained_on),
                 )
             )

@@ -31,7 +31,7 @@ from stream.decoder import decoder_of
 from stream.explain import Explained, Explanation, explain_recorded, is_explained
 from stream.own_features import catalogue_of
 from stream.past import Made
-from stream.past_desks import Doubt, Models
+from stream.past_desks import ControlPast, Doubt, Models
 from stream.past_road import stood_in
 from stream.ports import Record
 from stream.recorded import Recorded, has_topic, recorded_of, records_of
@@ -257,6 +257,7 @@ class _Teller:
         self._most = most
         self._with_shapley = with_shapley
         self._models = Models(settings)
+        self._control = ControlPast.read(recorded, settings)
         catalogue = catalogue_of(settings)
         self._known = {each.name: each for group in catalogue.groups.values() for each in group}
         self._heard: dict[int, list[tuple[Record, Outcome | OrderEvent]]] = {}
@@ -354,6 +355,8 @@ class _Teller:
         if decision is None or decision.model is None:
             return None, ""
         found = self._models.policy(decision.policy)
+        if isinstance(found, Doubt):
+            found = self._control.policy(decision.policy) or found
         return (None, found.said) if isinstance(found, Doubt) else (found, "")
 
     def _history(

@@ -1,7 +1,7 @@
 """A decision's journey as a person reads it: in a terminal, or as a page of HTML that stands for itself.
 
-Both show the same sections. Ids and texts come from strangers: a terminal takes none as an order, and a page
-shows all of it as text, runs nothing and asks the network for nothing.
+Both show the same sections. Ids and texts come from strangers: a terminal takes none as an order, a page
+shows all of it as text, runs nothing and asks the network for nothing, and no letter is invisible in either.
 """
 
 import json
@@ -48,9 +48,9 @@ def said(journeys: Sequence[Journey]) -> Iterator[str]:
 
 def page(order_id: str, journeys: Sequence[Journey]) -> str:
     """The journeys as one page of HTML."""
-    title = escape(f"The journey of order {order_id}")
+    title = _shown(f"The journey of order {order_id}")
     body = "".join(
-        f"<h1>{escape(_title(journey))}</h1>\n" + "".join(map(_html, _sections(journey)))
+        f"<h1>{_shown(_title(journey))}</h1>\n" + "".join(map(_html, _sections(journey)))
         for journey in journeys
     )
     return (
@@ -85,13 +85,18 @@ def _lines(section: _Section) -> Iterator[str]:
 
 
 def _html(section: _Section) -> str:
-    head = "".join(f"<th>{escape(each)}</th>" for each in section.head)
+    head = "".join(f"<th>{_shown(each)}</th>" for each in section.head)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in section.rows
+        "<tr>" + "".join(f"<td>{_shown(cell)}</td>" for cell in row) + "</tr>\n" for row in section.rows
     )
     table = f"<table>{f'<tr>{head}</tr>' if head else ''}\n{rows}</table>" if rows else ""
-    notes = "".join(f"<p>{escape(each)}</p>" for each in section.notes)
-    return f"<h2>{escape(section.title)}</h2>\n{table}{notes}\n"
+    notes = "".join(f"<p>{_shown(each)}</p>" for each in section.notes)
+    return f"<h2>{_shown(section.title)}</h2>\n{table}{notes}\n"
+
+
+def _shown(text: str) -> str:
+    # a page is looked at with `less` too, and a letter that turns the line around lies in a browser as well
+    return escape(plain(text))
 
 
 # What is told -------------------------------------------------------------------------------------

@@ -313,8 +313,7 @@ def evaluate(
         )
     for one, other, measure, by in found.differences:
         typer.echo(
-            f"{one} over {other}: {measure} {by.value:+.4f} ({by.low:+.4f} to {by.high:+.4f}), "
-            f"p {by.p_value:.3f}"
+            f"{one} over {other}: {measure} {by.value:+.4f} ({by.low:+.4f} to {by.high:+.4f}), p {by.p_said}"
         )
     typer.echo(f"report: {to}")
 
@@ -343,6 +342,16 @@ def retrain(
         Path | None,
         typer.Option(metavar="FOLDER", help="Reports, and what is reused [default: learning in home]."),
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stop|shadow",
+            help="What comes after it is published: nothing, or it looks on [default: as the job says].",
+        ),
+    ] = None,
+    who: Annotated[
+        str, typer.Option("--who", metavar="NAME", help="Under which name what was done is kept.")
+    ] = "retrain",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and end.")] = False,
     memory: Annotated[
         str, typer.Option(metavar="2GB", help="Refuse orders that would take more as arrays.")
@@ -354,17 +363,23 @@ def retrain(
 ) -> None:
     """Learn a model anew from the archive, measure it, and publish it when it passes every gate.
 
-    Its report says why it did or did not; exit code 1 when it did not. It never becomes champion by itself.
+    Its report says why it did or did not; exit code 1 when it did not. With --then shadow it is deployed as a
+    challenger, and what came of it is a control record; 'models judge' does the rest (docs/loop.md).
     """
+    from dataclasses import replace
     from datetime import UTC, datetime
 
+    from stream.control import in_force
     from stream.jobs import Evaluate, Learn, Past, Predict, Register
     from stream.registry import registry_with_features
-    from stream.retrain import moved, read_job
+    from stream.retrain import into_shadow, moved, read_job
     from stream.retrain import retrain as retrained
 
     settings = settings_of(asked)
     read = read_job(job)
+    if then not in {None, "stop", "shadow"}:
+        raise typer.BadParameter(f"'{then}' is neither stop nor shadow", param_hint="--then")
+    read = replace(read, then=then or read.then)
     where = settings.home / "learning" if folder is None else folder
     past = Past(
         settings,
@@ -383,6 +398,8 @@ def retrain(
         typer.echo(chain.plan(past, where / "cache"))
         return
     with ends_plainly():
+        if read.then == "shadow":
+            in_force(settings)  # whoever can't be told is not learned for
         done = retrained(
             read,
             past,
@@ -392,13 +409,16 @@ def retrain(
             memory=_bytes(memory, "--memory"),
             told=_tell,
         )
+        put = into_shadow(done, settings, registry, who=who) if read.then == "shadow" else None
     if as_json:
-        typer.echo(json.dumps(done.as_json()))
+        typer.echo(json.dumps(done.as_json() | {"deployed": None if put is None else put.offset}))
     else:
         typer.echo(f"learned from {done.trained_on}, measured on {done.tested_on}")
         for each in done.gates:
             typer.echo(f"  {'passed' if each.passed else 'FAILED'}  {each.name}: {each.said}")
         typer.echo(done.why)
+        if put is not None:
+            typer.echo(str(put))
         typer.echo(f"report: {done.report}")
     if not done.published:
         raise typer.Exit(1)

@@ -331,11 +331,14 @@ class Merge:
 
     # --- taking ----------------------------------------------------------------------------------
 
-    def take(self, now: float, room: Room) -> list[Record]:
-        """The records that come next, as many as there is room for; `put_back` what then was not taken."""
+    def take(self, now: float, room: Room, *, only_stages: bool = False) -> list[Record]:
+        """The records that come next, as many as there is room for; `put_back` what then was not taken.
+
+        `only_stages`: those of the first group, an order's home, stay where they are.
+        """
         self._taken = []
         left = _Left(room)
-        for group in reversed(self._groups):
+        for group in reversed(self._groups[1:] if only_stages else self._groups):
             if not self._take_of(group, now, left):
                 break
         return [held.record for _, held in self._taken]

@@ -25,6 +25,7 @@ from features.decode import REJECTION_CODES
 from models.policy import Action
 from stream.answers import ORDER_ARRIVED_AT, SHADOW
 from stream.desk import KINDS, ScoringDesk
+from stream.drift_gauges import DriftGauges, DriftNow
 from stream.hot import HotKeys
 from stream.ports import (
     NO_POSITIONS,
@@ -201,6 +202,25 @@ METRICS: Final = (
     MetricDescription(
         "fraudstream_reject_share_limit", "gauge", (),
         "The setting `reject_share`: the worker stops above it; 0 never stops.",
+    ),
+    MetricDescription(
+        "fraudstream_model_orders", "gauge", ("model",),
+        "Orders of this worker that a model, `name@version`, said something of in its newest whole window of "
+        "`drift_window_hours`, by when orders were placed; challengers too. This and the next three come "
+        "once a model has had a whole window with 500 orders since the worker started.",
+    ),
+    MetricDescription(
+        "fraudstream_model_score_mean", "gauge", ("model",),
+        "The mean probability of fraud in that window.",
+    ),
+    MetricDescription(
+        "fraudstream_model_score_stability", "gauge", ("model",),
+        "The population stability index of the probability, that window against the first since the worker "
+        "started; above 0.25 they are hardly of one kind.",
+    ),
+    MetricDescription(
+        "fraudstream_model_missing_share", "gauge", ("model", "feature"),
+        "The share of that window's orders of which a feature was unknown; those always known left out.",
     ),
     MetricDescription(
         "fraudstream_info", "gauge", ("version", "model", "model_version", "model_digest", "policy"),
@@ -454,6 +474,8 @@ class Running:
     """The end of an input as the consumer saw it with its last fetch; None while it can't tell."""
     identity: Callable[[], Mapping[str, str]]
     """What decides: the labels of `fraudstream_info`."""
+    drift: DriftGauges | None = None
+    """What models say, by windows; None where nobody counts it."""
 
 
 class Standing(NamedTuple):
@@ -500,6 +522,7 @@ class _WorkerCollector(Collector):
             yield from self._of_counts(running)
             yield from self._of_state(running)
             yield from self._of_keys(running)
+            yield from _of_drift({} if running.drift is None else dict(running.drift.now()))
 
     def _of_health(self) -> Iterator[Metric]:
         standing = self._standing()
@@ -584,6 +607,19 @@ class _WorkerCollector(Collector):
             "fraudstream_hottest_key_share",
             {(topic, str(number)): share for (topic, number), share in shares.items() if number in opened},
         )
+
+
+def _of_drift(now: Mapping[str, DriftNow]) -> Iterator[Metric]:
+    yield _many("fraudstream_model_orders", {(model,): each.orders for model, each in now.items()})
+    yield _many("fraudstream_model_score_mean", {(model,): each.mean for model, each in now.items()})
+    yield _many(
+        "fraudstream_model_score_stability",
+        {(model,): each.stability for model, each in now.items() if each.stability is not None},
+    )
+    yield _many(
+        "fraudstream_model_missing_share",
+        {(model, name): share for model, each in now.items() for name, share in each.missing.items()},
+    )
 
 
 def _one(name: str, value: float) -> Metric:

@@ -1,4 +1,4 @@
-"""Which published versions nothing needs any more: no alias, no decision, no other model."""
+"""Which published versions nothing needs any more: no alias, no service, no decision, no other model."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -8,11 +8,12 @@ import msgspec
 
 from models.errors import RegistryError
 from models.registry import Entry
-from stream.ports import Record
-from stream.recorded import Recorded
+from stream.control import ControlState, event_of
+from stream.ports import TP, Record, Refused
+from stream.recorded import Recorded, records_of
 from stream.settings import Settings
 
-__all__ = ["Judged", "judged", "named_in_decisions"]
+__all__ = ["Judged", "has_lost_decisions", "judged", "named_in_control", "named_in_decisions"]
 
 
 class _Ref(msgspec.Struct):
@@ -40,13 +41,13 @@ def judged(
     decided: Collection[str],
     pinned: str,
     kept_since: date,
-    served: Collection[str] = (),
+    served: Mapping[str, str],
 ) -> tuple[Judged, ...]:
     """Each version and whether it stays; those that may go come last, each before its submodels.
 
     `decided` are the `name@version` that decisions name, `pinned` the one in the setting model, `served`
-    those in service and those that a rollback leads back to; versions trained on or after `kept_since` stay
-    too. Raises RegistryError where a manifest can't be believed, because it would not say whose submodels it
+    those that control names, and for what each is needed; versions trained on or after `kept_since` stay too.
+    Raises RegistryError where a manifest can't be believed, because it would not say whose submodels it
     needs.
     """
     for entry in entries:
@@ -58,7 +59,7 @@ def judged(
     kept = {
         entry.said: why
         for entry in entries
-        if (why := _kept_for(entry, decided, pinned, kept_since) or _in_service(entry, served))
+        if (why := _kept_for(entry, decided, pinned, kept_since) or served.get(entry.said, ""))
     }
     parents = {entry.said: entry.manifest.parents for entry in entries if entry.manifest is not None}
     asked = list(kept)
@@ -71,10 +72,6 @@ def judged(
     stay = [Judged(entry, kept[entry.said]) for entry in entries if entry.said in kept]
     go = {entry.said: Judged(entry, "") for entry in entries if entry.said not in kept}
     return (*stay, *(go[each] for each in _children_first({said: parents[said] for said in go})))
-
-
-def _in_service(entry: Entry, served: Collection[str]) -> str:
-    return "in service, or what a rollback leads back to" if entry.said in served else ""
 
 
 def _kept_for(entry: Entry, decided: Collection[str], pinned: str, kept_since: date) -> str:
@@ -99,25 +96,64 @@ def _children_first(parents: Mapping[str, Sequence[str]]) -> Iterator[str]:
             del left[each]
 
 
+def named_in_control(settings: Settings, recorded: Recorded, since: datetime) -> Mapping[str, str]:
+    """By `name@version` why what control says needs a model: of each group that the topic speaks of.
+
+    Needed is what is in service, what a rollback leads back to, and what was in service at any time since an
+    instant: decisions of then are decided again by it, and retention may have taken them out of the topics
+    whose archive has them. Raises Refused where a record can't be followed, for it may have put any model
+    into service; TopicError, Unreachable.
+    """
+    topic = settings.topics.control
+    recorded.partitions(topic)  # a missing topic is told, and not taken for one that says nothing
+    records = list(records_of(recorded, (topic, 0), *recorded.bounds((topic, 0))))
+    groups = {event.record.group for record in records if (event := event_of(record)) is not None}
+    found: dict[str, str] = {}
+    for group in sorted(groups - {None} | {settings.group}, key=str):
+        state = ControlState(str(group))
+        for record in records:
+            before, state = state.service, state.after(record)
+            if state.service is not before and not _is_before(record, since):
+                found |= {each.said: f"in service since {since:%Y-%m-%d}" for each in before.served}
+        if state.refusal:
+            raise Refused(f"{state.refusal}; until then nobody knows which models are needed")
+        found |= {each.said: "what a rollback leads back to" for each in state.service.past}
+        found |= {each.said: "in service" for each in state.service.served}
+    return found
+
+
 def named_in_decisions(settings: Settings, recorded: Recorded, since: datetime) -> frozenset[str]:
     """The `name@version` of every model that decisions since an instant name, shadow decisions too.
 
     Raises TopicError, Unreachable.
     """
     found: set[str] = set()
-    for topic in (settings.topics.decisions, settings.topics.decisions_shadow):
-        for partition in range(recorded.partitions(topic)):
-            low, end = recorded.bounds((topic, partition))
-            if low < end:
-                for chunk in recorded.read((topic, partition), low, end):
-                    found |= _named(chunk, int(since.timestamp() * 1000))
+    for tp in _of_decisions(settings, recorded):
+        low, end = recorded.bounds(tp)
+        if low < end:
+            for chunk in recorded.read(tp, low, end):
+                found |= _named(chunk, since)
     return frozenset(found)
 
 
-def _named(chunk: Iterable[Record], since: int) -> set[str]:
+def has_lost_decisions(settings: Settings, recorded: Recorded) -> bool:
+    """Whether decisions were made that are no longer there, so that nobody can ask which models they name."""
+    return any(recorded.bounds(tp)[0] > 0 for tp in _of_decisions(settings, recorded))
+
+
+def _of_decisions(settings: Settings, recorded: Recorded) -> Iterator[TP]:
+    for topic in (settings.topics.decisions, settings.topics.decisions_shadow):
+        yield from ((topic, partition) for partition in range(recorded.partitions(topic)))
+
+
+def _is_before(record: Record, since: datetime) -> bool:
+    return 0 <= record.timestamp < int(since.timestamp() * 1000)  # an unknown time may be a recent one
+
+
+def _named(chunk: Iterable[Record], since: datetime) -> set[str]:
     found = set()
     for record in chunk:
-        if 0 <= record.timestamp < since or record.value is None:  # an unknown time may be a recent one
+        if record.value is None or _is_before(record, since):
             continue
         try:
             model = _decided(record.value).model

@@ -1,6 +1,7 @@
 """The command `fraudstream models`: what is published, what it is, whether it is sound, how it travels."""
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from stream.plainly import plain, said_plainly, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from models.policy import Policy
     from models.registry import Entry, Registry
@@ -379,13 +380,20 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
         int, typer.Option("--keep", metavar="DAYS", min=0, help="What was trained since stays.")
     ] = 30,
     decided_days: Annotated[
-        int, typer.Option("--decided", metavar="DAYS", min=1, help="What decided since stays.")
+        int,
+        typer.Option(
+            "--decided", metavar="DAYS", min=1, help="What decided, or was in service, since stays."
+        ),
     ] = 400,
     archive: Annotated[
         str | None, typer.Option(metavar="PLACE", help="Look for decisions in an archive as well.")
     ] = None,
     ignore_decisions: Annotated[
-        bool, typer.Option("--ignore-decisions", help="Don't ask which models decided: there is no Kafka.")
+        bool,
+        typer.Option(
+            "--ignore-decisions",
+            help="Don't ask which models decided, nor which are in service: there is no Kafka.",
+        ),
     ] = False,
     leftovers: Annotated[
         bool,
@@ -395,11 +403,11 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
 ) -> None:
     """Delete the versions that nothing needs: dry run unless --yes.
 
-    Kept are champions, what is in service, what the setting model names, what recent decisions name, what was
-    trained lately, and every submodel of what is kept. A decision whose model is gone can't be verified
-    again.
+    Kept are champions, what is in service or was lately, what a rollback leads back to, what the setting
+    model names, what recent decisions name, what was trained lately, and every submodel of what is kept. A
+    decision whose model is gone can't be verified again.
     """
-    from stream.model_gc import judged, named_in_decisions
+    from stream.model_gc import has_lost_decisions, judged, named_in_control, named_in_decisions
     from stream.recorded import recorded_of
     from stream.registry import registry_of
 
@@ -407,18 +415,20 @@ def models_gc(  # noqa: PLR0917 (typer gives them by name)
     registry = registry_of(settings)
     now = datetime.now(UTC)
     decided: frozenset[str] = frozenset()
-    served: frozenset[str] = frozenset()
-    if not ignore_decisions:
-        from stream.control import in_force
-
-        service = in_force(settings).service
-        served = frozenset(each.said for each in (*service.served, *service.past))
-    for place in () if ignore_decisions else {None, archive}:
-        recorded = recorded_of(settings, place)
-        try:
-            decided |= named_in_decisions(settings, recorded, now - timedelta(days=decided_days))
-        finally:
-            recorded.close()
+    served: Mapping[str, str] = {}
+    since = now - timedelta(days=decided_days)
+    for place in () if ignore_decisions else dict.fromkeys([archive, None]):
+        with closing(recorded_of(settings, place)) as recorded:
+            decided |= named_in_decisions(settings, recorded, since)
+            if place is None:
+                # last, because decisions take long to read and somebody may move a model meanwhile
+                served = named_in_control(settings, recorded, since)
+                if archive is None and has_lost_decisions(settings, recorded):
+                    typer.echo(
+                        "fraudstream: the topics no longer have every decision; name the archive that has "
+                        "the others: --archive PLACE",
+                        err=True,
+                    )
     found = judged(
         list(registry.entries()),
         decided=decided,

@@ -154,6 +154,8 @@ class Panel:
     ) -> None:
         """`scorer` and `policy` are of the model that the settings name, None where it can't be had."""
         self._service = service = NOBODY if models is None else service
+        self.is_moved = service.since > 0
+        """Whether it is of a service, so that all workers are to have the same models."""
         self._asks = service.asks
         self._benches: dict[tuple[str | None, str | None, str | None, int], Bench] = {}
         self._lineups: dict[tuple[str | None, str | None, str | None], Lineup] = {}
@@ -165,6 +167,8 @@ class Panel:
         """By which a decision that no model made is named."""
         self._killed = None if service.kill is None else _KILLED[service.kill]
         seats = list(_seats(service, scorer, settings_policy, models))
+        self.lacks = sum(not seat.is_known for seat in seats)
+        """Of how many models nothing is known here, so that they decide nothing."""
         union: dict[str, tuple[str, Feature]] = {}
         """By declaration: what a feature is called here, and the feature."""
         for seat in seats:
@@ -177,7 +181,7 @@ class Panel:
                 policy=seat.policy,
                 names=[feature.name for feature in seat.features],
                 places=_places(seat.features, place),
-                is_guarded=service.since > 0,
+                is_guarded=self.is_moved,
             )
             for seat in seats
         }
@@ -240,6 +244,8 @@ class _Seat(NamedTuple):
     features: Sequence[Feature]
     ref: ModelRef
     policy: Policy
+    is_known: bool = True
+    """Whether it is known what it asks."""
 
 
 def _seats(service: Service, scorer: Scorer | None, policy: Policy, models: Models | None) -> Iterator[_Seat]:
@@ -252,7 +258,7 @@ def _seats(service: Service, scorer: Scorer | None, policy: Policy, models: Mode
         if service.kill is None or (service.kill, each.role) == ("fallback", "fallback"):
             features = models.features(each)
             scorer_of = partial(models.scorer, each) if features is not None else lambda: None
-            yield _Seat(each, scorer_of, features or (), each.ref, each.policy)
+            yield _Seat(each, scorer_of, features or (), each.ref, each.policy, features is not None)
 
 
 def _join(union: dict[str, tuple[str, Feature]], features: Iterable[Feature]) -> None:
@@ -301,13 +307,26 @@ class Panels:
         known = self._made.get(service.since)
         if known is not None and (known[0] is service or known[0] == service):
             return known[1]
-        panel = Panel(
+        return self._keep(service, self._new(service))
+
+    def renew(self, service: Service) -> bool:
+        """Make a panel again that lacks models, and keep it if it lacks fewer now; whether it does."""
+        panel = self._new(service)
+        if panel.lacks >= self.of(service).lacks:
+            return False
+        self._keep(service, panel)
+        return True
+
+    def _new(self, service: Service) -> Panel:
+        return Panel(
             service,
             scorer=self._scorer,
             policy=self._policy,
             models=self._models,
             entities=self._entities,
         )
+
+    def _keep(self, service: Service, panel: Panel) -> Panel:
         kept = list(self._made.items())[1 - _PANELS_KEPT :]
         self._made = {**dict(kept), service.since: (service, panel)}  # anew: others may be reading it
         return panel

@@ -1,7 +1,8 @@
 """The features of a model that are computed at one place of the road, and where they stand among all."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from math import nan
+from typing import Final, cast
 
 from features.define import Feature
 from features.events import Order
@@ -9,7 +10,10 @@ from features.fast import Told
 from features.history import History
 from features.plan import Plan
 
-__all__ = ["Part"]
+__all__ = ["UNHEARD", "Part"]
+
+UNHEARD: Final = nan
+"""Stands on the road for a value that no worker computed; no feature is ever this."""
 
 
 class Part:
@@ -66,7 +70,12 @@ class Part:
         for at, value in zip(self._places, own, strict=True):
             values[at] = value
 
-    def taken_over(self, names: str, values: Sequence[float | None]) -> list[float | None]:
-        """The values that a worker with another model computed, as far as ours asks for them too."""
-        theirs = dict(zip(names.split("\n"), values, strict=True))
-        return [theirs.get(name) for name in self._all_names]
+    def taken_over(
+        self, names: str, values: Sequence[float | None], unheard: float | None = None
+    ) -> list[float | None]:
+        """The values that a worker with other models computed, as far as ours ask for them too.
+
+        The rest is `unheard`.
+        """
+        theirs = dict(zip(names.split("\n") if names else (), values, strict=True))
+        return [theirs.get(name, unheard) for name in self._all_names]

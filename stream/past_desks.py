@@ -165,6 +165,11 @@ class ControlPast:
         low, end = recorded.bounds(tp)
         return cls(settings.group, list(records_of(recorded, tp, low, end)), low, recorded.gaps(tp))
 
+    def policy(self, digest: str) -> Policy | None:
+        """The thresholds of this digest, where a model was ever in service with them."""
+        served = (each for service in self._states[-1].services for each in service.served)
+        return next((each.policy for each in served if each.policy.digest == digest), None)
+
     def at(self, offset: int) -> ControlState | Doubt:
         """The state after the records before the offset, or why it can't be told."""
         place = bisect_right(self._offsets, offset) - 1

@@ -62,7 +62,8 @@ def at_ms(ms: int) -> str:
 
 def refuse(message: object) -> NoReturn:
     """One line on stderr, and exit code 1."""
-    typer.echo(f"fraudstream: {message}", err=True)
+    told = "\n".join(map(plain, str(message).split("\n")))  # it may quote what anyone has written
+    typer.echo(f"fraudstream: {told}", err=True)
     raise typer.Exit(1)
 
 

@@ -10,31 +10,40 @@ Where the new settings turn entities on, the orders go through their stages in m
 partitions by arrival, because a device's orders come from many. So a transaction is about several partitions,
 and they are served together or not at all.
 
-Why it is safe to switch while this runs is in docs/decisions/0015-state-is-rebuilt-beside-the-workers.md.
+Where orders go through stages already, rows made from what came in at home hold the orders that are still on
+their way too. So they are served only from a moment at which nothing was.
+
+Why it is safe to switch while this runs is in docs/decisions/0015-state-is-rebuilt-beside-the-workers.md, and
+in 0022-stages-are-rebuilt-where-nothing-is-on-its-way.md.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, cast
+from uuid import UUID
+
+import msgspec
 
 from features.define import Feature
-from features.revisions import Revisions
+from features.revisions import Revision, Revisions
 from models.policy import Policy
 from models.scorer import Scored, Scorer
 from stream.anew import Anew
+from stream.answers import keep_few_whole
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk
 from stream.errors import Refusal
 from stream.kafka import KafkaCluster, RealClock, once_it_answers
-from stream.keeping import ORDER
+from stream.keeping import ORDER, PASSED, order_key
 from stream.last import last_with
+from stream.passed import Passed
 from stream.ports import (
     TP,
     LocalPosition,
@@ -44,7 +53,7 @@ from stream.ports import (
     Record,
     TransactionError,
 )
-from stream.recorded import Recorded
+from stream.recorded import Recorded, has_topic
 from stream.replay import in_recorded_order
 from stream.settings import Settings
 from stream.store import RocksStore
@@ -69,6 +78,7 @@ _TOLD_WITHIN_S: Final = 10.0
 """How long after its producer was ended a rebuild waits to be told by whom."""
 
 Told = Callable[["Progress"], None]
+_Rows = dict[int, dict[bytes, bytes | None]]
 
 
 class RebuildError(Refusal):
@@ -114,6 +124,23 @@ class _Partition:
     is_ready: bool
     after: int
     """Behind the last record of ours in the new changelog."""
+    stages: dict[str, int] = field(default_factory=dict)
+    """How far the stages were taken that made the old rows."""
+
+
+class _Home(msgspec.Struct):
+    partition: int
+
+
+class _Kept(msgspec.Struct):
+    """What a decision says of where it belongs."""
+
+    decision_id: UUID
+    source: _Home
+    repeat_of: UUID | None = None
+
+
+_kept = msgspec.json.Decoder(_Kept).decode
 
 
 class _NobodyScores:
@@ -175,6 +202,7 @@ class Rebuild:
         # what an earlier run left open ends here, and so does that run if it still goes on
         self._producer: Producer = once_it_answers(self._cluster.producer, rebuilds(self._target))
         self._partitions = [self._opened(number) for number in range(partitions[source])]
+        self._passed_before = self._stages_before()
         self._check_stages()
 
     def close(self) -> None:
@@ -263,22 +291,34 @@ class Rebuild:
             self._store.write(number, {}, local)
         return partition
 
+    def _stages_before(self) -> tuple[str, ...]:
+        """The topics of the stages that made the old rows."""
+        at_home, stages = self._settings.roads[0], dict[str, None]()
+        for partition in self._partitions:
+            position = _position(self._cluster, (self._source, partition.number), self._settings.group, {})
+            if position is not None:
+                partition.stages = {
+                    topic: at
+                    for topic, at in position.inputs.items()
+                    # of one that was turned off and deleted, the position stays
+                    if topic not in at_home and has_topic(self._recorded, topic)
+                }
+                stages |= dict.fromkeys(partition.stages)
+        return tuple(stages)
+
     def _check_stages(self) -> None:
-        """Refuse stages that made the old rows, and those whose topics have something from before.
+        """Refuse what can't be made anew, and stages whose topics have something that nobody has taken.
 
         Workers would take it once more.
         """
-        at_home = self._settings.roads[0]
-        for partition in self._partitions:
-            position = _position(self._cluster, (self._source, partition.number), self._settings.group, {})
-            if position is not None and (stages := [each for each in position.inputs if each not in at_home]):
-                raise RebuildError(
-                    f"workers with '{self._source}' have orders go through {', '.join(stages)}: this version "
-                    "turns entities on where there were none, and can't make rows anew that stages made; "
-                    "begin with another group and changelog, and publish the past as history"
-                )
+        before = self._passed_before
+        if before and not self._settings.stages:
+            raise RebuildError(
+                f"workers with '{self._source}' have orders go through {', '.join(before)}, and these "
+                "settings have no entities: the last can't be turned off, keep one in FRAUDSTREAM_ENTITIES"
+            )
         for topic in self._settings.stages.values():
-            for partition in self._partitions:
+            for partition in self._partitions if topic not in before else ():
                 low, high = once_it_answers(self._cluster.bounds, (topic, partition.number), stable=True)
                 if low < high:
                     raise RebuildError(
@@ -290,26 +330,83 @@ class Rebuild:
 
     def _catch_up(self, told: Told) -> Rebuilt:
         """Bring every partition to where the old changelog is now."""
+        source = [(self._source, each.number) for each in self._partitions]
+        # before positions are read: what a stage has decided by now is about orders that these have
+        stable = {tp[1]: once_it_answers(self._cluster.bounds, tp, stable=True) for tp in source}
+        ends = {number: end for number, (_, end) in stable.items()}
+        if self._passed_before:
+            # open transactions included, which are waited for: a stage may have what one of them sent
+            ends = {tp[1]: once_it_answers(self._cluster.bounds, tp)[1] for tp in source}
         goals: dict[int, Position] = {}
         spans: dict[int, tuple[int, int]] = {}
         for partition in self._partitions:
             number = partition.number
             self._check_ours(partition)
-            tp = (self._source, number)
-            low, high = once_it_answers(self._cluster.bounds, tp, stable=True)
-            if partition.is_ready and partition.copied >= high:
+            low, decided = stable[number]
+            if partition.copied >= ends[number] and (partition.is_ready or self._passed_before):
                 continue
-            found = _last_position(self._cluster, tp, low, high)
+            found = _last_position(self._cluster, (self._source, number), low, ends[number])
             if found is not None:
                 goals[number] = decode_position(found, self._settings.group, self._logs)
-                spans[number] = max(low, partition.copied), high
-            elif any(True for _ in _chunks(self._cluster, tp, low, high)):
+                spans[number] = max(low, partition.copied), decided
+            elif any(True for _ in _chunks(self._cluster, (self._source, number), low, ends[number])):
                 raise RebuildError(
                     f"{self._source}/{number} has rows and no position; name the changelog that workers use"
                 )
+            else:
+                partition.copied = ends[number]
+        if self._passed_before and goals:
+            for partition in self._partitions:
+                partition.is_ready = False  # an order of one changes rows of the others
         orders = self._remember(goals, told) if goals else 0
         keys = sum(self._copy(self._partitions[number], *span, told) for number, span in spans.items())
+        if self._passed_before:
+            self._settle(ends)
         return Rebuilt(orders, keys)
+
+    def _settle(self, ends: Mapping[int, int]) -> None:
+        """Let workers go on from here if nothing is on its way between stages.
+
+        `ends` are those of the old changelog that this round has come to. Where these have not changed
+        since, no worker has taken anything in between; so whatever was sent by then lies in the topics of the
+        stages, be it committed yet or not.
+        """
+        if all(each.is_ready for each in self._partitions):
+            return
+        if any(each.copied < ends[each.number] for each in self._partitions) or self._are_on_their_way():
+            return
+        for number, end in ends.items():
+            if once_it_answers(self._cluster.bounds, (self._source, number))[1] != end:
+                return
+        for partition in self._partitions:
+            partition.is_ready = True
+        # at once: one alone says nothing
+        self._commit({each.number: {} for each in self._partitions})
+
+    def _are_on_their_way(self) -> bool:
+        """Whether something was sent to a stage that made the old rows, and not taken there."""
+        for topic in self._passed_before:
+            for partition in self._partitions:
+                tp = (topic, partition.number)
+                low, high = once_it_answers(self._cluster.bounds, tp)
+                taken = max(low, partition.stages.get(topic, 0))
+                try:
+                    # nothing but markers and what was aborted
+                    if any(True for _ in self._cluster.read(tp, taken, high)):
+                        return True
+                except NotStable:
+                    return True
+        return False
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether nothing was on its way between stages where the new changelog stands."""
+        return not self._passed_before or all(each.is_ready for each in self._partitions)
+
+    @property
+    def awaits_settling(self) -> bool:
+        """Whether orders have to come to the end of their road before the switch."""
+        return bool(self._passed_before)
 
     def _check_ours(self, partition: _Partition) -> None:
         """Raise TakenOver where a worker wrote behind us, as it does when it opens the partition.
@@ -350,14 +447,16 @@ class Rebuild:
         for number, goal in goals.items():
             partition = self._partitions[number]
             # behind the markers after the last record
-            partition.inputs.update(goal.inputs)
+            inputs, before = goal.inputs, self._passed_before
+            partition.inputs.update({topic: at for topic, at in inputs.items() if topic in self._logs})
+            partition.stages = {topic: at for topic, at in inputs.items() if topic in before}
             partition.watermark = goal.watermark if goal.watermark is not None else partition.watermark
         return orders
 
     def _spans(self, goals: Mapping[int, Position]) -> list[tuple[TP, tuple[int, int]]]:
         """What is to be read, in the order that counts where records arrived at the same time."""
         spans: list[tuple[TP, tuple[int, int]]] = []
-        for topic in (topic for road in self._settings.roads for topic in road):
+        for topic in self._settings.roads[0]:
             for number, goal in goals.items():
                 if (end := goal.inputs.get(topic)) is None:
                     continue
@@ -372,31 +471,60 @@ class Rebuild:
         return spans
 
     def _copy(self, partition: _Partition, begin: int, end: int, told: Told) -> int:
-        """Copy what was decided about each order; after they are remembered, or none would be new."""
-        keys: dict[bytes, bytes | None] = {}
-        copied, partition.is_ready = 0, False
-        for chunk in _chunks(self._cluster, (self._source, partition.number), begin, end):
-            for record in chunk:
-                if record.key is not None and record.key.startswith(ORDER):
-                    keys[record.key] = self._decided(partition.number, record.key, record.value)
-            told(Progress(partition.number, 0, 0, chunk[-1].offset + 1 - begin, end - begin))
-            if len(keys) >= _KEYS:
-                copied += len(keys)
-                partition.copied = chunk[-1].offset + 1
-                self._commit({partition.number: keys})
-                keys = {}
-        partition.copied, partition.is_ready = end, True
-        self._commit({partition.number: keys})
-        return copied + len(keys)
+        """Copy what was decided about each order; after they are remembered, or none would be new.
 
-    def _decided(self, number: int, key: bytes, old: bytes | None) -> bytes | None:
+        What the last stage has kept goes to the order's home, which answers resends: the last stage is
+        another one now, or its rows are.
+        """
+        number = partition.number
+        rows: _Rows = {number: {}}
+        copied, partition.is_ready = 0, False
+        for chunk in _chunks(self._cluster, (self._source, number), begin, end):
+            for record in chunk:
+                if record.key is None:
+                    continue
+                if record.key.startswith(ORDER):
+                    rows[number][record.key] = self._decided(number, record.key, record.value, rows)
+                elif record.key.startswith(PASSED) and record.value is not None:
+                    self._bring_home(record.key, Passed.decode(record.value).seen, rows)
+            told(Progress(number, 0, 0, chunk[-1].offset + 1 - begin, end - begin))
+            if (keys := sum(map(len, rows.values()))) >= _KEYS:
+                copied += keys
+                partition.copied = chunk[-1].offset + 1
+                self._commit(rows)
+                rows = {number: {}}
+        partition.copied, partition.is_ready = max(begin, end), not self._passed_before
+        self._commit(rows)
+        return copied + sum(map(len, rows.values()))
+
+    def _decided(self, number: int, key: bytes, old: bytes | None, rows: _Rows) -> bytes | None:
         """Our memory of an order, with what the old one says was decided; the old one where we have none."""
-        ours = self._store.recall(number, key)
+        ours = self._kept(number, key, rows)
         if ours is None or old is None:
             return old
         known = Revisions.decode(ours)
         known.decided_as(Revisions.decode(old))
         return known.encode()
+
+    def _bring_home(self, key: bytes, decided: Sequence[Revision], rows: _Rows) -> None:
+        """Keep what a stage has decided about an order where it came in, if it is known there."""
+        at = order_key(key[len(PASSED) + 1 :].decode())
+        for each in decided:
+            try:
+                told = _kept(each.decision)
+            except msgspec.DecodeError:
+                continue  # it was named, and never made
+            number = told.source.partition
+            if (ours := self._kept(number, at, rows)) is None:
+                continue  # forgotten at home: who sends it again sends a new order
+            known = Revisions.decode(ours)
+            known.decided_elsewhere(each, (told.repeat_of or told.decision_id).bytes)
+            keep_few_whole(known.seen)
+            rows.setdefault(number, {})[at] = known.encode()
+
+    def _kept(self, number: int, key: bytes, rows: _Rows) -> bytes | None:
+        here = rows.get(number, {})
+        return here[key] if key in here else self._store.recall(number, key)
 
     def _commit(self, rows: Mapping[int, Mapping[bytes, bytes | None]]) -> None:
         """One transaction: rows by partition and how far each goes; then the local rows."""
@@ -479,13 +607,15 @@ def drop(settings: Settings, source: str) -> None:
             )
             if old is None:
                 continue
-            if new is None or any(new.inputs.get(topic, -1) < at for topic, at in old.inputs.items()):
+            # a stage that was turned off has no position any more
+            inputs = {topic: at for topic, at in old.inputs.items() if topic in logs}
+            if new is None or any(new.inputs.get(topic, -1) < at for topic, at in inputs.items()):
                 raise RebuildError(
                     f"'{source}' has come further than '{settings.topics.changelog}' in partition {number}: "
                     "workers still use it, and nothing is deleted"
                 )
             # a stage that is new has a position from the start
-            came = any(new.inputs.get(topic) != at for topic, at in old.inputs.items())
+            came = any(new.inputs.get(topic) != at for topic, at in inputs.items())
             further += new.rebuilding is None and came
     if not further:
         raise RebuildError(

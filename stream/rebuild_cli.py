@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 
 import typer
 
+from stream.control import in_force
 from stream.rebuild import Progress, Rebuild, RebuildError, TakenOver, forget_local
 from stream.recorded import EarlierThenLater, Recorded, TopicsRecorded
 from stream.settings import Settings
@@ -32,16 +33,23 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
         if archive is not None:
             recorded = EarlierThenLater(_of_the_same_topics(settings, archive), recorded)
         rebuild = stack.enter_context(closing(Rebuild(settings, source, recorded)))
-        told = False
+        told = told_in_pause = has_said_to_drain = False
         try:
             while not ended:
                 done = rebuild.round(_Shown())
                 left = sum(rebuild.behind.values())
-                if not told and not left:
-                    _complete(target, rebuild.workers, once=once, as_json=as_json)
+                is_complete = not left and rebuild.has_settled
+                # where orders go through stages it comes and goes, and stays in a pause: said then once more
+                in_pause = is_complete and rebuild.awaits_settling and in_force(settings).paused
+                if is_complete and (not told or (in_pause and not told_in_pause)):
+                    _complete(rebuild, target, once=once, as_json=as_json)
                     told = True
+                told_in_pause = in_pause
                 if once:
                     break
+                if rebuild.awaits_settling and not is_complete and not has_said_to_drain:
+                    _drain(target, as_json=as_json)
+                    has_said_to_drain = True
                 if not done.orders:
                     time.sleep(_EVERY_S)
         except TakenOver as over:
@@ -53,7 +61,9 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
         if not told:
             left = sum(rebuild.behind.values())
             words = (
-                f"'{target}' is {left:,} orders behind, and no worker can open it; run this again: it goes on"
+                f"'{target}' is {left:,} orders behind"
+                + ("" if rebuild.has_settled else ", or some are on their way between stages")
+                + ", and no worker can open it; run this again: it goes on"
             )
             typer.echo(json.dumps({"behind": left}) if as_json else words)
             raise typer.Exit(1)
@@ -90,7 +100,20 @@ def _of_the_same_topics(settings: Settings, archive: str) -> Recorded:
     return earlier
 
 
-def _complete(target: str, workers: int, *, once: bool, as_json: bool) -> None:
+def _drain(target: str, *, as_json: bool) -> None:
+    """Say what to do while workers go on: rows may be taken over only where nothing is between stages."""
+    if as_json:
+        typer.echo(json.dumps({"follows": target}))
+    else:
+        typer.echo(
+            f"'{target}' is made, and follows the workers; to switch: run 'fraudstream pause --drain', and "
+            "wait until this says that it is complete"
+        )
+    sys.stdout.flush()
+
+
+def _complete(rebuild: Rebuild, target: str, *, once: bool, as_json: bool) -> None:
+    workers = rebuild.workers
     if as_json:
         typer.echo(json.dumps({"complete": target, "workers": workers}))
         return
@@ -100,6 +123,7 @@ def _complete(target: str, workers: int, *, once: bool, as_json: bool) -> None:
         typer.echo(
             f"to switch: stop the {workers} running worker{'s' * (workers > 1)}, wait a second or two, and "
             "start them with the settings that this command has"
+            + (", then run 'fraudstream resume'" if rebuild.awaits_settling else "")
         )
     sys.stdout.flush()
 

@@ -89,10 +89,15 @@ class TopicsRecorded:
         """Connect; nothing is joined or committed."""
         self._settings = settings
         self._cluster = KafkaCluster(settings, quiet=True)
+        self._partitions: dict[str, int] = {}
+        """Of the topics that were asked for: it is fixed for life, and asking takes tens of milliseconds."""
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has. Raises TopicError where there is no such topic."""
-        return partitions_of(self._settings, topic)[topic]
+        known = self._partitions.get(topic)
+        if known is None:
+            known = self._partitions[topic] = partitions_of(self._settings, topic)[topic]
+        return known
 
     def bounds(self, tp: TP) -> tuple[int, int]:
         """The first offset there is, and the one after the last that no open transaction holds back."""

@@ -24,18 +24,32 @@ from models.model import Model, Period
 from models.registry import Registry
 from models.report import Evaluated
 from models.scorer import Scorer
+from stream.control import append, in_force
+from stream.deploying import Moved, Mover, Who
 from stream.errors import Refusal
 from stream.evaluating import judged_scorer, learned_until, written
 from stream.jobs import Done, Evaluate, Learn, Past, Predict, Register, Scores
 from stream.parity import held_against
 from stream.replay import ReplayError
 from stream.replay_files import replay_to
+from stream.service import RETRAINED
+from stream.settings import Settings
 from stream.topics import TopicError
 from stream.training_set import TrainingSet
 
-__all__ = ["RetrainError", "RetrainJob", "Retrained", "Schedule", "moved", "read_job", "retrain"]
+__all__ = [
+    "RetrainError",
+    "RetrainJob",
+    "Retrained",
+    "Schedule",
+    "into_shadow",
+    "moved",
+    "read_job",
+    "retrain",
+]
 
 _DAY: Final = timedelta(days=1)
+_LONGEST_WHY: Final = 1_900
 
 
 class RetrainError(Refusal):
@@ -71,7 +85,7 @@ class RetrainJob:
     schedule: Schedule
     limits: Limits
     then: str = "stop"
-    """stop, or shadow once workers can."""
+    """What comes after it is published: nothing (stop), or it looks on (shadow)."""
 
 
 def read_job(file: Path) -> RetrainJob:
@@ -168,14 +182,9 @@ def retrain(
 ) -> Retrained:
     """Learn, measure, and publish where every gate lets it through; the report goes to `folder`.
 
-    The champion stays: whoever promotes a model reads the report first. Raises RetrainError for what can't be
-    done yet, before anything is learned, and what reading and learning raise.
+    The champion stays, and `job.then` is left to `into_shadow`. Raises RetrainError, and what reading and
+    learning raise.
     """
-    if job.then == "shadow":
-        raise RetrainError(
-            "no worker scores a second model in shadow yet, so retraining can't go on to it; write then = "
-            '"stop", and promote the published version by hand once its report convinces'
-        )
     trained_on, tested_on = job.schedule.periods(job.model, past.as_of)
     model = moved(job.model, trained_on)
     chain = Learn(model) >> Predict(model, tested_on) >> Evaluate()
@@ -198,10 +207,9 @@ def retrain(
     if found.passed:
         registered = (chain >> Register(registry)).run(past, folder / "cache", at_once=at_once, memory=memory)
         found.published = registered.registered[-1]
-        found.why = (
-            f"published {found.published}: every gate let it through. It is not champion; "
-            f"read the report, then: fraudstream models promote {found.published}"
-        )
+        found.why = f"published {found.published}: every gate let it through. It is not champion"
+        if job.then == "stop":
+            found.why += f"; read the report, then: fraudstream models promote {found.published}"
     else:
         failed = "; ".join(f"{each.name}: {each.said}" for each in found.gates if not each.passed)
         found.why = f"not published: {failed}"
@@ -210,6 +218,33 @@ def retrain(
     written(_noted(evaluation, notes), found.report)
     found.report.with_suffix(".json").write_text(json.dumps(found.as_json(), indent=2) + "\n")
     return found
+
+
+def into_shadow(found: Retrained, settings: Settings, registry: Registry, *, who: str) -> Moved | None:
+    """Record what came of it in the control topic, and have what was published look on beside what decides.
+
+    None where nothing was published, or where that version is in service already: its trial goes on. Raises
+    Refused where it may not be served, with the cause, which is recorded too; TopicError, Unreachable.
+    """
+    append(
+        settings,
+        RETRAINED,
+        who=who,
+        why=found.why[:_LONGEST_WHY],
+        model=found.model,
+        published=found.published,
+        trained_on=found.trained_on,
+        tested_on=found.tested_on,
+        gates=[{"name": e.name, "passed": e.passed, "said": e.said} for e in found.gates],
+    )
+    if found.published is None:
+        return None
+    if any(each.said == found.published for each in in_force(settings).service.served):
+        return None
+    why = f"learned from {found.trained_on}, and every gate let it through"
+    return Mover(settings, registry, slowest_us=settings.gates.slowest_us).deploy(
+        found.published, Who(who, why)
+    )
 
 
 def _noted(evaluation: Evaluated, notes: list[str]) -> Evaluated:

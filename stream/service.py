@@ -210,24 +210,20 @@ class Lineup(NamedTuple):
     def deciders(self, bucket: int) -> tuple[Served | None, ...]:
         """Who is to decide for a customer in this bucket, and who instead where one can't be used.
 
-        None is the model that the settings name. After the first comes the champion that a canary stands
-        for, then the fallbacks, then the champions of wider scopes.
+        None is the model that the settings name. After a canary comes whoever would decide without it, then
+        the fallbacks, then the champions of wider scopes.
         """
-        first: list[Served] = []
-        wider: list[Served] = []
+        canaries: list[Served] = []
+        champions: list[Served | None] = []
         for canary, champion in self.levels:
-            if not first and canary is not None and bucket < (canary.share or 0):
-                first.append(canary)
-                if champion is not None:
-                    first.append(champion)
-            elif champion is not None:
-                (wider if first else first).append(champion)
-        champions = [champion for _, champion in self.levels if champion is not None]
+            if not canaries and not champions and canary is not None and bucket < (canary.share or 0):
+                canaries.append(canary)
+            if champion is not None:
+                champions.append(champion)
         # the last is of the widest scope: where that is everywhere, the settings' model is out of service
-        settings = () if champions and champions[-1].scope.is_everywhere else (None,)
-        if not first:
-            return (*settings, *self.fallbacks)
-        return (*first, *self.fallbacks, *wider, *settings)
+        if not (champions and champions[-1] is not None and champions[-1].scope.is_everywhere):
+            champions.append(None)
+        return (*canaries, champions[0], *self.fallbacks, *champions[1:])
 
 
 @dataclass(frozen=True, slots=True)

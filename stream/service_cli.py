@@ -1,6 +1,7 @@
 """The commands that move models in service: `fraudstream models deploy` and its like, and `kill-switch`."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.models_cli import Json, models_app
-from stream.plainly import said_plainly, settings_of, who_says_so
+from stream.plainly import plain, said_plainly, settings_of, who_says_so
 
 if TYPE_CHECKING:
     from models.policy import Policy
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from stream.service import Kill, Role, Scope
 
 __all__ = ["kill_app"]
+
+_ANOTHER = re.compile(r",(?=(?:country|channel|merchant)=)")
+"""Where a scope names another value."""
 
 kill_app = typer.Typer(
     no_args_is_help=True, help="Take every decision from the models at once, and give it back."
@@ -36,7 +40,8 @@ For = Annotated[
     typer.Option(
         "--scope",
         metavar="NAME=VALUE",
-        help="Only for these orders: country=DE, channel=web, merchant=m17; repeatable, and all must hold.",
+        help="Only for these orders: country=DE, channel=web, merchant=m17; with commas between or repeated, "
+        "and all must hold.",
         show_default=False,
     ),
 ]
@@ -82,14 +87,15 @@ def models_deploy(  # noqa: PLR0917 (typer gives them by name)
     Checked are its signature, every byte, its features, its golden rows, from what histories it learned and
     how long it takes. What fails is refused with the cause, and service stays as it is.
     """
-    moved = _mover(asked, slowest).deploy(
-        model,
-        _who(who, why),
-        role=_role(role) or "challenger",
-        scope=_scope(scope),
-        share=None if share is None else _share(share),
-        policy=_policy(review_at, decline_at),
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.deploy(
+            model,
+            _who(who, why),
+            role=_role(role) or "challenger",
+            scope=_scope(scope),
+            share=None if share is None else _share(share),
+            policy=_policy(review_at, decline_at),
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -111,9 +117,10 @@ def models_promote(  # noqa: PLR0917 (typer gives them by name)
     NAME alone is the one that looks on, or is on trial, in this scope; else the one that the registry calls
     its champion.
     """
-    moved = _mover(asked, slowest).promote(
-        model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
-    )
+    with _mover(asked, slowest) as mover:
+        moved = mover.promote(
+            model, _who(who, why), scope=_scope(scope), policy=_policy(review_at, decline_at)
+        )
     _tell(moved, as_json=as_json)
 
 
@@ -123,7 +130,9 @@ def models_rollback(  # noqa: PLR0917 (typer gives them by name)
     asked: typer.Context, model: Model, why: Why, scope: For = None, who: By = None, as_json: Json = False
 ) -> None:
     """Take back the champion that is named; the one before it decides again."""
-    _tell(_mover(asked).roll_back(model, _who(who, why), scope=_scope(scope)), as_json=as_json)
+    with _mover(asked) as mover:
+        moved = mover.roll_back(model, _who(who, why), scope=_scope(scope))
+    _tell(moved, as_json=as_json)
 
 
 @models_app.command("retire")
@@ -140,7 +149,8 @@ def models_retire(  # noqa: PLR0917 (typer gives them by name)
     as_json: Json = False,
 ) -> None:
     """Take a model out of service; it stays published."""
-    moved = _mover(asked).retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
+    with _mover(asked) as mover:
+        moved = mover.retire(model, _who(who, why), scope=_scope(scope), role=_role(role))
     _tell(moved, as_json=as_json)
 
 
@@ -158,7 +168,7 @@ def models_service(asked: typer.Context, as_json: Json = False) -> None:
             typer.echo(json.dumps(each.shown()))
         return
     for line in state.service.said():
-        typer.echo(line)
+        typer.echo(plain(line))
     if not state.service.is_for_all:
         others = "every other order" if state.service.served else "every order"
         typer.echo(
@@ -180,7 +190,8 @@ def models_watch(  # noqa: PLR0917 (typer gives them by name)
     ] = None,
     slowest: Slowest = 500.0,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look; files that grow wait.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, max=86_400, help="How often to look; files that grow wait."),
     ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Take what lies there now, and end.")] = False,
     who: By = None,
@@ -195,7 +206,6 @@ def models_watch(  # noqa: PLR0917 (typer gives them by name)
 
     from stream.deploying import Mover
     from stream.model_watch import WatchedFolder
-    from stream.plainly import plain
     from stream.ports import NotStable, Unreachable
     from stream.registry import registry_with_features
 
@@ -210,7 +220,7 @@ def models_watch(  # noqa: PLR0917 (typer gives them by name)
         scope=_scope(scope),
         share=None if share is None else _share(share),
     )
-    is_any_bad = False
+    is_any_bad = has_looked = False
     try:
         while True:
             try:
@@ -222,10 +232,12 @@ def models_watch(  # noqa: PLR0917 (typer gives them by name)
                     else:
                         good = "deployed" if each.models else "REFUSED"
                         typer.echo(f"{good} {plain(each.file.name)}: {plain(each.said)}")
-            except (Unreachable, NotStable) as error:
-                if once:
+                has_looked = True
+            except (Unreachable, NotStable, OSError) as error:
+                # a folder that can't be read at first is a mistake; later it may be a mount that went away
+                if once or (isinstance(error, OSError) and not has_looked):
                     raise
-                typer.echo(f"fraudstream: {error}; trying again", err=True)
+                typer.echo(f"fraudstream: {plain(str(error))}; trying again", err=True)
             if once:
                 break
             time.sleep(every)
@@ -250,55 +262,61 @@ def models_history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every move of a model: what, when, by whom, why; refusals too. Or who was in service at a time."""
+    """Show every move of a model: what, when, by whom, why; or who was in service at a time.
+
+    Beside the moves stand refusals, what retraining came to, and what the judge said of models on trial.
+    """
     from stream.control import history
-    from stream.service import MOVES, NOBODY, REFUSED
+    from stream.service import MOVES, NOBODY, NOTES
 
     service = NOBODY
     until = None if at is None else at.replace(tzinfo=at.tzinfo or UTC)
     count = 0
     for event in history(settings_of(asked)):
         told = event.record
-        if told.kind not in MOVES | {REFUSED} or (until is not None and event.at > until):
+        if told.kind not in MOVES | NOTES or (until is not None and event.at > until):
             continue
-        if told.kind != REFUSED:
+        is_void = False
+        if told.kind in MOVES:
             try:
-                service = service.after(told.kind, told.model_extra or {}, event.offset)
+                moved = service.after(told.kind, told.model_extra or {}, event.offset)
             except ValueError:  # as a worker sees it: no move
                 continue
+            is_void, service = moved is service, moved
         count += 1
         if at is None:
-            typer.echo(json.dumps(event.as_json()) if as_json else _line(event))
+            shown = event.as_json() | ({"void": True} if is_void else {})
+            typer.echo(json.dumps(shown) if as_json else _line(event, is_void=is_void))
     if at is not None and as_json:
-        shown = [each.shown() for each in service.served]
-        typer.echo(json.dumps({"kill_switch": service.kill, "models": shown}))
+        models = [each.shown() for each in service.served]
+        typer.echo(json.dumps({"kill_switch": service.kill, "models": models}))
     elif at is not None:
         for line in service.said():
-            typer.echo(line)
+            typer.echo(plain(line))
         if not service.is_for_all:
             typer.echo("other orders were decided by the model that the workers' settings named")
     elif not (count or as_json):
         typer.echo("no model was moved yet: workers serve the model that their settings name")
 
 
-def _line(event: "ControlEvent") -> str:
+def _line(event: "ControlEvent", *, is_void: bool) -> str:
     """`3  2026-11-22 10:00:00 UTC  model_promoted starter@2026-02-14.3f9c of country=DE by anna: …`."""
-    from stream.plainly import plain
-    from stream.service import KILL_OFF, KILL_ON, REFUSED, Move
+    from stream.service import KILL_OFF, KILL_ON, NOTES, Move
 
     told = event.record
     more = told.model_extra or {}
     what = ""
     if told.kind == KILL_ON:
         what = f" ({more.get('action')})"
-    elif told.kind == REFUSED:
+    elif told.kind in NOTES:
         what = f" {more.get('model')}"
     elif told.kind != KILL_OFF:
         move = Move.model_validate(more)
         put = "to the settings' model" if move.name is None else f"{move.name}@{move.version}"
         where = "" if move.scope.is_everywhere else f" of {move.scope}"
         before = "" if move.replaces in {None, put} else f", before {move.replaces}"
-        what = f" {put} as {move.role}{where}{before}"
+        void = " (void: another move was there first)" if is_void else ""
+        what = f" {put} as {move.role}{where}{before}{void}"
     return plain(
         f"{event.offset:>4}  {event.at:%Y-%m-%d %H:%M:%S} UTC  {told.kind}{what} by {told.who}: {told.why}"
     )
@@ -381,12 +399,12 @@ def _kill(action: str) -> "Kill":
 
 
 def _share(percent: float) -> int:
-    share = round(percent * 100)
-    if not (1 <= share <= 10_000 and abs(share - percent * 100) < 1e-6):
+    # the bounds first: NaN and infinity can't be rounded
+    if not (0.005 < percent <= 100 and abs(round(percent * 100) - percent * 100) < 1e-6):
         raise typer.BadParameter(
             f"{percent:g} is no percentage of 0.01 to 100 with at most two decimals", param_hint="--share"
         )
-    return share
+    return round(percent * 100)
 
 
 def _scope(told: list[str] | None) -> "Scope":
@@ -395,7 +413,8 @@ def _scope(told: list[str] | None) -> "Scope":
     from stream.service import Scope
 
     given: dict[str, str] = {}
-    for each in told or ():
+    # also as scopes are told, with commas: else channel=web,country=DE were a channel that no order has
+    for each in (part for one in told or () for part in _ANOTHER.split(one)):
         name, equals, value = each.partition("=")
         if not equals or name not in Scope.model_fields or name in given:
             raise typer.BadParameter(
@@ -421,4 +440,4 @@ def _tell(moved: "Moved", *, as_json: bool) -> None:
         told = moved._asdict() | {"scope": moved.scope.model_dump(exclude_none=True)}
         typer.echo(json.dumps(told))
     else:
-        typer.echo(str(moved))
+        typer.echo(plain(str(moved)))

@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from features.define import Feature
@@ -29,6 +30,7 @@ __all__ = ["Serving", "Shelf", "check_served"]
 log = logging.getLogger("fraudstream.serving")
 
 _CRASHED: Final = 70
+_SAID: Final = 5
 _AGAIN_S: Final = 30.0
 """After so long a model that could not be loaded is tried again."""
 
@@ -85,6 +87,19 @@ class Shelf:
                 scorer = self._loaded.get(ref)
             return self._load(served) if scorer is None else scorer
 
+    def load_ahead(self, several: Iterable[Served]) -> None:
+        """Load models, one after the other, for as long as they fit beside those that are there."""
+        for each in several:
+            described = None if each.ref in self._failed else self._describe(each)
+            if described is None:
+                continue
+            with self._lock:
+                if each.ref in self._loaded:
+                    continue
+                if self._held() + described.size > self._most:
+                    return
+            self.scorer(each)
+
     @property
     def loaded(self) -> int:
         """How many models are in memory."""
@@ -122,10 +137,13 @@ class Shelf:
 
     def _make_room(self) -> None:
         """Let go of what was asked longest ago; the one asked last stays, whatever its size."""
-        held = sum(self._described[each].size for each in self._loaded)
+        held = self._held()
         while held > self._most and len(self._loaded) > 1:
             gone, _ = self._loaded.popitem(last=False)
             held -= self._described[gone].size
+
+    def _held(self) -> int:
+        return sum(self._described[each].size for each in self._loaded)
 
     def _has_just_failed(self, ref: ModelRef) -> bool:
         failed_at = self._failed.get(ref)
@@ -162,7 +180,7 @@ class Serving:
     """The newest control state whose models are ready; the control thread tells it of new ones."""
 
     def __init__(self, shelf: Shelf, panels: Panels, state: ControlState) -> None:
-        """Takes up a first state, however long that takes."""
+        """Takes up a first state, however long that takes; what only some orders need loads beside them."""
         self._shelf = shelf
         self._panels = panels
         self._changed = threading.Condition()
@@ -170,6 +188,9 @@ class Serving:
         """How many states were told of, and which of them is in force: offsets begin anew with a topic."""
         self._state = state
         self._prepare(state.service)
+        self._mind(state.service)
+        if state.service.served:
+            threading.Thread(target=self._load_ahead, args=(state,), name="models", daemon=True).start()
 
     @property
     def state(self) -> ControlState:
@@ -198,9 +219,18 @@ class Serving:
             logging.shutdown()
             os._exit(_CRASHED)
         self._put(state, told)
+        self._load_ahead(state)
+
+    def _load_ahead(self, state: ControlState) -> None:
+        """Load what is left, the one moved last first.
+
+        A restarted worker meets orders of all scopes in its first second: each would wait for its model.
+        """
+        if not _needs_nobody(state.service):
+            self._shelf.load_ahead(sorted(state.service.served, key=lambda each: -each.offset))
 
     def _prepare(self, service: Service) -> None:
-        """Load what was moved last, and what any order may meet; the rest once an order needs it."""
+        """Load what was moved last, and what any order may meet: a state waits for no more."""
         self._panels.of(service)
         if _needs_nobody(service):
             return
@@ -221,8 +251,37 @@ class Serving:
             log.info(
                 "models of control offset %d are there: %s",
                 state.next_offset,
-                "; ".join(map(str, state.service.served)) or "the one that the settings name",
+                _said(state.service),
             )
+            self._mind(state.service)
+
+    def _mind(self, service: Service) -> None:
+        """See to it that models of which nothing could be read decide once they can be read."""
+        if self._panels.of(service).lacks:
+            threading.Thread(target=self._mend, args=(service,), name="models", daemon=True).start()
+
+    def _mend(self, service: Service) -> None:
+        """Look again and again what could not be read, until it is there or others are in service."""
+        while self._panels.of(service).lacks:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._state.service is not service, _AGAIN_S):
+                    return
+            if not self._panels.renew(service):
+                continue
+            self._prepare(service)
+            with self._changed:
+                if self._state.service is service:
+                    self._state = replace(self._state)  # another one, so that the desk looks
+            log.info("models that could not be read are there now")
+
+
+def _said(service: Service) -> str:
+    """The models in service; of hundreds those that were moved last."""
+    if not service.served:
+        return "the one that the settings name"
+    last = sorted(service.served, key=lambda each: -each.offset)[:_SAID]
+    left = len(service.served) - len(last)
+    return "; ".join(map(str, last)) + (f"; and {left} more" if left else "")
 
 
 def _needs_nobody(service: Service) -> bool:

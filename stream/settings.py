@@ -33,6 +33,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream.errors import Refusal
+from stream.guard import Gates, Guardrails
 from stream.keeping import Horizons
 
 __all__ = [
@@ -231,6 +232,10 @@ class Settings(BaseSettings):
     hot_share: Share = 0.5
     """Warn in the log, once a minute at most, when one key has more than this share of the last 1,000 records
     of a partition; 0 never warns."""
+    drift_window_hours: Annotated[float, Field(gt=0, le=8_760)] = 24
+    """How long a window of event time is in which a worker's metrics tell of drift."""
+    gates: Gates = Gates()
+    guardrails: Guardrails = Guardrails()
     health_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Where a worker answers `/healthz`, `/readyz` and `/metrics` over HTTP; nowhere when absent."""
     health_host: str = "127.0.0.1"

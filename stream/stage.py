@@ -19,7 +19,7 @@ from stream.answers import Asked, Pending
 from stream.keeping import PASSED, ROWS, row_key
 from stream.overlay import Overlay
 from stream.panel import Panel
-from stream.part import Part
+from stream.part import UNHEARD
 from stream.passed import Passed, Place
 from stream.ports import Record
 from stream.road import Home, Passing, PassingBytesError, Road, Travelling
@@ -141,8 +141,9 @@ class AtStage:
         found = self._row(passing, partition, overlay)
         said = None if found is None else told(order)
         if not travelling.is_history:
-            part = self._panel(passing.home).stages[self._entity]
-            self._take_over(travelling, part, overlay)
+            panel = self._panel(passing.home)
+            part = panel.stages[self._entity]
+            self._take_over(travelling, panel, overlay)
             history = None if found is None else found[1].as_of(order.placed_at)
             part.go_on(travelling.values, order, {self._entity: history}, said)
             if history is not None and not history.is_exact:
@@ -156,13 +157,18 @@ class AtStage:
             row.learn(fact)
         overlay.touch_row(partition, key, row)
 
-    @staticmethod
-    def _take_over(travelling: Travelling, part: Part, overlay: Overlay) -> None:
-        """Keep what a worker with other models computed, as far as ours ask for it too."""
+    def _take_over(self, travelling: Travelling, panel: Panel, overlay: Overlay) -> None:
+        """Keep what a worker with other models computed, as far as ours ask for it too.
+
+        Models in service are the same everywhere: what that worker did not compute, it could not, and no
+        model is to take it for a value that is missing.
+        """
+        part = panel.stages[self._entity]
         if travelling.names == part.names:
             return
         overlay.effects.counts["orders_of_another_model"] += 1
-        travelling.values[:] = part.taken_over(travelling.names, travelling.values)
+        unheard = UNHEARD if panel.is_moved else None
+        travelling.values[:] = part.taken_over(travelling.names, travelling.values, unheard)
         travelling.names = part.names
 
     def _tell(self, passing: Passing, at: tuple[int, bytes], overlay: Overlay) -> None:
@@ -222,6 +228,8 @@ class AtStage:
             seen,
             asked_in(passing),
             vector=tuple(travelling.values),
+            # it alone does not equal itself
+            has_unheard=any(value != value for value in travelling.values),  # noqa: PLR0124
             bench=self._panel(passing.home).bench(order),
             supersedes=None if travelling.supersedes is None else UUID(bytes=travelling.supersedes),
             repeat_of=None if travelling.repeat_of is None else UUID(bytes=travelling.repeat_of),

@@ -781,7 +781,8 @@ def replay_decision(
         if not places:
             raise VerifyError(
                 f"no order '{order_id}' is in '{settings.topics.orders}', and no decision about it is there; "
-                "check the id, or read an archive that has it (--archive)"
+                "check the id, or read an archive that has it (--archive). An order of which not even the id "
+                "could be read is with the dead letters: fraudstream dead-letters list"
             )
         if settings.entities:
             wanted = WantedOnTheRoad(names.order, lambda passing: passing.order_id == order_id)

@@ -33,6 +33,7 @@ from stream.control import Control, ControlState
 from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk, is_history
+from stream.drift_gauges import DriftGauges
 from stream.health import Health, HealthPort
 from stream.hot import HotKeys
 from stream.kafka import KafkaCluster, RealClock
@@ -562,6 +563,7 @@ def run(settings: Settings) -> int:
     panels = Panels(scorer=scorer, policy=policy, models=shelf, entities=tuple(settings.stages))
     serving = Serving(shelf, panels, control.state)
     store = RocksStore(settings.home / "rows" / settings.worker)
+    drift = DriftGauges(timedelta(hours=settings.drift_window_hours))
     desk = ScoringDesk(
         panels=panels,
         topics=settings.topics,
@@ -579,6 +581,7 @@ def run(settings: Settings) -> int:
         observe=settings.observe,
         decoder=decoder_of(settings),
         horizons=settings.horizons,
+        drift=drift,
     )
     writer = Writer(
         name=settings.worker,
@@ -603,14 +606,14 @@ def run(settings: Settings) -> int:
 
     def hear(state: ControlState) -> None:
         _say(state, settings)
-        writer.mailbox.hold(state.paused)
+        writer.mailbox.hold(state.paused and not state.draining, draining=state.draining)
         serving.take_up(state)
 
     hear(control.state)
     control.follow(hear)
     app = make_app(settings, writer, control, serving)
     health.running = Running(
-        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), desk.identity
+        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), desk.identity, drift
     )
     tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 

@@ -279,6 +279,8 @@ class Mailbox:
         self._busy = False
         self._stopping = False
         self._held = False
+        self.draining = False
+        """Whether orders stay at home, while those on their road go on."""
         self.assignment: Assignment | None = None
         self._offered: dict[TP, Load] = {}
         """By input: what lies here."""
@@ -364,12 +366,15 @@ class Mailbox:
             self.searching = True
             self._changed.notify_all()
 
-    def hold(self, held: bool) -> None:
-        """Hold batches back after the transaction in hand, or give them out again."""
+    def hold(self, held: bool, *, draining: bool = False) -> None:
+        """Hold batches back after the transaction in hand, or give them out again.
+
+        `draining`: give out all of them, and keep of what comes of it only what is at home.
+        """
         with self._changed:
-            if self._held and not held:
+            if (self._held or self.draining) and not held:
                 self.resumed_at = self._clock.monotonic()
-            self._held = held
+            self._held, self.draining = held, draining
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -590,7 +595,7 @@ class Writer:
         gap = merge.gap()
         if gap is not None:
             self._read(*gap)
-        records = merge.take(now, self._limits.room)
+        records = merge.take(now, self._limits.room, only_stages=self.mailbox.draining)
         try:
             if records:
                 self._transact(records)
@@ -967,14 +972,20 @@ class Writer:
         made = self._made_anew[number].rebuilding
         numbers = range(made.together) if made is not None and made.together else [number]
         try:
+            members = self._cluster.members()
             committed = self._cluster.committed(self._tps(numbers), stable=True)
             for each in numbers:
                 position = self._last_position(each)
                 if position is not None and position.rebuilding is None:
                     continue
-                expected = {tp[0]: c.offset for tp, c in committed.items() if c is not None and tp[1] == each}
+                here = {tp[0]: c for tp, c in committed.items() if c is not None and tp[1] == each}
                 found = {} if position is None else self._taken(position.inputs)
-                if found != expected or (position is not None and position.is_partial):
+                if found != {topic: c.offset for topic, c in here.items()}:
+                    return False
+                if position is not None and position.is_partial:
+                    return False
+                # with the changelog of before: it would go on with that once we are gone on
+                if any(Owner.of(c).member in members for c in here.values()):
                     return False
         except NotStable:
             return False
@@ -999,7 +1010,8 @@ class Writer:
         return (
             f"changelog '{self._changelog}' is being rebuilt and not complete: run 'fraudstream rebuild' "
             "until it says so, with all workers stopped that have the settings of before, or start the "
-            "worker with the changelog that was used before (FRAUDSTREAM_TOPICS__CHANGELOG)"
+            "worker with the changelog that was used before (FRAUDSTREAM_TOPICS__CHANGELOG); it has to end, "
+            "too, what is on its way between stages ('fraudstream pause --drain')"
         )
 
     def _claim(

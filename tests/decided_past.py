@@ -20,6 +20,9 @@ P = {"approve": 0.1, "review": 0.5, "decline": 0.9}
 class DecidedPast:
     """Orders with their decisions, put down one after the other in one partition."""
 
+    control = 0
+    """How far the control topic was read when the next order is decided."""
+
     def __init__(self) -> None:
         self.topics: dict[str, list[Record]] = {
             "orders": [], "decisions": [], "decisions-shadow": [], "outcomes": [],
@@ -62,7 +65,8 @@ class DecidedPast:
             "currency": "EUR",
         } | fields
         offset = self.put("orders", customer, order)
-        known = {"p": p, "features": {"amount": 100.0} if features is None else features}
+        known: dict[str, Any] = {"p": p, "features": {"amount": 100.0} if features is None else features}
+        known["control"] = self.control
         said = a_decision(order, offset, "old@2026-01-01.aaaa", champion, **known)
         self.put("decisions", customer, said)
         if challenger is not None:
@@ -88,6 +92,7 @@ def a_decision(
     *,
     p: float | None = None,
     features: Mapping[str, float | None],
+    control: int = 0,
 ) -> dict[str, Any]:
     name, version = model.split("@")
     p = P[action] if p is None else p
@@ -101,5 +106,5 @@ def a_decision(
         "model": {"name": name, "version": version, "digest": "d"},
         "policy": "p",
         "features": dict(features),
-        "source": {"topic": "orders", "partition": 0, "offset": offset, "others": {}},
+        "source": {"topic": "orders", "partition": 0, "offset": offset, "others": {"control": control}},
     }

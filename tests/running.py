@@ -64,12 +64,19 @@ def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables."""
     given = {
         "FRAUDSTREAM_" + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in settings.model_dump(exclude={"topics", "security"}, exclude_none=True).items()
+        for name, value in settings.model_dump(
+            exclude={"topics", "security", "gates", "guardrails"}, exclude_none=True
+        ).items()
     }
     topics = {
         "FRAUDSTREAM_TOPICS__" + name.upper(): topic
         for name, topic in settings.topics.model_dump().items()
         if topic  # an earlier version refuses a name it does not know, even with nothing in it
+    }
+    judging = {
+        f"FRAUDSTREAM_{group.upper()}__{name.upper()}": str(value)
+        for group in ("gates", "guardrails")
+        for name, value in getattr(settings, group).model_dump(exclude_defaults=True).items()
     }
     security = {
         "FRAUDSTREAM_SECURITY__" + name.upper(): secret.get_secret_value()
@@ -77,7 +84,7 @@ def environment(settings: Settings) -> dict[str, str]:
         else str(secret)
         for name, secret in settings.security.model_dump(exclude_none=True).items()
     }
-    return given | topics | security
+    return given | topics | judging | security
 
 
 def send(

@@ -64,6 +64,7 @@ class Shop:
             panels=settings.get("panels"),
             in_force=settings.get("in_force"),
             horizons=settings.get("horizons", FOR_EVER),
+            drift=settings.get("drift"),
         )
         self.watermarks: dict[int, int] = {}
         self.positions: dict[int, dict[str, int]] = {}

@@ -253,10 +253,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def wait_for_the_worker(settings: Settings, fleet: Fleet) -> None:
     """Send one order and wait until it is decided."""
-    times = settings.home / "first.json"
-    send(settings, "first-", 1.0, 1.0, times)
+
+    def decided() -> list[int]:
+        return [high(settings, (settings.topics.decisions, n)) for n in range(settings.partitions)]
+
+    # a worker that was there before has decided others, and a resend
+    before = decided()
+    send(settings, f"first-{sum(before)}-", 1.0, 1.0, settings.home / "first.json")
     deadline = time.monotonic() + START_WITHIN_S
-    while not any(high(settings, (settings.topics.decisions, n)) for n in range(settings.partitions)):
+    while decided() == before:
         fleet.tick()
         if fleet.exits or time.monotonic() > deadline:
             raise StageError(f"the worker did not decide its first order; see {fleet.folder}")

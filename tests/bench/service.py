@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -29,7 +28,6 @@ if __name__ == "__main__":
 import psutil
 
 from models.registry import Registry
-from models.train import train
 from stream.deploying import Mover, Who
 from stream.service import Scope
 from stream.settings import Settings
@@ -48,29 +46,10 @@ from tests.faults.stage import (
     running_broker,
     temporary_home,
 )
-from tests.small_shop import a_past
+from tests.versions import publish_versions
 
 WHO = Who("bench", "to measure")
 SHADOWS = 5
-
-
-def publish_versions(settings: Settings, count: int) -> list[str]:
-    """Publish so many models of the small shop, forests and lines by turns, and say what they are called."""
-    registry = Registry(settings.home / "models")
-    said = []
-    past = a_past(2_000)
-    for number in range(count):
-        trained = train(
-            past,
-            name=f"swap_{number % 4}",
-            predictor="random_forest" if number % 2 else "logistic_regression",
-            trained_at=date(2026, 2, 14) + timedelta(days=number),
-            row_limit=settings.row_limit,
-            seed=number,
-        )
-        registry.publish(trained)
-        said.append(f"{trained.name}@{trained.version}")
-    return said
 
 
 class Swaps(threading.Thread):
@@ -183,17 +162,20 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Cell]], dic
                     mover.deploy(model, WHO)
                 time.sleep(2.0)
                 way("five shadows", process)
+            began = time.monotonic()
             for number, model in enumerate(models[: arguments.versions]):
                 mover.deploy(model, WHO, role="champion", scope=Scope(merchant=f"m{number}"))
+            deployed_s = time.monotonic() - began
             for model in models[1 : 1 + SHADOWS]:
                 mover.retire(model, WHO, role="challenger")
-            began = time.monotonic()
             checked: dict[str, Cell] = {"moves": len(moves)}
             checked |= check(settings, moves, first=starter)
+            began = time.monotonic()
             with worker(settings, fleet) as process:
                 started_s = time.monotonic() - began
                 way("versions", process)
             measured["versions"]["start until first decision (s)"] = started_s
+            measured["versions"]["deploying all of them (s)"] = deployed_s
         finally:
             fleet.kill_all()
     return measured, checked

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from models.policy import Policy
 from models.registry import Registry
 from stream import topics
 from stream.cli import app
@@ -47,11 +48,14 @@ def test_a_challenger_is_held_against_what_was_decided_and_told_beside_it(
     mover = Mover(shop, Registry(shop.home / "models"))
     for model in challengers:
         mover.deploy(model, Who("anna", "a test"))
+    own = {"review_at": 0.123, "decline_at": 0.987}
+    mover.deploy("starter", Who("anna", "a test"), role="champion", policy=Policy(**own))
     with Worker(shop, tmp_path / "log") as worker:
         send(shop, [*orders(60), *orders(5)])
         (first, *_) = decisions(shop, 65)
         read(shop, shop.topics.decisions_shadow, 120)
         assert worker.stop() == 0, worker.said()
+    assert first["action"] == ("review" if first["p_fraud"] >= 0.123 else "approve")
     champion = f"{first['model']['name']}@{first['model']['version']}"
 
     compared = asked("models", "compare", "--mature-after", "1d", "--silence-is-legitimate")
@@ -67,4 +71,5 @@ def test_a_challenger_is_held_against_what_was_decided_and_told_beside_it(
     shadow = [each["decision"]["model"] for each in told["shadow"]]
     assert sorted(f"{each['name']}@{each['version']}" for each in shadow) == challengers
     assert told["decided_again"]["equal"]
+    assert (told["policy"], told["said"]) == (own, []), "thresholds that no manifest and no setting has"
     assert again["shadow"] == []

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from stream import topics
@@ -28,9 +29,11 @@ from stream.cli import app
 from stream.control import OBSERVE, PAUSED, change
 from stream.desk import partition_of
 from stream.doctor import Finding, examine
+from stream.registry import registry_of
 from stream.settings import Security, Settings
 from stream.writer import POSITION_KEY, encode_position
 from tests.running import environment, orders, send
+from tests.small_shop import a_trained
 
 pytestmark = pytest.mark.broker
 run = CliRunner()
@@ -159,6 +162,28 @@ def test_no_model(shop: Settings) -> None:
 
     assert "'starter'" in finding.found
     assert "fraudstream train FILE" in finding.do
+
+
+def test_an_alias_that_no_signature_covers(shop: Settings, tmp_path: Path) -> None:
+    trained = a_trained("logistic_regression")
+    said = f"{trained.name}@{trained.version}"
+    signed = shop.model_copy(
+        update={
+            "registry": str(tmp_path / "signed"),
+            "signing_key": SecretStr("a secret of the test"),
+            "model": trained.name,
+            "row_limit": trained.settings["row_limit"],
+        }
+    )
+    registry = registry_of(signed)
+    registry.publish(trained)
+    registry.promote(trained.name, trained.version)
+
+    sound, warned = diagnosed(signed, "model")
+    (named,) = diagnosed(signed.model_copy(update={"model": said}), "model")
+
+    assert (sound.state, warned.state, named.state) == ("ok", "warn", "ok")
+    assert f"FRAUDSTREAM_MODEL={said}" in warned.do
 
 
 def test_a_tampered_model(shop: Settings) -> None:

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -32,7 +34,7 @@ from stream.verify import verify
 from tests.faults.stage import publish_starter
 from tests.running import Worker, decisions, environment, orders, read, send
 
-NARROW, WIDE = 8, 64
+NARROW, WIDE, EXACT = 8, 64, 2_048
 
 
 def a_shop(settings: Settings) -> tuple[Settings, Settings]:
@@ -428,12 +430,265 @@ def test_half_made_rows_of_an_entity_are_not_served_and_a_killed_rebuild_makes_t
     assert all_rows_of(after) == replayed_rows(after, sent, told)
 
 
-def test_rows_that_stages_made_are_not_made_anew_without_what_their_topics_lack(
+# ---------------------------------------------------------------------- where there are stages already
+
+
+def restaged(
+    settings: Settings, entities: Sequence[str], further: Sequence[str], *, row_limit: int = EXACT
+) -> tuple[Settings, Settings]:
+    """Settings before and after, with stages before; `row_limit` is that of before.
+
+    After, rows hold every order: which ones are folded depends on how those of several homes overtake each
+    other.
+    """
+    before = settings.model_copy(
+        update={
+            "session_s": 6.0,
+            "transaction_s": 5.0,
+            "patience_s": 20.0,
+            "row_limit": row_limit,
+            "entities": tuple(entities),
+        }
+    )
+    other = before.topics.model_copy(update={"changelog": before.topics.changelog + "-2"})
+    after = before.model_copy(
+        update={
+            "topics": other,
+            "entities": tuple(further),
+            "row_limit": EXACT,
+            "home": settings.home / "after",
+        }
+    )
+    for each in (before, after):
+        publish_starter(each, "logistic_regression")
+    return before, after
+
+
+def command(settings: Settings, *words: str) -> str:
+    """What a command of the program says that goes well."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "stream.cli", *words],
+        env={**os.environ, **environment(settings)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+class Shop:
+    """Sends one order after the other, whatever becomes of the workers."""
+
+    def __init__(self, settings: Settings, sent: Sequence[tuple[bytes, bytes]], *, a_second: int) -> None:
+        self._settings = settings
+        self._sent = sent
+        self._pause_s = 1 / a_second
+        self._is_over = threading.Event()
+        self.count = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join(20)
+
+    def waits_for(self, count: int) -> None:
+        """Wait until so many were sent."""
+        deadline = time.monotonic() + 120
+        while self.count < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def _run(self) -> None:
+        for begin in range(0, len(self._sent), 5):
+            if self._is_over.wait(5 * self._pause_s):
+                return
+            send(self._settings, self._sent[begin : begin + 5])
+            self.count = begin + 5
+
+
+class Told:
+    """What a running command says, line by line."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            self.lines.extend(said)
+
+    def hears(self, words: str, *, times: int = 1) -> None:
+        deadline = time.monotonic() + 90
+        while sum(words in line for line in self.lines) < times:
+            assert time.monotonic() < deadline, self.lines
+            assert self._process.poll() is None, self.lines
+            time.sleep(0.1)
+
+    def ends(self) -> int:
+        code = self._process.wait(60)
+        self._thread.join(10)
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.ends()
+
+
+def assert_decided_once(found: Sequence[Mapping[str, Any]], count: int) -> dict[str, str]:
+    """Every order was decided exactly once; the id of each decision by order."""
+    first = [each for each in found if each["repeat_of"] is None]
+    assert Counter(each["order_id"] for each in first) == Counter(f"o{n}" for n in range(count))
+    return {each["order_id"]: each["decision_id"] for each in first}
+
+
+@pytest.mark.parametrize("order", [("device", "merchant"), ("merchant", "device")])
+def test_an_entity_is_added_under_load_and_no_order_is_lost_or_doubled_whoever_is_killed(
+    settings: Settings, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    before, after = restaged(settings, ("device",), order)
+    topics.create(before)
+    count = 1_500
+    sent = with_devices(orders(count, customers=10))
+    told = frauds(range(0, 300, 3), customers=10)
+    late = frauds(range(1, count, 7), customers=10)
+    source = before.topics.changelog
+    begun: list[Told] = []
+
+    def begin() -> Told:
+        begun.append(Told(rebuild(after, "start", "--from", source)))
+        return begun[-1]
+
+    try:
+        with Shop(before, sent, a_second=40) as shop:
+            with Worker(before, tmp_path / "before") as worker:
+                shop.waits_for(300)
+                send(before, told, topic=before.topics.outcomes)
+                making = begin()
+                shop.waits_for(450)
+                making.kill()  # somewhere on its way
+                making = begin()
+                making.hears("follows the workers")
+                command(after, "pause", "--drain", "--why", "merchants are turned on")
+                worker.kill()  # with orders on their way, or in its hands
+            with Worker(after, tmp_path / "early") as early:
+                time.sleep(2)  # where something is on its way it waits, and refuses in the end
+                early.kill()
+            with Worker(before, tmp_path / "again") as worker:
+                making.hears("is complete up to what the group has committed")
+                making.kill()
+                making = begin()
+                making.hears("is complete up to what the group has committed")
+                worker.kill()  # instead of being stopped, as asked
+            with Worker(after, tmp_path / "after") as wider:
+                making.hears("the workers' from here on")
+                assert making.ends() == 0
+                command(after, "resume")
+                shop.waits_for(count)
+                found = [json.loads(m.value() or b"") for m in read(after, after.topics.decisions, count)]
+                send(after, sent[: count // 2 : 5])
+                send(after, late, topic=after.topics.outcomes)
+                repeats = len(sent[: count // 2 : 5])
+                decided = decisions(after, count + repeats)
+                settled(after)
+                assert wider.stop() == 0, wider.said()
+    finally:
+        for each in begun:
+            each.kill()
+
+    first = assert_decided_once(found, count)
+    repeated = {d["order_id"]: d["repeat_of"] for d in decided if d["repeat_of"] is not None}
+    assert repeated == {f"o{n}": first[f"o{n}"] for n in range(0, count // 2, 5)}
+    assert len(decided) == count + repeats
+    assert all_rows_of(after) == replayed_rows(after, sent, [*told, *late])
+    command(after, "rebuild", "confirm", "--drop", source)
+
+
+def test_rows_are_made_wider_where_orders_go_through_stages(settings: Settings, tmp_path: Path) -> None:
+    before, after = restaged(settings, ENTITIES, ENTITIES, row_limit=NARROW)
+    topics.create(before)
+    count = 600
+    sent, told = with_devices(orders(count, customers=10)), frauds(range(0, count, 4), customers=10)
+    source = before.topics.changelog
+    making: Told | None = None
+    try:
+        with Worker(before, tmp_path / "before") as worker:
+            send(before, sent[:300])
+            send(before, told[:75], topic=before.topics.outcomes)
+            found = decisions(before, 300)
+            making = Told(rebuild(after, "start", "--from", source))
+            making.hears("is complete up to what the group has committed")  # of a shop at rest at once
+            send(before, sent[300:400])
+            command(after, "pause", "--drain", "--why", "rows are made wider")
+            making.hears("is complete up to what the group has committed", times=2)
+            assert worker.stop() == 0, worker.said()
+        send(after, [*sent[400:], *sent[:400:7]])
+        with Worker(after, tmp_path / "after") as wider:
+            making.hears("the workers' from here on")
+            assert making.ends() == 0
+            command(after, "resume")
+            decided = decisions(after, count + len(sent[:400:7]))
+            send(after, told[75:], topic=after.topics.outcomes)
+            settled(after)
+            assert wider.stop() == 0, wider.said()
+    finally:
+        if making is not None:
+            making.kill()
+
+    assert len(found) == 300
+    first = assert_decided_once(decided, count)
+    repeated = {d["order_id"]: d["repeat_of"] for d in decided if d["repeat_of"] is not None}
+    assert repeated == {f"o{n}": first[f"o{n}"] for n in range(0, 400, 7)}
+    assert len(decided) == count + len(repeated)
+    assert all_rows_of(after) == replayed_rows(after, sent, told)
+
+
+def test_what_is_on_its_way_between_stages_keeps_new_workers_out_until_it_has_come_to_its_end(
     settings: Settings, tmp_path: Path
 ) -> None:
-    _, after = turned_on(settings)
-    other = after.topics.model_copy(update={"changelog": settings.topics.changelog})
-    before = after.model_copy(update={"topics": other, "entities": ("device",), "home": settings.home})
+    before, after = restaged(settings, ("device",), ENTITIES)
+    after = after.model_copy(update={"patience_s": 3.0})
+    topics.create(before)
+    topics.create(after)
+    sent = with_devices(orders(60))
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent)
+        decisions(before, 60)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+    # home has sent what no stage has taken: as left by a worker that was stopped in between
+    on_its_way = read(before, before.topics.by("device"), 60)[-1]
+    send(before, [(on_its_way.key(), on_its_way.value())], topic=before.topics.by("device"))
+    with closing(TopicsRecorded(after)) as recorded:
+        with closing(Rebuild(after, before.topics.changelog, recorded)) as making:
+            making.round()
+            assert (making.awaits_settling, making.has_settled) == (True, False)
+            assert making.behind == dict.fromkeys(making.behind, 0)
+            with Worker(after, tmp_path / "early") as early:
+                assert early.ends(60) != 0
+                assert "fraudstream pause --drain" in early.said()
+        with Worker(before, tmp_path / "again") as worker:
+            settled(before)
+            assert worker.stop() == 0, worker.said()
+        with closing(Rebuild(after, before.topics.changelog, recorded)) as making:
+            making.round()
+            assert making.has_settled
+            assert making.round() == Rebuilt(0, 0)
+
+
+def test_the_last_entity_is_not_turned_off_by_a_rebuild(settings: Settings, tmp_path: Path) -> None:
+    before, after = restaged(settings, ("device",), ())
     topics.create(before)
     topics.create(after)
     with Worker(before, tmp_path / "before") as worker:
@@ -442,6 +697,6 @@ def test_rows_that_stages_made_are_not_made_anew_without_what_their_topics_lack(
         assert worker.stop() == 0, worker.said()
     with (
         closing(TopicsRecorded(after)) as recorded,
-        pytest.raises(RebuildError, match="turns entities on where there were none"),
+        pytest.raises(RebuildError, match="the last can't be turned off"),
     ):
         Rebuild(after, before.topics.changelog, recorded)

@@ -6,20 +6,22 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from confluent_kafka import Message
+from typer.testing import CliRunner
 
 from features.events import Order
 from models.bundle import pack
 from models.registry import ARRAYS, MANIFEST, Registry
-from models.train import train
+from models.train import PredictorKind, train
 from stream import topics
-from stream.control import history, in_force
+from stream.cli import app
+from stream.control import Appender, Control, history, in_force
 from stream.deploying import AlreadySo, Mover, Who, kill
 from stream.doctor import examine
 from stream.model_watch import WatchedFolder
@@ -27,7 +29,7 @@ from stream.ports import Refused
 from stream.service import Scope
 from stream.settings import Settings
 from stream.verify import verify
-from tests.running import Worker, decisions, orders, read, send
+from tests.running import Worker, decisions, environment, orders, read, send
 
 WHO = Who("anna", "a test")
 DE = Scope(country="DE")
@@ -36,33 +38,39 @@ DE = Scope(country="DE")
 @pytest.fixture(scope="session")
 def versions(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A registry with the small model in service and three more of it, and what they are called."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
     root = tmp_path_factory.mktemp("versions") / "models"
     shutil.copytree(registry, root)
     published = Registry(root)
-    said = []
-    for seed, (name, kind) in enumerate(
-        [("forest", "random_forest"), ("forest", "random_forest"), ("line", "logistic_regression")]
-    ):
-        examples = [
-            (
-                Order(
-                    order_id=f"t{n}",
-                    customer_id=f"c{n % 40}",
-                    placed_at=start + timedelta(minutes=7 * n),
-                    amount=100 * (n % 97) + seed,
-                    currency="EUR",
-                ),
-                n % 97 > 70 + seed,
-            )
-            for n in range(600)
-        ]
-        trained = train(
-            examples, name=name, predictor=kind, row_limit=512, trained_at=date(2026, 3, 1 + seed), seed=seed
+    said = [
+        a_version(published, name, kind, seed)
+        for seed, (name, kind) in enumerate(
+            [("forest", "random_forest"), ("forest", "random_forest"), ("line", "logistic_regression")]
         )
-        published.publish(trained)
-        said.append(f"{trained.name}@{trained.version}")
+    ]
     return root, said
+
+
+def a_version(registry: Registry, name: str, kind: PredictorKind, seed: int) -> str:
+    """A small model that is published; what it is called."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    examples = [
+        (
+            Order(
+                order_id=f"t{n}",
+                customer_id=f"c{n % 40}",
+                placed_at=start + timedelta(minutes=7 * n),
+                amount=100 * (n % 97) + seed,
+                currency="EUR",
+            ),
+            n % 97 > 70 + seed,
+        )
+        for n in range(600)
+    ]
+    trained = train(
+        examples, name=name, predictor=kind, row_limit=512, trained_at=date(2026, 3, 1 + seed), seed=seed
+    )
+    registry.publish(trained)
+    return f"{trained.name}@{trained.version}"
 
 
 @pytest.fixture
@@ -74,8 +82,9 @@ def shop(settings: Settings, versions: tuple[Path, list[str]]) -> Settings:
 
 
 @pytest.fixture
-def mover(shop: Settings) -> Mover:
-    return Mover(shop, Registry(shop.home / "models"))
+def mover(shop: Settings) -> Iterator[Mover]:
+    with Mover(shop, Registry(shop.home / "models")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -292,6 +301,62 @@ def test_a_canary_decides_for_its_customers_and_a_model_that_fails_its_check_mov
     assert (state.next_offset, state.unknown) == (3, ())
 
 
+def test_what_replay_and_rollback_need_outlives_a_cleaning_and_nothing_else_does(
+    shop: Settings, mover: Mover, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(shop.home / "models")
+    scout, german, theirs, unneeded = (
+        a_version(registry, name, "logistic_regression", 3) for name in ("scout", "german", "theirs", "gone")
+    )
+    looked_on, before, now = said
+    mover.deploy(looked_on, WHO)
+    mover.deploy(german, WHO, role="champion", scope=DE)  # no order of which comes
+    with Worker(shop.model_copy(update={"model": scout}), tmp_path / "one") as worker:
+        send(shop, orders(20))
+        read(shop, shop.topics.decisions_shadow, 20)
+        mover.retire(german, WHO, scope=DE)
+        mover.retire(looked_on, WHO)
+        mover.promote(before, WHO)
+        takes_up(worker, mover.promote(now, WHO).offset)
+        send(shop, orders(20, first=20))
+        decisions(shop, 40)
+        assert worker.stop() == 0, worker.said()
+    Mover(shop.model_copy(update={"group": shop.group + "-2"}), registry).promote(theirs, WHO)
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+
+    def cleaned(*more: str) -> dict[str, tuple[str | None, bool]]:
+        # nothing here was trained today
+        result = CliRunner().invoke(app, ["models", "gc", "--keep", "0", "--json", *more])
+        assert result.exit_code == 0, result.output
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        return {each["model"]: (each["kept_for"], each["deleted"]) for each in told}
+
+    starter = f"starter@{registry.champion('starter')}"
+    today = cleaned("--yes")
+
+    assert {model: why and why.split(" since")[0] for model, (why, _) in today.items()} == {
+        starter: "the champion",
+        scout: "named by a decision",
+        looked_on: "named by a decision",
+        german: "in service",
+        before: "what a rollback leads back to",
+        now: "named by a decision",
+        theirs: "in service",
+        unneeded: None,
+    }
+    assert [model for model, (_, is_deleted) in today.items() if is_deleted] == [unneeded]
+    assert {f"{name}@{version}" for name, version in registry.list()} == set(today) - {unneeded}
+    mover.roll_back(now, WHO)
+    with Worker(shop, tmp_path / "two") as worker:
+        send(shop, orders(20, first=40))
+        decided = decisions(shop, 60)
+        assert worker.stop() == 0, worker.said()
+    assert Counter(by(d) for d in decided) == {scout: 20, now: 20, before: 20}
+    again = verify(shop, processes=1)
+    assert (again.equal, again.listed) == (60, [])
+
+
 def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_one_says_why(
     shop: Settings, mover: Mover, versions: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -309,6 +374,9 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     harmed = {path: told[:-1] + b"\1" if path.endswith(ARRAYS) else told for path, told in files.items()}
     (incoming / "broken.tar").write_bytes(pack(harmed))
     (incoming / "notes.txt").write_text("to do")
+    odd = [incoming / ("x" * 255), incoming / "a\udcff\n\u202e.tar"]
+    for each in odd:
+        each.write_text("neither")
     watched = WatchedFolder(incoming, registry, mover, who="anna")
 
     assert list(watched.look()) == [], "they may still grow"
@@ -316,8 +384,9 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     assert list(watched.look()) == []
 
     assert {name: each.models for name, each in dropped.items()} == {
-        "line.tar": (good,), "broken.tar": (), "notes.txt": (),
+        "line.tar": (good,), "broken.tar": (), "notes.txt": (), odd[0].name: (), odd[1].name: (),
     }  # fmt: skip
+    assert dropped[odd[1].name].said.isprintable()
     assert "sha256" in (incoming / "broken.tar.reason.txt").read_text()
     assert "is no bundle" in (incoming / "notes.txt.reason.txt").read_text()
     assert (incoming / "line.tar.deployed.txt").read_text().startswith(f"{good} is challenger")
@@ -325,11 +394,77 @@ def test_a_bundle_that_is_dropped_into_the_watched_folder_is_deployed_and_a_bad_
     assert not registry.has(*forest.split("@"))
     assert [each.said for each in in_force(shop).service.served] == [good]
     kinds = [event.record.kind for event in history(shop)]
-    assert sorted(kinds) == ["model_deployed", "model_refused", "model_refused"]
+    assert sorted(kinds) == ["model_deployed", *["model_refused"] * 4]
+    (incoming / "line.tar.deployed.txt").unlink()  # as if it had been killed before it could say so
+    assert [each.models for each in watched.look(at_once=True)] == [(good,)]
+    assert "already" in (incoming / "line.tar.deployed.txt").read_text()
+    assert len(list(history(shop))) == 5, "it is not moved again"
     (incoming / "broken.tar").write_bytes(bundles[forest])
     os.utime(incoming / "broken.tar", (2e9, 2e9))
     assert [each.models for each in watched.look(at_once=True)] == [(forest,)], "a mended file is tried again"
     assert not (incoming / "broken.tar.reason.txt").exists()
+
+
+def test_what_a_stranger_says_in_control_is_told_and_gives_a_terminal_no_orders(
+    shop: Settings, mover: Mover, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    mover.deploy(said[0], WHO, scope=Scope(channel="\u202e\x07"))
+    told = next(history(shop)).record.model_extra or {}
+    # void: decided on the service of before
+    Appender(shop).append("model_deployed", who="eve\x07", why="\u202e", **told)
+
+    commands = [["service"], ["history"], ["history", "--at", "2100-01-01"]]
+    outputs = [CliRunner().invoke(app, ["models", *each]).output for each in commands]
+
+    assert all(each.replace("\n", "").isprintable() for each in outputs), outputs
+    assert [each.count("\\u202e\\x07") for each in outputs] == [1, 2, 1]
+    assert outputs[1].count("void") == 1
+    wrong = CliRunner().invoke(app, ["models", "retire", "line", "--why", "x", "--scope", "channel=\u202e"])
+    assert (wrong.exit_code, wrong.output.replace("\n", "").isprintable()) == (1, True)
+    again = CliRunner().invoke(app, ["models", "deploy", said[0], "--why", "x" * 2_001])
+    assert again.exit_code == 1
+    assert again.stderr.startswith("fraudstream: --why: expected 1 to 2,000 letters, got 2,001")
+    assert len(list(history(shop))) == 2
+
+
+def test_what_another_group_has_in_service_is_not_deleted(
+    shop: Settings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(shop).items():
+        monkeypatch.setenv(name, value)
+    registry = Registry(shop.home / "models")
+    Mover(shop.model_copy(update={"group": "another"}), registry).deploy(said[0], WHO)
+    Mover(shop, registry).deploy(said[1], WHO)
+
+    result = CliRunner().invoke(app, ["models", "gc", "--keep", "0", "--yes"])
+
+    assert result.exit_code == 0, result.output
+    assert [registry.has(*each.split("@")) for each in said] == [True, True, False]
+
+
+def test_moves_that_follow_each_other_make_one_connection_and_each_sees_the_one_before(
+    shop: Settings, mover: Mover, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Control] = []
+
+    def connected(settings: Settings) -> Control:
+        made.append(Control(settings))
+        return made[-1]
+
+    monkeypatch.setattr("stream.deploying.Control", connected)
+    moved = [
+        mover.deploy(model, WHO, role="champion", scope=Scope(merchant=f"m{number}"))
+        for number, model in enumerate(said * 5)
+    ]
+    for model in said[:2]:
+        mover.promote(model, WHO)
+
+    assert mover.roll_back(said[1], WHO).put == said[0]
+    assert len(made) == 1, "a connection takes half a second, and hundreds of versions would take minutes"
+    assert [each.offset for each in moved] == list(range(15))
+    assert len(in_force(shop).service.served) == 16
 
 
 def test_of_several_who_promote_in_the_same_moment_each_takes_the_place_of_the_one_before(

@@ -4,6 +4,7 @@
     python tests/faults/chaos.py --short            # what CI runs, two to three minutes
     python tests/faults/chaos.py --seed 7 --compare # the same faults on stock Faust, side by side
     python tests/faults/chaos.py --entities         # two more stages, outcomes and order events beside orders
+    python tests/faults/chaos.py --swaps            # champions change and the kill switch is thrown meanwhile
 
 Two workers share the orders of one topic. A kill is SIGKILL, most of them aimed at the moment a
 decision has been written and its transaction not yet committed; a pause is SIGSTOP for longer than
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,15 +32,19 @@ if __name__ == "__main__":
 
 import msgspec
 
+from models.registry import Registry
 from stream.control import ControlState
 from stream.desk import ScoringDesk
+from stream.panel import Panels
 from stream.ports import Record
+from stream.serving import Shelf
 from stream.settings import Settings
 from stream.store import RocksStore
+from stream.verify import verify
 from stream.worker import load_model
 from stream.writer import POSITION_KEY, Owner, decode_position
 from tests.bench.results import record as keep_figures
-from tests.faults import on_the_road
+from tests.faults import on_the_road, swaps
 from tests.faults.checks import (
     Answers,
     Fault,
@@ -112,6 +118,8 @@ class System:
     """The rows in a changelog read from its start."""
     is_transactional: bool = True
     is_ours: bool = True
+    moves_models: bool = False
+    """Whether models change meanwhile."""
 
 
 # --- our own worker -------------------------------------------------------------------------------
@@ -148,18 +156,34 @@ def _whole(partition: int, key: bytes | None, value: bytes | None) -> bytes:
 
 def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], batch: int = 64) -> Expected:
     """The same desk, over each partition in log order, with a dict for its rows and nothing that can fail."""
-    scorer, policy = load_model(settings)
     nothing_said = ControlState(settings.group)
+    return _run_alone(settings, log, lambda _: nothing_said, batch)
+
+
+def run_under_recorded_states(settings: Settings, log: Mapping[int, Sequence[Record]]) -> Expected:
+    """The same, each order under the models that were in service when it was really decided."""
+    return _run_alone(settings, log, swaps.under_recorded_states(settings))
+
+
+def _run_alone(
+    settings: Settings,
+    log: Mapping[int, Sequence[Record]],
+    state_of: Callable[[Record], ControlState],
+    batch: int = 64,
+) -> Expected:
+    scorer, policy = load_model(settings)
+    now = [ControlState(settings.group)]
     desk = ScoringDesk(
-        scorer=scorer,
-        policy=policy,
+        panels=Panels(
+            scorer=scorer, policy=policy, models=Shelf(settings, Registry(settings.home / "models"))
+        ),
         topics=settings.topics,
         partitions=settings.partitions,
         row_limit=settings.row_limit,
         ahead_by_at_most=timedelta(seconds=settings.ahead_by_at_most_s),
         reject_share=0,
         headers=(),
-        in_force=lambda: nothing_said,
+        in_force=lambda: now[-1],
         horizons=settings.horizons,
     )
     watermarks: dict[int, int] = {}
@@ -167,10 +191,9 @@ def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], 
     decisions: dict[Key, bytes] = {}
     rejected: dict[Key, bytes] = {}
     for records in log.values():
-        for begin in range(0, len(records), batch):
-            effects = desk.decide(
-                records[begin : begin + batch], lambda number, key: rows.get((number, key)), watermarks
-            )
+        for state, some in _batches(records, state_of, batch):
+            now[:] = [state]
+            effects = desk.decide(some, lambda number, key: rows.get((number, key)), watermarks)
             watermarks |= effects.watermarks
             for each in effects.produce:
                 record = Record(each.topic, each.partition, -1, -1, each.key, each.value, each.headers)
@@ -186,6 +209,16 @@ def single_process_run(settings: Settings, log: Mapping[int, Sequence[Record]], 
                     else:
                         rows[number, key] = value
     return Expected(decisions, rejected, rows)
+
+
+def _batches(
+    records: Sequence[Record], state_of: Callable[[Record], ControlState], most: int
+) -> Iterator[tuple[ControlState, list[Record]]]:
+    """Records one after the other, as many at once as are decided under one state."""
+    for state, of_state in groupby(records, state_of):
+        some = list(of_state)
+        for begin in range(0, len(some), most):
+            yield state, some[begin : begin + most]
 
 
 def run_on_the_road(settings: Settings, _: Mapping[int, Sequence[Record]]) -> Expected:
@@ -234,6 +267,12 @@ ON_THE_ROAD = replace(OURS, name="fraudstream, two stages", expect=run_on_the_ro
 """The same worker, where devices and merchants have histories too."""
 
 
+SWAPPED = replace(
+    OURS, name="fraudstream, models change", expect=run_under_recorded_states, moves_models=True
+)
+"""The same worker, while models are promoted and rolled back and the kill switch is thrown."""
+
+
 # --- stock Faust, for comparison ------------------------------------------------------------------
 
 
@@ -280,7 +319,7 @@ def _stock(name: str, guarantee: str) -> System:
 
 def system_of(name: str) -> System:
     """The system of this name."""
-    for ours in (OURS, ON_THE_ROAD):
+    for ours in (OURS, ON_THE_ROAD, SWAPPED):
         if name == ours.name:
             return ours
     return _stock(name, {"faust-alo": "at_least_once", "faust-eos": "exactly_once"}[name])
@@ -326,6 +365,9 @@ class Run:
     fleet: Fleet
     publisher: Publisher
     chance: random.Random
+    mover: swaps.Swaps | None = None
+    moved_at: float = 0.0
+    """When the last move of a model was in force, in seconds since 1970."""
     faults: list[Fault] = field(default_factory=list)
     sightings: list[Sighting] = field(default_factory=list)
     owners: dict[int, str] = field(default_factory=dict)
@@ -368,9 +410,20 @@ class Run:
                 return False
             if self.publisher.failure is not None:
                 raise StageError("the publisher failed") from self.publisher.failure
+            if self.mover is not None and self.mover.failure is not None:
+                raise StageError("models could not be moved") from self.mover.failure
             self.fleet.tick()
             time.sleep(0.02)
         return True
+
+    def end_swaps(self) -> None:
+        """Make the last move, and go on until every worker has decided under it for a while."""
+        if self.mover is None:
+            return
+        self.mover.end()
+        self.moved_at = time.time()
+        self.wait(self.is_at_rest, REST_WITHIN_S)
+        self.wait(lambda: False, swaps.TAKEN_UP_S + 5.0)
 
     def wait_for_the_first_decisions(self) -> None:
         """Wait until every partition has decided something."""
@@ -533,6 +586,13 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
     longest = max((gap for _, gap in gaps), default=None)
     if longest is not None and longest > gap_limit:
         violations["gap too long"] = (f"{longest:.1f} s after a lone kill",)
+    if run.mover is not None:
+        violations |= swaps.violations(settings, decisions, workers=WORKERS, moved_at=run.moved_at)
+        verified = verify(settings, processes=1)
+        if verified.different or verified.equal != len(decisions):
+            violations["decisions that 'fraudstream verify' decides otherwise"] = tuple(
+                map(str, verified.listed or [f"{verified.equal} of {len(decisions)} are equal"])
+            )
     if system.is_ours:
         if longest is None and any(fault.is_a_kill for fault in run.faults):
             violations["gap not measured"] = ("no kill was lone: the machine is too slow or too busy",)
@@ -556,6 +616,7 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
             if settings.entities
             else {}
         ),
+        **_of_swaps(run, decisions),
         "rows": rows.expected,
         "rows wrong": _wrong(rows),
         "decisions aborted, invisible": len(aborted),
@@ -569,6 +630,18 @@ def examine(run: Run, *, finished: bool, gap_limit: float, began: float) -> Repo
         "seconds": round(time.monotonic() - began),
     }
     return Report(figures, violations)
+
+
+def _of_swaps(run: Run, decisions: Sequence[Record]) -> dict[str, Any]:
+    if run.mover is None:
+        return {}
+    offsets = swaps.control_offsets(run.settings, decisions)
+    return {
+        **{f"moves: {kind}": count for kind, count in sorted(run.mover.moves.items())},
+        "control offsets that orders were decided under": len(
+            {at for each in offsets.values() for at in each.values()}
+        ),
+    }
 
 
 def _as_seen(record: Record) -> bytes:
@@ -654,6 +727,7 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             source = on_the_road.said(settings, arguments.seed)
         elif system.is_ours:
             publish_starter(settings)
+        models = swaps.publish_models(settings) if system.moves_models else []
         fleet = Fleet(
             system.command, lambda name: system.environment(settings, name), home / "workers", WORKERS, chance
         )
@@ -663,12 +737,15 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             rate=arguments.rate,
             at_least=arguments.orders,
         )
-        run = Run(system, settings, fleet, publisher, chance)
+        mover = swaps.Swaps(settings, models, random.Random(arguments.seed)) if system.moves_models else None
+        run = Run(system, settings, fleet, publisher, chance, mover)
         watchers = run.watch()
         try:
             fleet.start()
             publisher.start()
             run.wait_for_the_first_decisions()
+            if mover is not None:
+                mover.start()
             for number, step in enumerate(plan, 1):
                 if step.calm:
                     run.wait(run.is_at_rest, REST_WITHIN_S)
@@ -682,6 +759,7 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             run.wait(lambda: not any(w.is_paused for w in fleet.workers.values()), PAUSE_S + 5)
             run.wait(run.is_at_rest, REST_WITHIN_S)
             run.wait(lambda: False, 5.0)
+            run.end_swaps()
             finished = run.finish()
             codes = fleet.stop()
             for watcher in watchers:
@@ -759,6 +837,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--entities", action="store_true", help="devices and merchants have stages, and outcomes are sent too"
     )
+    parser.add_argument(
+        "--swaps", action="store_true", help="models are promoted and rolled back, and the kill switch thrown"
+    )
     parser.add_argument("--short", action="store_true", help="6 kills, 1 pause, 1 wipe, 1 clean restart")
     parser.add_argument("--record", action="store_true", help="add the figures to tests/bench/RESULTS.md")
     arguments = parser.parse_args(argv)
@@ -772,6 +853,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.compare or arguments.system != OURS.name:
             parser.error("stock Faust has no stages: leave out --compare or --entities")
         names = (ON_THE_ROAD.name,)
+    if arguments.swaps:
+        if arguments.compare or arguments.system != OURS.name or arguments.entities:
+            parser.error("--swaps goes with our own worker without stages: leave out the other systems")
+        names = (SWAPPED.name,)
     reports: dict[str, Report] = {}
     try:
         for name in names:

@@ -786,7 +786,8 @@ class Schedule:
         """No record is taken before one that surely arrived earlier and that its worker must know of.
 
         Surely: by the latest arrival that the other could be given, and the earliest of this one. It must
-        know what could be read for longer than an end is trusted, when it looked at the clock.
+        know what could be read for longer than an end is trusted, when it looked at the clock. A past that is
+        published behind live records arrives with the last of them, so it too may be taken as one of these.
         """
         world, at = self.world, {number: dict(offsets) for number, offsets in positions.items()}
         careful = any(each.care.attempt for each in self._writers[life]._partitions.values())
@@ -799,7 +800,7 @@ class Schedule:
             ):
                 world.violation(f"{record.value!r} waited for {late:.0f} s")
             # of a live record it need only know what could be read when it was appended
-            is_live = record.timestamp - key[0] < LIVE_MS
+            is_live = record.timestamp - self._latest(record) < LIVE_MS
             since = (record.timestamp - EPOCH_MS) / 1000 if is_live else life.looked_at
             known_at = min(since, life.looked_at) - self.limits.trusted_s
             for number in [record.partition] if careful else at:
@@ -808,15 +809,17 @@ class Schedule:
                     if tp == record[:2]:
                         continue
                     readable = world.log(tp).readable_at(known_at)
-                    if other := self._first_beyond(tp, at[number][topic], readable):
-                        latest = max(
-                            arrived_at(each) for each in world.log(tp).read(0, other.offset + 1, 10_000)[0]
+                    other = self._first_beyond(tp, at[number][topic], readable)
+                    if other and (self._latest(other), rank, number) < key:
+                        world.violation(
+                            f"{life} takes {record.value!r} before {other.value!r}, which arrived earlier"
                         )
-                        if (latest, rank, number) < key:
-                            world.violation(
-                                f"{life} takes {record.value!r} before {other.value!r}, which arrived earlier"
-                            )
             at[record.partition][record.topic] = record.offset + 1
+
+    def _latest(self, record: Record) -> int:
+        """The latest arrival that the record could be given: that of any before it in its input."""
+        before, _ = self.world.log(record[:2]).read(0, record.offset + 1, 10_000)
+        return max(map(arrived_at, before))
 
     def _first_beyond(self, tp: TP, position: int, end: int) -> Record | None:
         found, _ = self.world.log(tp).read(position, end, 1)

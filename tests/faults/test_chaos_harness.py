@@ -11,6 +11,7 @@ from tests.faults.checks import (
     lone_gaps,
     shared_names,
 )
+from tests.faults.swaps import switched_back
 
 EXPECTED = {(0, 0): b"approve", (0, 1): b"review", (1, 0): b"decline"}
 SEEN = [((0, 0), b"approve"), ((0, 1), b"review"), ((1, 0), b"decline")]
@@ -131,3 +132,8 @@ def test_every_plan_begins_and_ends_with_a_kill_to_a_group_at_rest_and_changes_n
         assert {kind: sum(step.kind == kind for step in plan) for kind in counts} == counts
         assert [plan[0].kind, plan[-1].kind] == ["kill", "kill"]
         assert all(step.calm for step in (*plan[:2], plan[-1]))
+
+
+def test_a_partition_that_goes_back_to_earlier_models_is_found_and_one_that_goes_on_is_not() -> None:
+    assert switched_back({0: {0: 1, 1: 1, 2: 3}, 1: {0: 0, 7: 3}}) == ()
+    assert switched_back({0: {2: 3, 1: 1, 0: 1, 3: 2}, 1: {0: 0}}) == ((0, 3),)

@@ -18,6 +18,7 @@ from features.revisions import (
     Glimpse,
     Held,
     Learned,
+    Revision,
     Revisions,
     glimpse,
     ids_of,
@@ -321,3 +322,48 @@ def test_the_newest_time_of_a_newer_version_is_not_guessed_at() -> None:
 def test_bytes_that_are_no_revisions_are_told_apart(data: bytes) -> None:
     with pytest.raises(RowBytesError, match="restore them from the changelog"):
         Revisions.decode(data)
+
+
+# ---------------------------------------------------------------------- decisions kept elsewhere
+
+
+def decided(decision_id: bytes, decision: bytes) -> Revisions:
+    """An order whose only revision was decided, here or elsewhere."""
+    revisions = Revisions()
+    arrive(revisions, an_order(order_id="o1"), b"content")
+    revisions.seen[0].decision_id, revisions.seen[0].decision = decision_id, decision
+    return revisions
+
+
+def said(revisions: Revisions) -> tuple[bytes, bytes]:
+    return revisions.seen[0].decision_id, revisions.seen[0].decision
+
+
+def test_an_order_decided_anew_does_not_keep_what_was_decided_before() -> None:
+    """It was decided observing, at home; live it goes a road, and is decided at its end."""
+    revisions = decided(b"observed", b"to observe")
+
+    revisions.decide(revisions.seen[0], b"live", observing=False)
+
+    assert said(revisions) == (b"live", b"")
+
+
+def test_a_memory_that_only_names_a_decision_takes_none_away() -> None:
+    brought = decided(b"", b"")
+    brought.decided_elsewhere(Revision(0, b"content", b"again", b"as decided"), b"first")
+    assert said(brought) == (b"first", b"as decided")
+
+    brought.decided_as(decided(b"first", b""))
+    assert said(brought) == (b"first", b"as decided")
+
+    brought.decided_as(decided(b"anew", b"as decided anew"))
+    assert said(brought) == (b"anew", b"as decided anew")
+
+
+def test_what_was_decided_about_other_content_is_not_taken_over() -> None:
+    revisions = decided(b"", b"")
+
+    revisions.decided_elsewhere(Revision(0, b"other", b"x", b"other"), b"x")
+    revisions.decided_elsewhere(Revision(1, b"content", b"x", b"other"), b"x")
+
+    assert said(revisions) == (b"", b"")

@@ -108,6 +108,18 @@ def test_a_calibrated_model_has_no_calibration_error() -> None:
     assert sum(each.weight for each in calibration(p, came, np.ones(len(p)))) == 50_000
 
 
+def test_orders_of_one_score_are_calibrated_together_whenever_they_came() -> None:
+    # a stump says two scores; that frauds came late is no error of it
+    p = np.tile([0.1, 0.1, 0.1, 0.5], 250)
+    late = np.arange(1000) >= 500
+    came = np.where(p == 0.1, late & (np.arange(1000) % 5 == 0), late)
+
+    bins = calibration(p, came, np.ones(1000))
+
+    assert [(each.said, each.weight) for each in bins] == [(pytest.approx(0.1), 750), (0.5, 250)]
+    assert calibration_error(bins) == pytest.approx(0.0, abs=1e-3)
+
+
 def test_a_budget_is_never_exceeded_and_value_is_counted_in_money() -> None:
     p = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
     is_fraud = np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 1], dtype=bool)
@@ -120,6 +132,15 @@ def test_a_budget_is_never_exceeded_and_value_is_counted_in_money() -> None:
     assert cut.precision == pytest.approx(2 / 3)
     assert cut.recall == pytest.approx(2 / 3)
     assert cut.value_recall == pytest.approx(0.4)
+
+
+def test_a_budget_that_the_highest_score_alone_exceeds_has_no_cut() -> None:
+    p, is_fraud = np.full(200, 0.3), np.arange(200) < 5
+
+    assert at_budget(p, is_fraud, np.ones(200), np.ones(200), 0.05) is None
+    whole = at_budget(p, is_fraud, np.ones(200), np.ones(200), 1.0)
+    assert whole is not None
+    assert whole.stopped == 1.0
 
 
 def test_the_cheapest_threshold_weighs_reviews_against_frauds() -> None:

@@ -22,6 +22,7 @@ from models.predictors import (
     Isotonic,
     LightGBM,
     LogisticRegression,
+    Predictor,
     RandomForest,
     Sigmoid,
     XGBoost,
@@ -215,6 +216,25 @@ def test_orders_of_one_group_are_never_on_both_sides_of_a_fold() -> None:
 
     assert ((by_order > 0.5) == fraudster[mixed]).all(), "an order knows its customer by the others"
     assert ((by_customer > 0.5) == fraudster[mixed]).mean() < 0.8
+
+
+@pytest.mark.parametrize("predictor", [RandomForest(n_estimators=5), HistGradientBoosting()], ids=str)
+def test_a_fold_that_would_learn_from_one_kind_alone_is_refused(predictor: Predictor) -> None:
+    number = np.arange(len(ROWS))
+    one_fraudster = Rows(ROWS.matrix, ROWS.labels, groups=np.where(ROWS.labels, -1, number))
+    one_honest = Rows(ROWS.matrix, ROWS.labels, groups=np.where(ROWS.labels, number, -1))
+    three = Rows(ROWS.matrix, ROWS.labels, groups=number % 3)
+    model = a_risk(predictor=predictor, calibration=Sigmoid())
+
+    for rows, why in (
+        (one_fraudster, "has every fraud,"),
+        (one_honest, "has every order that is no fraud"),
+        (three, "needs as many groups, such as customers; got 3"),
+    ):
+        with pytest.raises(TrainingError, match=why):
+            fit(model, rows, threads=1)
+        with pytest.raises(TrainingError, match=why):
+            out_of_fold(a_risk(predictor=predictor), rows, threads=1)
 
 
 def test_what_cannot_be_learned_is_refused_with_its_reason() -> None:

@@ -90,3 +90,20 @@ def test_a_share_that_cannot_be_met_leaves_no_review() -> None:
 def test_a_suggestion_needs_a_label_for_each_probability() -> None:
     with pytest.raises(ValueError, match="one label for each probability"):
         suggest_policy([0.1, 0.2], [True])
+
+
+def test_an_order_that_stands_for_ten_counts_as_ten_in_a_suggestion() -> None:
+    p = [0.9] * 30 + [0.6] * 10 + [0.3] * 40 + [0.1] * 920
+    labels = [True] * 28 + [False] * 2 + [False] * 10 + [False] * 960
+    weights = [1.0 if each else 10.0 for each in labels]
+    times = [round(each) for each in weights]
+
+    repeated = suggest_policy(
+        [each for each, n in zip(p, times, strict=True) for _ in range(n)],
+        [each for each, n in zip(labels, times, strict=True) for _ in range(n)],
+    )
+
+    assert suggest_policy(p, labels, weights=weights) == repeated
+    # 28 frauds of 30 in the sample are 28 of 48 orders
+    assert repeated.decline_at > 0.9
+    assert suggest_policy(p, labels).decline_at == 0.9

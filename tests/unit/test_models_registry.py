@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import hashlib
 import hmac
 import json
@@ -121,6 +122,20 @@ def test_a_publication_that_fails_leaves_nothing_behind(
     monkeypatch.undo()
     assert registry.list() == ()
     assert list((Path(registry.address) / NAME).iterdir()) == []
+
+
+def test_a_disk_that_fails_is_not_said_to_be_somebody_elses_publication(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Read-only file system"):
+        registry.publish(FOREST)
+    monkeypatch.undo()
+    assert registry.list() == ()
+    registry.publish(FOREST)
 
 
 def test_a_model_that_would_not_load_is_not_published(registry: Registry) -> None:
@@ -322,7 +337,9 @@ def test_only_the_right_key_opens_a_signed_registry(tmp_path: Path) -> None:
 
 def test_an_unsigned_model_is_refused_where_the_registry_has_a_key(tmp_path: Path) -> None:
     Registry(tmp_path).publish(FOREST)
-    with pytest.raises(RegistryError, match=SIGNATURE):
+    with pytest.raises(
+        RegistryError, match="is not signed, and this registry takes only models signed with its key"
+    ):
         Registry(tmp_path, key=b"secret").load(NAME, VERSION)
 
 

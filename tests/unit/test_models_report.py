@@ -1,5 +1,6 @@
 """What an evaluation's page says, and that it stands for itself."""
 
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -76,9 +77,31 @@ def test_the_better_model_is_found_to_be_better(found: Evaluated) -> None:
     assert auc[3].low > 0
     assert auc[3].p_value < 0.05
     assert precision[2] == "average precision"
-    good = {name: lost for name, lost, _ in found.judged[0].importance}
+    good = {each.feature: each.lost for each in found.judged[0].importance}
     assert good["risk"] > 0.05
     assert good["noise"] == 0
+
+
+def test_shapley_values_are_asked_of_frauds_and_others_in_turns() -> None:
+    examples = some_examples()
+    asked: list[Any] = []
+
+    def shapley(rows: Any, others: Any) -> Any:
+        asked.append((rows, others))
+        return np.array([0.1234, 0.0])
+
+    told = replace(judged(examples, "good", 0), shapley=shapley)
+    found = evaluated("An evaluation", examples, [told], LABELLING)
+
+    ((rows, others),) = asked
+    assert (rows.shape, others.shape) == ((40, 2), (25, 2))
+    kind = dict(zip(examples.matrix[:, 0], examples.labels, strict=True))
+    assert [kind[row[0]] for row in rows] == [1, 0] * 20
+    assert {each.feature: each.shapley for each in found.judged[0].importance} == {
+        "risk": 0.1234,
+        "noise": 0.0,
+    }
+    assert "<td>0.1234</td>" in page(found)
 
 
 def test_groups_are_told_apart_and_small_ones_left_out(found: Evaluated) -> None:
@@ -86,9 +109,49 @@ def test_groups_are_told_apart_and_small_ones_left_out(found: Evaluated) -> None
 
     assert [name for name, _ in groups["country"]] == ["DE", "F<R"]
     assert [name for name, _ in groups["month"]] == ["2024-01", "2024-02"]
-    assert {name for name, _ in groups["customer"]} == {"first order", "ordered before"}
+    assert {name for name, _ in groups["customer"]} == {"first order, or a guest", "ordered before"}
     assert len(groups["amount"]) == 4
     assert sum(each.orders for _, each in groups["amount"]) == found.known
+
+
+def test_amounts_are_shown_from_the_least_to_the_greatest() -> None:
+    amount = np.tile([500.0, 900.0, 2_000.0, 2_000.0, 11_000.0, 90_000.0], 200)
+
+    groups = an_evaluation(amount=amount).judged[0].groups["amount"]
+
+    assert [name.split()[0] for name, _ in groups] == ["0", "9.00", "20.00", "110.00"]
+
+
+def test_a_sample_of_legitimate_orders_suggests_what_all_of_them_would() -> None:
+    number = np.arange(1200)
+    labels = (number % 40 == 0).astype(np.int8)
+    # of the orders with 0.9 two thirds are fraud; in the sample nine of ten are
+    alike, middling = number % 80 == 1, (number % 25 == 1) & (number % 80 != 1)
+    risk = np.select([(labels == 1) | alike, middling], [0.9, 0.6], 0.1)
+    matrix = np.column_stack([risk, risk, risk])
+    fifth = [alike & (number % 400 == 1), middling & (number % 125 == 1), (risk == 0.1) & (number % 5 == 2)]
+    is_kept = (labels == 1) | np.any(fifth, axis=0)
+
+    def at(examples: Examples) -> Evaluated:
+        return evaluated("An evaluation", examples, [judged(examples, "good", 0)], LABELLING)
+
+    whole = at(some_examples(labels=labels, matrix=matrix))
+    weights = np.where(labels == 1, 1.0, 5.0)
+    sample = at(some_examples(labels=labels, matrix=matrix, weights=weights).where(is_kept))
+
+    assert (whole.judged[0].policy.review_at, whole.judged[0].policy.decline_at) == (0.9, 1.0)
+    assert sample.judged[0].policy == whole.judged[0].policy
+    assert sample.fraud_share == pytest.approx(whole.fraud_share, abs=0.003)
+    assert whole.judged[0].compromised is not None
+    assert sample.judged[0].compromised is None
+    assert "CP@100 can't be told of one" in page(sample)
+
+
+def test_chance_is_never_said_to_be_impossible(found: Evaluated) -> None:
+    html = page(found)
+
+    assert "<td>below 0.01</td>" in html
+    assert "<td>0.00</td><td>yes</td>" not in html
 
 
 def test_the_page_needs_nothing_but_itself(found: Evaluated) -> None:
@@ -136,6 +199,17 @@ def test_its_charts_are_whole_and_lie_within_their_frames(found: Evaluated) -> N
                 x, y = map(float, point.split(","))
                 assert -1 <= x <= width + 1
                 assert -1 <= y <= height + 1
+
+
+def test_a_cost_is_drawn_from_the_lowest_threshold_to_the_highest(found: Evaluated) -> None:
+    (text,) = [each for each in page(found).split("<svg")[1:] if 'aria-label="Cost"' in each]
+    chart = ET.fromstring(f"<svg{text.partition('</svg>')[0]}</svg>")  # noqa: S314 - our own
+
+    lines = [each for each in chart.iter("polyline") if "stroke" in each.attrib]
+    assert len(lines) == len(found.judged)
+    for line in lines:
+        across = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
+        assert across == sorted(across)
 
 
 def test_it_states_label_maturity_and_what_nobody_knows(found: Evaluated) -> None:

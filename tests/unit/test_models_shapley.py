@@ -9,7 +9,7 @@ import pytest
 from models.fit import Rows
 from models.flat import FlatModel
 from models.learn import learn
-from models.shapley import shapley
+from models.shapley import mean_shapley, shapley
 from tests.small_models import ALL_KINDS, FEATURES, a_risk, some_rows
 
 KINDS = [
@@ -70,3 +70,26 @@ def test_values_add_up_to_what_the_order_is_away_from_the_others(kind: str) -> N
     away = model.raw(row[np.newaxis])[0] - model.raw(others).mean()
 
     assert shapley(model, row, others).sum() == pytest.approx(away, abs=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("forest", 12), ("logistic", 12)])
+def test_a_mean_is_of_the_size_of_the_values(kind: str, told: int) -> None:
+    model = a_model(kind)
+    rows, others = ROWS.matrix[:told], ROWS.matrix[20:25]
+
+    found = mean_shapley(model, rows, others)
+
+    each = [np.abs(shapley(model, row, others)) for row in rows]
+    assert found == pytest.approx(np.sum(each, axis=0) / told, abs=1e-12)
+    assert found.shape == (len(FEATURES),)
+    with pytest.raises(ValueError, match="got 0 and 5"):
+        mean_shapley(model, rows[:0], others)
+
+
+def test_of_a_large_forest_the_first_orders_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.shapley._NODES", 1)
+    model = a_model("forest")
+
+    found = mean_shapley(model, ROWS.matrix[:30], ROWS.matrix[40:43])
+
+    assert found.tolist() == mean_shapley(model, ROWS.matrix[:10], ROWS.matrix[40:43]).tolist()

@@ -101,25 +101,44 @@ def test_each_of_several_challengers_has_its_say_of_every_order() -> None:
     assert (new.found.challenger_cost, third.found.challenger_cost) == (0, 1_500)
 
 
+@pytest.mark.parametrize("challengers", [1, 5])
 def test_decisions_that_come_in_another_order_than_their_orders_are_found(
-    monkeypatch: pytest.MonkeyPatch,
+    challengers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decided, "_AHEAD", 4)
     past = Past()
+    others = [f"other{n}@2026-03-01.cccc" for n in range(challengers - 1)]
     for number in range(12):
         past.order(number, "approve", "decline", became=True)
-    for topic in ("decisions", "decisions-shadow"):
+        order = json.loads(past.topics["orders"][-1].value or b"")
+        for other in others:
+            said = a_decision(order, number, other, "decline", features={"amount": 1.0})
+            past.put("decisions-shadow", f"c{number}", said, SHADOW)
+    for topic, of_three in (("decisions", 3), ("decisions-shadow", 3 * challengers)):
         records = past.topics[topic]
-        for at in range(0, 12, 3):  # each three turned around
-            values = [each.value for each in records[at : at + 3]]
-            for place, value in zip(range(at, at + 3), reversed(values), strict=True):
+        for at in range(0, 4 * of_three, of_three):  # those of each three orders turned around
+            values = [each.value for each in records[at : at + of_three]]
+            for place, value in zip(range(at, at + of_three), reversed(values), strict=True):
                 records[place] = records[place]._replace(value=value)
     # an order that is gone leaves its decisions behind
     del past.topics["orders"][0]
 
+    found = past.compared()
+
+    assert [each.found.orders for each in found] == [11] * challengers
+
+
+def test_what_no_worker_has_written_stops_no_comparison() -> None:
+    past = Past()
+    junk, nothing = ("order_arrived_at", b"x"), ("order_arrived_at", None)
+    for number, headers in enumerate([(), (), (junk,), (nothing,)]):
+        past.order(number, "approve", "decline", became=False, headers=(*SHADOW, *headers))
+    shadow = past.topics["decisions-shadow"]
+    shadow[0] = shadow[0]._replace(value=(shadow[0].value or b"").replace(b"decline", b"banana"))
+
     (found,) = past.compared()
 
-    assert found.found.orders == 11
+    assert found.found.orders == 3
 
 
 def test_only_those_named_are_compared() -> None:

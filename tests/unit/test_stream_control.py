@@ -36,6 +36,21 @@ def test_the_last_word_is_in_force() -> None:
     ]
 
 
+def test_the_last_pause_says_whether_orders_on_their_road_go_on() -> None:
+    who = {"group": "g", "who": "anna", "why": "merchants"}
+    drain = json.dumps({"kind": PAUSED, "drain": True} | who).encode()
+    states = [told(drain), told(PAUSED, drain), told(drain, PAUSED), told(drain, RESUMED), told(PAUSED)]
+
+    assert [(state.paused, state.draining) for state in states] == [
+        (True, True),
+        (True, True),
+        (True, False),
+        (False, False),
+        (True, False),
+    ]
+    assert str(states[0].pause).startswith("paused, but for orders on their road, by anna on ")
+
+
 def test_a_record_wins_over_what_the_workers_were_started_with() -> None:
     assert told().observing(unless_told=True)
     assert not told().observing()

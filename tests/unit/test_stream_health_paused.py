@@ -61,6 +61,20 @@ def test_a_paused_worker_is_healthy_however_long_orders_wait(worker: AWorker) ->
     assert "fraudstream resume" in judged.reason
 
 
+def test_a_worker_that_only_finishes_what_is_on_its_road_is_healthy_while_orders_wait(
+    worker: AWorker,
+) -> None:
+    worker.writer.mailbox.hold(False, draining=True)
+
+    worker.lives(600)
+    assert worker.health.judge().state == "paused"
+    assert worker.health.judge().healthy
+
+    worker.writer.mailbox.hold(False)
+    worker.lives(70)
+    assert not worker.health.judge().healthy
+
+
 def test_the_time_of_a_pause_is_not_held_against_who_goes_on(worker: AWorker) -> None:
     worker.writer.mailbox.hold(True)
     worker.lives(600)

@@ -209,6 +209,17 @@ def test_later_stages_go_first_and_wait_for_nobody_at_home() -> None:
     assert places(merge.take(0.0, ROOM)) == [(DEVICE[0], 0)]
 
 
+def test_while_orders_are_kept_at_home_stages_go_on_and_nothing_of_home_is_lost() -> None:
+    merge = a_merge((HOME, DEVICE))
+    merge.learn({("outcomes", 0): 0, ("order-events", 0): 0, ("orders", 0): 2}, 0.0)
+    merge.hand_over(a_batch(an_input("orders", 0, 1, 2)))
+    merge.hand_over(a_batch(an_input(DEVICE[0], 0, 9)))
+
+    assert places(merge.take(0.0, ROOM, only_stages=True)) == [(DEVICE[0], 0)]
+    assert places(merge.take(0.0, ROOM, only_stages=True)) == []
+    assert places(merge.take(0.0, ROOM)) == [("orders", 0), ("orders", 1)]
+
+
 # ---------------------------------------------------------------------- waiting
 
 

@@ -18,8 +18,8 @@ from models.score import ScoreOf
 from models.train import train
 from models.trained import Trained
 from stream.cli import app
-from stream.model_gc import judged, named_in_decisions
-from stream.ports import TP, Record
+from stream.model_gc import judged, named_in_control, named_in_decisions
+from stream.ports import TP, Record, Refused
 from stream.settings import Settings
 from tests.small_shop import TRAINED_AT, a_past, a_trained
 
@@ -382,17 +382,64 @@ _MANIFEST: Any = None
 
 
 def kept(entries: list[Entry], **told: Any) -> dict[str, str]:
-    default: dict[str, Any] = {"decided": (), "pinned": "", "kept_since": date(2026, 6, 1)}
+    default: dict[str, Any] = {"decided": (), "pinned": "", "kept_since": date(2026, 6, 1), "served": {}}
     return {entry.said: why for entry, why in judged(entries, **(default | told))}
 
 
-def test_what_is_in_service_and_what_a_rollback_leads_back_to_is_kept() -> None:
+def test_what_control_needs_is_kept() -> None:
     entries = [an_entry("a", "2026-01-01.aaaa"), an_entry("a", "2026-01-02.aaaa")]
 
-    assert kept(entries, served={"a@2026-01-02.aaaa"}) == {
-        "a@2026-01-02.aaaa": "in service, or what a rollback leads back to",
+    assert kept(entries, served={"a@2026-01-02.aaaa": "in service"}) == {
+        "a@2026-01-02.aaaa": "in service",
         "a@2026-01-01.aaaa": "",
     }
+
+
+def a_move(offset: int, at: datetime, kind: str, version: str, **told: Any) -> Record:
+    told = {
+        "name": "risk",
+        "version": version,
+        "digest": "0" * 64,
+        "review_at": 0.2,
+        "decline_at": 0.9,
+    } | told
+    said = {"kind": kind, "group": Settings().group, "who": "anna", "why": "a test", "required": True}
+    said |= {"role": "champion"} | told
+    return Record("control", 0, offset, int(at.timestamp() * 1000), None, json.dumps(said).encode(), ())
+
+
+def test_whatever_was_in_service_lately_is_kept_for_every_group() -> None:
+    since = datetime(2026, 6, 1, tzinfo=UTC)
+    before, after = since - timedelta(seconds=1), since + timedelta(seconds=1)
+    long_ago, until_june, now, theirs, on_trial = (f"2025-01-0{n}.aaaa" for n in range(1, 6))
+    scope = {"country": "DE"}
+    control = [
+        a_move(0, before, "model_deployed", long_ago, scope=scope),
+        a_move(1, before, "model_deployed", until_june, scope=scope),
+        a_move(2, before, "model_deployed", on_trial, role="challenger"),
+        a_move(3, before, "model_retired", on_trial, role="challenger"),
+        a_move(4, before, "model_promoted", theirs, group="another"),
+        a_move(5, after, "model_retired", until_june, scope=scope),
+        a_move(6, after, "model_promoted", now),
+    ]
+
+    found = named_in_control(Settings(), SomeDecisions(control=control), since)
+
+    assert found == {
+        f"risk@{until_june}": "in service since 2026-06-01",
+        f"risk@{now}": "in service",
+        f"risk@{theirs}": "in service",
+    }
+    back = named_in_control(Settings(), SomeDecisions(control=control[:2]), since)
+    assert back[f"risk@{long_ago}"] == "what a rollback leads back to"
+
+
+def test_nothing_goes_while_a_move_cannot_be_followed() -> None:
+    at = datetime(2026, 6, 1, tzinfo=UTC)
+    control = [a_move(0, at, "model_doubled", "2026-01-01.aaaa")]
+
+    with pytest.raises(Refused, match="until then nobody knows which models are needed"):
+        named_in_control(Settings(), SomeDecisions(control=control), at)
 
 
 def test_what_something_needs_is_kept() -> None:

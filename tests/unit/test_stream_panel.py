@@ -77,6 +77,14 @@ def a_shop(*moves: tuple[str, dict[str, Any]], **more: Any) -> tuple[Shop, list[
     return Shop(panels=panels, in_force=lambda: states[-1], **more), states
 
 
+def a_shop_without(name: str, *moves: tuple[str, dict[str, Any]], **more: Any) -> Shop:
+    """The same, where a worker can't read one of the models."""
+    scorer: Any = Says(0.6, "amount")
+    models = Named({each: says for each, says in MODELS.items() if each != name})
+    panels = Panels(scorer=scorer, policy=POLICY, models=models, entities=more["entities"])
+    return Shop(panels=panels, in_force=lambda: state(*moves), **more)
+
+
 def by(decision: Any) -> str | None:
     return decision.model and decision.model.name
 
@@ -228,6 +236,32 @@ def test_an_order_on_its_road_meets_the_models_of_its_home_though_others_are_in_
     first, second = decisions(effects)
     assert [(by(d), d.source.others["control"]) for d in (first, second)] == [("device", 1), ("high", 2)]
     assert first.features["by_device_orders_count_30d"] == 0
+
+
+@pytest.mark.parametrize("is_spared", [True, False])
+def test_a_model_whose_features_home_could_not_compute_decides_nothing_at_a_stage(is_spared: bool) -> None:
+    by_device = Count(over=days(30), by="device")
+    MODELS["device"] = Says(0.4, features=(by_device, *by_names(["orders_count_30d"])))
+    MODELS["spare"] = Says(0.9, features=(by_device,))
+    moves = [(DEPLOYED, a_model("device")), (DEPLOYED, a_model("device", role="challenger", scope=DE))]
+    moves += [(DEPLOYED, a_model("spare", role="fallback"))] if is_spared else []
+    shop, _ = a_shop(*moves, entities=("device", "merchant"))
+    order = shop.record("orders", 0, b"c1", as_json(an_order(device_id="d1", country="DE")))
+    poor, _ = a_shop(*moves, entities=("device", "merchant"))
+    poor.desk = a_shop_without("device", *moves, entities=("device", "merchant")).desk
+
+    poor.only([order])
+    shop.rows, shop.waiting, shop.ends = poor.rows, poor.waiting, poor.ends
+    effects = shop.only([])
+    while shop.waiting:
+        shop.go_on(effects)
+
+    (decision,) = decisions(effects)
+    assert (by(decision), codes(decision)[0]) == ("spare" if is_spared else None, "model_unavailable")
+    assert decision.action.value == ("decline" if is_spared else "review")
+    assert decisions(effects, "decisions-shadow") == []
+    (whole,) = shop.decide(an_order(order_id="o2", device_id="d1"))
+    assert by(whole) == "device"
 
 
 def test_a_stage_waits_until_it_has_read_as_much_of_control_as_the_home_of_an_order() -> None:

@@ -114,6 +114,18 @@ def test_a_canary_decides_for_its_share_of_the_customers_and_the_same_ones_alway
     assert deciders(said, at=500) == ["old"]
 
 
+def test_who_would_decide_without_a_canary_stands_behind_it_and_before_any_fallback() -> None:
+    german = a_model("german_canary", role="canary", share=500, scope=DE)
+    spare = (DEPLOYED, a_model("spare", role="fallback"))
+
+    narrower = service((DEPLOYED, a_model("anywhere")), (DEPLOYED, german), spare)
+    nobody = service((DEPLOYED, a_model("new", role="canary", share=500)), spare)
+
+    assert deciders(narrower, country="DE") == ["german_canary", "anywhere", "spare"]
+    assert deciders(narrower, country="DE", at=500) == ["anywhere", "spare"]
+    assert deciders(nobody) == ["new", None, "spare"], "the model of the settings is the champion here"
+
+
 def test_a_promoted_model_no_longer_looks_on_where_it_decides() -> None:
     said = service(
         (DEPLOYED, a_model("old")),

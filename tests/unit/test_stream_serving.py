@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from stream.service import DEPLOYED, EVERYWHERE, KILL_OFF, KILL_ON, PROMOTED, Se
 from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from tests.small_shop import a_trained
+from tests.strategies import an_order
 from tests.unit.test_stream_panel import MODELS, POLICY, Says, state
 from tests.unit.test_stream_service import a_model
 
@@ -43,6 +44,18 @@ def served(settings: Settings, version: str, *, digest: str | None = None) -> Se
 
 def a_shelf(settings: Settings) -> Shelf:
     return Shelf(settings, Registry(settings.home / "models"))
+
+
+def a_move(settings: Settings, version: str, **scope: str) -> dict[str, Any]:
+    """What a record says that has a version of the registry decide some orders."""
+    ref = served(settings, version).ref
+    named = {"name": ref.name, "version": version, "digest": ref.digest}
+    return {**named, "role": "champion", "scope": scope, "review_at": 0.2, "decline_at": 0.5}
+
+
+def shelf_size(settings: Settings, version: str) -> int:
+    files = Registry(settings.home / "models").manifest("order_risk", version).files
+    return sum(each.size for each in files.values())
 
 
 def test_a_shelf_holds_what_fits_and_loads_the_rest_again_when_it_is_asked_for(settings: Settings) -> None:
@@ -111,6 +124,34 @@ def test_a_model_that_failed_is_tried_again_and_no_order_waits_for_it(
     assert shelf.scorer(model) is not None
 
 
+def test_a_model_that_could_not_be_read_when_it_was_moved_decides_once_it_can_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.serving._AGAIN_S", 0.02)
+    model = served(settings, FOREST.version)
+    folder = settings.home / "models/order_risk" / FOREST.version
+    folder.rename(settings.home / "elsewhere")
+    shelf = a_shelf(settings)
+    panels = Panels(scorer=None, policy=POLICY, models=shelf)
+    told = {"version": FOREST.version, "digest": model.ref.digest}
+    at_work = Serving(shelf, panels, state((DEPLOYED, a_model("order_risk", **told))))
+    before = at_work.state
+
+    def said() -> Any:
+        judge = panels.of(at_work.state.service).bench(an_order()).deciders[0]
+        return judge.score([[None] * len(judge.names)])[0]
+
+    assert said() is None
+    (settings.home / "elsewhere").rename(folder)
+    deadline = time.monotonic() + 6 * WITHIN_S  # a kernel may have to be compiled
+    while at_work.state is before and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert said() is not None, "the desk takes up a state that is another one"
+    assert at_work.state == before, "nothing was said meanwhile"
+    assert shelf.loaded == 1, "no order waits for it"
+
+
 class Slow:
     """Models that load only once they are let."""
 
@@ -125,6 +166,10 @@ class Slow:
         self.asked.set()
         assert self.may.wait(WITHIN_S)
         return MODELS.scorer(served)
+
+    def load_ahead(self, several: Iterable[Served]) -> None:
+        for each in several:
+            self.scorer(each)
 
 
 @pytest.fixture
@@ -166,6 +211,33 @@ def test_a_kill_switch_waits_for_no_model_and_what_loaded_meanwhile_changes_noth
     at_work.take_up(state(*moves, (PROMOTED, a_model("high")), (KILL_OFF, {})))
     assert at_work.settle(WITHIN_S)
     assert (at_work.state.next_offset, at_work.state.service.kill) == (4, None)
+
+
+def test_models_of_narrow_scopes_are_loaded_before_an_order_needs_them(settings: Settings) -> None:
+    shelf = a_shelf(settings)
+    moves = [
+        (DEPLOYED, a_move(settings, FOREST.version, merchant="m1")),
+        (DEPLOYED, a_move(settings, LINEAR.version, merchant="m2")),
+    ]
+
+    Serving(shelf, Panels(scorer=None, policy=None, models=shelf), state(*moves))
+
+    deadline = time.monotonic() + WITHIN_S
+    while shelf.loaded < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert shelf.loaded == 2
+
+
+def test_what_is_loaded_ahead_takes_nobodys_room(settings: Settings) -> None:
+    forest, linear = served(settings, FOREST.version), served(settings, LINEAR.version)
+    shelf = a_shelf(settings)
+    shelf._most = shelf_size(settings, FOREST.version)
+    held = shelf.scorer(forest)
+
+    shelf.load_ahead([linear, forest])
+
+    assert shelf.loaded == 1
+    assert shelf.scorer(forest) is held
 
 
 def test_what_is_said_of_no_model_is_in_force_at_once(slow: Slow) -> None:
