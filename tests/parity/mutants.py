@@ -51,6 +51,7 @@ NEWEST = REPLAY + "test_what_became_of_an_order_is_of_the_time_and_amount_that_t
 ONE_LOSS = REPLAY + "test_one_fraud_of_which_a_warning_and_a_chargeback_come_is_one_loss"
 WAITS = REPLAY + "test_what_is_said_before_a_test_order_waits_for_the_order_that_is_none"
 REVISIONS = "tests/unit/test_features_revisions.py::"
+OLDER_REVISION = REVISIONS + "test_a_revision_that_comes_after_a_newer_one_changes_nothing"
 SUPERSEDES = (
     REVISIONS + "test_a_superseding_outcome_takes_the_place_of_the_one_it_names_whichever_comes_first"
 )
@@ -62,8 +63,9 @@ HEARD_OF = REVISIONS + (
 )
 ROWS = "tests/unit/test_features_history.py::"
 CORRECTED = ROWS + "test_a_fact_counts_from_when_it_is_known_and_until_it_is_corrected"
+KNOWN_ALREADY = ROWS + "test_facts_may_come_in_any_order_and_twice"
 OTHERS_FACTS = ROWS + "test_what_became_of_one_order_is_forgotten_and_of_the_others_it_is_not"
-GUESTS = "tests/unit/test_stream_desk.py::test_a_guest_has_no_history_and_leaves_none"
+GUESTS = REPLAY + "test_a_guest_counts_for_the_device_and_for_no_customer"
 
 STAGES = "tests/unit/test_stream_stages.py::"
 ROAD = "tests/parity/test_road_parity.py::"
@@ -154,7 +156,7 @@ MUTANTS = (
         "a statement sent twice counts twice",
         "history.py",
         (("is_known = where < len(statements) and statements[where] == statement", "is_known = False"),),
-        SENT_TWICE,
+        KNOWN_ALREADY,
     ),
     Mutant(
         "a late order is appended at the end",
@@ -415,7 +417,7 @@ MUTANTS = (
         "an older revision takes a newer one's place",
         "revisions.py",
         (("if before and max(", "if False and max("),),
-        DESK,
+        OLDER_REVISION,
     ),
     Mutant(
         "a test order is remembered",
