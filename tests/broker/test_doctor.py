@@ -479,3 +479,12 @@ def _configure(settings: Settings, topic: str, config: dict[str, str]) -> None:
     admin = AdminClient(settings.confluent())  # held: its futures end with it
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
+    asked = ConfigResource(ResourceType.TOPIC, topic)
+    deadline = time.monotonic() + 30
+    while True:  # the broker that answers may hear of it a moment later
+        (described,) = admin.describe_configs([asked]).values()
+        found = described.result()
+        if all(found[name].value == value for name, value in config.items()):
+            return
+        assert time.monotonic() < deadline, f"{topic} is not configured"
+        time.sleep(0.05)

@@ -21,6 +21,7 @@ class AMailbox:
     stopping: bool = False
     waiting: int = 0
     held: bool = False
+    draining: bool = False
 
 
 @dataclass
