@@ -56,6 +56,8 @@ class Asked(NamedTuple):
     """Which orders are read; None for all."""
     only: Callable[[DecidedOrder, Word, Word], bool] = lambda *_: True
     """Whether an order counts that was decided so, with what the challenger said of it."""
+    decided: Callable[[DecidedOrder, Word], object] = lambda *_: None
+    """Told every arrival that was decided, whether or not a challenger said anything of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def compare(
                     or not counted.is_of(champions)
                 ):
                     continue
+                asked.decided(order, counted)
                 # the silence about a declined order says nothing
                 labelling = heard if counted.action == Action.DECLINE else asked.labelling
                 label = labelling.label(statements.get(order.order_id, ()), order.placed)
