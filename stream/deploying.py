@@ -173,8 +173,8 @@ class Mover:
 
         Without a version it is the one of that name that looks on, or is on trial, there; else as for
         `deploy`. With `on_trial` only as long as that one still is, as it was put there, and with `judged`
-        only as long as whoever decided there by that service still does. `evidence` is kept with the move. Raises
-        as `deploy`, and AlreadySo where it is no longer on trial, or beside another champion.
+        only as long as whoever decided there by that service still does. `evidence` is kept with the move.
+        Raises as `deploy`, and AlreadySo where it is no longer on trial, or beside another champion.
         """
         name, version = named(model)
         state = self._state()

@@ -37,6 +37,9 @@ class Gates(BaseModel):
     answered: Share = 0.95
     """The share of the orders decided beside it that a challenger has to have scored: one that fails on the
     hard ones is not judged by the easy ones alone."""
+    released: Share = 0.1
+    """Of the orders that were declined and have no outcome, the share that a challenger may approve: nobody
+    sees the fraud among them, so the money can't tell."""
     silent_days: Days = 1.0
     """So long ago at most, by the judge's clock, arrived the newest order that it scored: of a challenger
     that stopped, or by a clock that is far ahead, nothing is promoted."""

@@ -286,6 +286,8 @@ def evidence_of(
     seen = seen._replace(
         scored=found.scored,
         disagreed=found.disagreed,
+        declined=found.declined,
+        released=found.released,
         compared=found.found,
         currency=found.currency,
         answered=answered.share,

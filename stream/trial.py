@@ -73,6 +73,10 @@ class Evidence(NamedTuple):
     """The feature whose missing share moved most, and by how much."""
     answered: float = 0.0
     """The share of the orders decided beside it, since it began to score, that it scored."""
+    declined: int = 0
+    """Orders that were declined, and of which nobody knows what they were."""
+    released: int = 0
+    """Of these, those that the challenger would have approved."""
     silent_days: float | None = None
     """Since the newest arrival that both decided, by the judge's clock; None where there is none."""
     took_us: float | None = None
@@ -84,6 +88,7 @@ def judge_challenger(seen: Evidence, gates: Gates) -> Verdict:
     found = seen.compared
     known, frauds = (found.orders, found.frauds) if found is not None else (0, 0)
     share = seen.disagreed / seen.scored if seen.scored else 0.0
+    released = seen.released / seen.declined if seen.declined else 0.0
     asked = [
         Gate("days", seen.days >= gates.days, f"{seen.days:.1f} days on trial, at least {gates.days:g}"),
         Gate(
@@ -103,6 +108,12 @@ def judge_challenger(seen: Evidence, gates: Gates) -> Verdict:
             "answered",
             seen.answered >= gates.answered,
             f"it scored {seen.answered:.1%} of the orders decided beside it, at least {gates.answered:.1%}",
+        ),
+        Gate(
+            "released",
+            released <= gates.released,
+            f"would have approved {seen.released:,} of {seen.declined:,} orders that were declined and that "
+            f"nobody knows of, at most {gates.released:.1%}",
         ),
         _silent(seen, gates),
         *_drift(seen, gates),
@@ -205,6 +216,8 @@ def _figures_of(seen: Evidence) -> Mapping[str, Any]:
         "challenger_cost": None if found is None else found.challenger_cost,
         "saved": None if saved is None else saved._asdict(),
         "answered": round(seen.answered, 6),
+        "declined": seen.declined,
+        "released": seen.released,
         "silent_days": None if seen.silent_days is None else round(seen.silent_days, 3),
         "stability": seen.stability,
         "missing_moved": None if seen.missing is None else dict([seen.missing]),

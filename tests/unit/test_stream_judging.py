@@ -114,6 +114,21 @@ def test_a_challenger_that_failed_on_the_hard_orders_is_not_judged_by_the_easy_o
     assert past.evidence(served(NEW, scope=Scope(country="FR"))).answered == 0.0
 
 
+def test_what_a_challenger_would_let_through_of_what_was_declined_is_told_beside_the_money() -> None:
+    past = Past()
+    past.control = 1
+    for number, (champion, challenger) in enumerate(
+        [("decline", "approve"), ("decline", "review"), ("decline", "decline"), ("approve", "approve")]
+    ):
+        past.order(number, champion, challenger)
+    past.order(4, "decline", "approve", became=False)  # known to have been good
+
+    seen = past.evidence()
+
+    assert seen.compared is not None
+    assert (seen.compared.orders, seen.declined, seen.released) == (2, 3, 1)
+
+
 def test_how_long_a_challenger_is_silent_is_told_by_when_orders_arrived() -> None:
     past = Past()
     past.control = 1

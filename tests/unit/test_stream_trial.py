@@ -19,7 +19,7 @@ def compared(saved: Difference | None = BETTER, *, orders: int = 2_000, frauds: 
     return Compared(orders, frauds, 500_000, 450_000, saved, None, ())
 
 
-GOOD = Evidence(60.0, 3_000, 90, compared(), "EUR", 0.02, ("amount", 0.0), 1.0, 0.01, 40.0)
+GOOD = Evidence(60.0, 3_000, 90, compared(), "EUR", 0.02, ("amount", 0.0), 1.0, 100, 10, 0.01, 40.0)
 
 
 def test_a_challenger_that_passed_every_gate_is_promoted_and_its_why_has_the_figures() -> None:
@@ -50,6 +50,7 @@ def test_a_challenger_that_passed_every_gate_is_promoted_and_its_why_has_the_fig
         ({"stability": 0.3}, "drift"),
         ({"missing": ("account_age_days", 0.2)}, "missing"),
         ({"answered": 0.94}, "answered"),
+        ({"released": 11}, "released"),
         ({"silent_days": 1.5}, "silent"),
         ({"silent_days": None}, "silent"),
         ({"took_us": 501.0}, "speed"),
