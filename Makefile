@@ -99,13 +99,14 @@ bench-merchants: $(READY) ## Hold what a worker decides with against the publish
 	$(PY) tests/bench/merchants.py $(ARGS)
 
 .PHONY: parity
-parity: $(READY) ## Hold rows against lists and for loops: 10,000 generated histories, then every order of two data sets (25 min).
+parity: $(READY) ## Hold rows against lists and for loops: 10,000 generated histories, then every order of two data sets, and by three entities (40 min).
 	PARITY_HISTORIES=10000 $(PY) -m pytest -q -n 2 tests/parity $(ARGS)
 	$(PY) tests/parity/real_data.py
+	$(PY) tests/parity/real_entities.py
 
 .PHONY: mutants
 mutants: $(READY) ## Make known mistakes in the features and the stages, each of which a test must catch (8 min; ARGS=words of their names).
-	$(PY) tests/parity/mutants.py $(ARGS)
+	$(PY) tests/parity/mutants.py --record $(ARGS)
 
 .PHONY: bench-latency
 bench-latency: $(READY) ## Measure order to visible decision at 200/s and 1,000/s (ARGS="--entities device,merchant": with stages too).

@@ -49,13 +49,14 @@ class Shop:
         self.entities: tuple[str, ...] = settings.get("entities", ())
         self.partitions: int = settings.get("partitions", 1)
         self.topics: Topics = settings.get("topics") or Topics()
+        self.row_limit: int = settings.get("row_limit", 100)
         self.stages = {entity: self.topics.by(entity) for entity in self.entities}
         self.desk = ScoringDesk(
             scorer=settings.get("scorer") or CountingScorer(),  # type: ignore[arg-type]  # stands in for a trained model
             policy=Policy(review_at=0.2, decline_at=0.5),
             topics=self.topics,
             partitions=self.partitions,
-            row_limit=settings.get("row_limit", 100),
+            row_limit=self.row_limit,
             ahead_by_at_most=timedelta(minutes=5),
             reject_share=settings.get("reject_share", 0.0),
             headers=(("worker", b"w1"),),
@@ -111,8 +112,9 @@ class Shop:
         """Take from the stage that has something waiting and is the last, or the one before, and so on."""
         topics = sorted({each.topic for each in self.waiting}, key=list(self.stages.values()).index)
         topic = topics[-1 - which % len(topics)]
-        some = [each for each in self.waiting if each.topic == topic][: self.at_once]
-        self.waiting = [each for each in self.waiting if each not in some]
+        there = [each for each in self.waiting if each.topic == topic]
+        some, left = there[: self.at_once], there[len(there[: self.at_once]) :]
+        self.waiting = [each for each in self.waiting if each.topic != topic] + left
         then = self.only(some)
         effects.produce += then.produce
         effects.counts.update(then.counts)
@@ -139,7 +141,7 @@ class Shop:
                     self.rows[partition, key] = row
         self.watermarks |= effects.watermarks
         on_their_road = [each for each in effects.produce if each.topic in self.stages.values()]
-        effects.produce = [each for each in effects.produce if each not in on_their_road]
+        effects.produce = [each for each in effects.produce if each.topic not in self.stages.values()]
         for each in on_their_road:
             self.waiting.append(self.record(each.topic, each.partition, each.key, each.value, each.headers))
         if effects.committed is not None:
@@ -148,7 +150,7 @@ class Shop:
     def row(self, entity: str, named: str) -> Row:
         """The row of an entity, on the partition of its key."""
         kept = self.rows.get((partition_of(named.encode(), self.partitions), row_key(entity, named)))
-        return Row(100) if kept is None else Row.decode(kept, 100)
+        return Row(self.row_limit) if kept is None else Row.decode(kept, self.row_limit)
 
     def decide(self, *orders: Order, **fields: Any) -> list[Any]:
         effects = self.arrive(*(as_json(order) for order in orders), **fields)

@@ -2,24 +2,27 @@
 
 import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, Producer
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from typer.testing import CliRunner
 
 from features.catalogue import by_names
-from features.events import Order, Outcome
+from features.events import Order, OrderEvent, Outcome, microseconds
 from features.plan import Plan
 from features.replay import Replay
 from models.registry import Registry
 from models.train import train
 from stream import topics
 from stream.cli import app
+from stream.merge import ARRIVED_AT
 from stream.settings import Settings
 from tests.running import Worker, decisions, environment, read, send
 from tests.strategies import as_json
@@ -126,6 +129,156 @@ def test_orders_through_two_stages_by_two_workers_have_the_features_of_a_replay(
     assert any(each["features"]["by_device_fraud_count_90d_known_after_7d"] for each in decided), (
         "nothing was learned of any device"
     )
+
+
+Event = Order | OrderEvent | Outcome
+
+
+def happening() -> list[tuple[datetime, Event]]:
+    """Orders of few customers, devices and merchants for three weeks, and among them, when it became known,
+    what became of those before: every second was fraud, and of half of these it is taken back later.
+    """
+    told: list[tuple[datetime, Event]] = []
+    for number in range(60):
+        order = Order(
+            order_id=f"o{number}",
+            customer_id=f"c{number % 7}" if number % 9 else None,
+            device_id=f"d{number % 5}",
+            merchant_id=f"m{number % 3}",
+            placed_at=START + timedelta(hours=8 * number),
+            amount=1000 + number,
+            currency="EUR",
+        )
+        told.append((order.placed_at, order))
+        if number % 2:
+            frauds = [an_outcome(order).model_copy(update={"outcome_id": "first"})]
+            if number % 4 == 1:
+                known_at = order.placed_at + timedelta(days=10, minutes=1)
+                later = {"is_fraud": False, "kind": "reversal", "known_at": known_at}
+                frauds.append(
+                    frauds[0].model_copy(update={**later, "outcome_id": "second", "supersedes": "first"})
+                )
+            told += [(each.known_at, each) for each in frauds]
+        elif number % 4:
+            refund = OrderEvent(
+                order_id=order.order_id,
+                customer_id=order.customer_id,
+                kind="refunded",
+                amount=10,
+                currency="EUR",
+                occurred_at=order.placed_at,
+                known_at=order.placed_at + timedelta(hours=30, minutes=2),
+            )
+            told.append((refund.known_at, refund))
+    return sorted(told, key=lambda each: each[0])
+
+
+def publish(shop: Settings, told: Sequence[tuple[datetime, Event]], *, with_arrival: bool) -> None:
+    """Each to its topic; with when it arrived, or else one after the other in milliseconds of their own."""
+    producer = Producer({**shop.confluent(), "partitioner": "murmur2_random", "linger.ms": 1})
+    of = {Order: shop.topics.orders, Outcome: shop.topics.outcomes, OrderEvent: shop.topics.order_events}
+    for at, event in told:
+        value = as_json(event) if isinstance(event, Order) else event.model_dump_json().encode()
+        headers = [(ARRIVED_AT, str(microseconds(at) // 1_000).encode())] if with_arrival else []
+        producer.produce(
+            of[type(event)], value, (event.customer_id or event.order_id).encode(), headers=headers
+        )
+        if not with_arrival:
+            assert producer.flush(30) == 0
+            time.sleep(0.002)
+    assert producer.flush(30) == 0
+
+
+def committed(shop: Settings, *named: str) -> Iterator[int]:
+    """How many records of these topics are there for a reader by now, each time it is asked."""
+    consumer = Consumer(
+        {
+            **shop.confluent(),
+            "group.id": "counter",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 5,
+        }
+    )
+    consumer.assign([TopicPartition(topic, n, 0) for topic in named for n in range(shop.partitions)])
+    found = 0
+    with closing(consumer):
+        while True:
+            found += sum(1 for message in consumer.consume(100, 0.05) if message.error() is None)
+            yield found
+
+
+def live(shop: Settings, told: Sequence[tuple[datetime, Event]]) -> None:
+    """Each event happens once the one before has come all its way."""
+    # an order is told to its last stage and then decided, of what becomes of it only the stage is told
+    with closing(committed(shop, shop.stages["merchant"], shop.topics.decisions)) as counts:
+        wanted = 0
+        for one in told:
+            publish(shop, [one], with_arrival=False)
+            wanted += 2 if isinstance(one[1], Order) else 1
+            deadline = time.monotonic() + 60.0
+            while next(counts) < wanted:
+                assert time.monotonic() < deadline, f"{one} has not come all its way"
+
+
+def features_of(shop: Settings, count: int) -> dict[str, Mapping[str, float | None]]:
+    """What the decisions say of their orders."""
+    made = decisions(shop, count, within_s=120.0)
+    found = {each["order_id"]: each["features"] for each in made}
+    assert len(made) == len(found) == count
+    return found
+
+
+def replayed(told: Sequence[tuple[datetime, Event]]) -> dict[str, Mapping[str, float | None]]:
+    """The features of each order when all of it is taken in this order."""
+    past = Replay(Plan(ASKED), row_limit=512, entities=("customer", "device", "merchant"))
+    found = [(event, past.follow(event)) for _, event in told]
+    names = [each.name for each in ASKED]
+    return {
+        event.order_id: dict(zip(names, vector, strict=True))
+        for event, vector in found
+        if isinstance(event, Order) and isinstance(vector, tuple)
+    }
+
+
+def test_orders_and_outcomes_published_as_one_backlog_have_the_features_they_have_live(
+    shop: Settings, tmp_path: Path
+) -> None:
+    told = happening()
+    orders = [each for each in told if isinstance(each[1], Order)]
+    others = [each for each in told if not isinstance(each[1], Order)]
+    expected = replayed(told)
+    assert replayed([*orders, *others]) != expected, "it makes no difference when outcomes are heard of"
+    assert replayed([*others, *orders]) == expected, "what is not known yet counts, once it is told"
+
+    found = {}
+    for number, way in enumerate(("live", "as it happened", "topic by topic")):
+        prefix = f"{shop.group}-{number}-"
+        # few records at once, so that inputs have to wait for one another
+        one = shop.model_copy(
+            update={
+                "topics": shop.topics.model_validate({"prefix": prefix}),
+                "group": prefix + "group",
+                "worker": prefix + "worker",
+                "home": tmp_path / way,
+                "batch_records": 7,
+            }
+        )
+        topics.create(one)
+        shutil.copytree(shop.home / "models", one.home / "models")
+        if way == "as it happened":
+            publish(one, told, with_arrival=False)
+        elif way == "topic by topic":
+            publish(one, [*orders, *others], with_arrival=True)
+        with Worker(one, tmp_path / f"{number}.log") as worker:
+            if way == "live":
+                live(one, told)
+            found[way] = features_of(one, len(orders))
+            assert worker.stop() == 0, worker.said()
+
+    assert found["live"] == expected
+    assert found["as it happened"] == expected
+    assert found["topic by topic"] == expected
 
 
 def some_of(number: int) -> tuple[list[Order], list[Outcome]]:
