@@ -56,6 +56,8 @@ class Asked(NamedTuple):
     """Which orders are read; None for all."""
     only: Callable[[DecidedOrder, Word, Word], bool] = lambda *_: True
     """Whether an order counts that was decided so, with what the challenger said of it."""
+    decided: Callable[[DecidedOrder, Word], object] = lambda *_: None
+    """Told every arrival that was decided, whether or not a challenger said anything of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Comparison:
     """Orders that both decided, those left out included."""
     disagreed: int = 0
     """Of these, where the challenger would have done something else."""
+    declined: int = 0
+    """Of these, those that were declined and have no outcome."""
+    released: int = 0
+    """Of the declined, those that the challenger would have approved: the money says nothing of them."""
 
     def as_json(self) -> dict[str, Any]:
         """The same, for machines; money in minor units."""
@@ -95,6 +101,8 @@ class Comparison:
             "left_out": dict(sorted(self.left_out.items())),
             "scored": self.scored,
             "disagreed": self.disagreed,
+            "declined": self.declined,
+            "released": self.released,
         }
 
 
@@ -126,6 +134,7 @@ def compare(
                     or not counted.is_of(champions)
                 ):
                     continue
+                asked.decided(order, counted)
                 # the silence about a declined order says nothing
                 labelling = heard if counted.action == Action.DECLINE else asked.labelling
                 label = labelling.label(statements.get(order.order_id, ()), order.placed)
@@ -197,7 +206,15 @@ def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) ->
     losses = Losses(asked.review_cost * 10 ** exponent(currency), asked.lost_share, asked.margin)
     found = compared(pairs, losses, samples=asked.samples, confidence=asked.confidence)
     disagreed = sum(each.champion.action != each.challenger.action for each in both)
-    return Comparison(name, dict(champions), currency, found, left_out, len(both), disagreed)
+    declined = [
+        each.challenger.action
+        for each in both
+        if each.is_fraud is None and each.champion.action == Action.DECLINE
+    ]
+    released = sum(action == Action.APPROVE for action in declined)
+    return Comparison(
+        name, dict(champions), currency, found, left_out, len(both), disagreed, len(declined), released
+    )
 
 
 def _difference(found: Difference | None) -> dict[str, float] | None:

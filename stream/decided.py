@@ -118,6 +118,8 @@ class DecidedOrder(NamedTuple):
     merchant: str | None = None
     country: str | None = None
     channel: str | None = None
+    arrived_at: int = 0
+    """Milliseconds since 1970, by the broker."""
 
     @property
     def placed(self) -> datetime:
@@ -227,6 +229,7 @@ def decided_in(
             order.merchant_id,
             order.country,
             order.channel,
+            record.timestamp,
         )
 
 

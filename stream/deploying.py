@@ -166,13 +166,15 @@ class Mover:
         scope: Scope = EVERYWHERE,
         policy: Policy | None = None,
         on_trial: Served | None = None,
+        judged: Service | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Moved:
         """Make a model that is in service, or published, the champion of a scope.
 
         Without a version it is the one of that name that looks on, or is on trial, there; else as for
-        `deploy`. With `on_trial` only as long as that one still is, as it was put there. `evidence` is kept
-        with the move. Raises as `deploy`, and AlreadySo where it is no longer on trial.
+        `deploy`. With `on_trial` only as long as that one still is, as it was put there, and with `judged`
+        only as long as whoever decided there by that service still does. `evidence` is kept with the move.
+        Raises as `deploy`, and AlreadySo where it is no longer on trial, or beside another champion.
         """
         name, version = named(model)
         state = self._state()
@@ -198,7 +200,7 @@ class Mover:
         kept = policy or (held.policy if held is not None else None)
 
         def moves(state: ControlState) -> dict[str, Any]:
-            _check_on_trial(state, on_trial)
+            _check_on_trial(state.service, on_trial, judged)
             there = state.service.champion(scope)
             told = self._told(scorer, role="champion", scope=scope, share=None, policy=kept, there=there)
             if there is not None and told == _words(there, replaces=there.said):
@@ -248,17 +250,18 @@ class Mover:
         scope: Scope = EVERYWHERE,
         role: Role | None = None,
         on_trial: Served | None = None,
+        judged: Service | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Moved:
         """Take a model out of service: nothing of it is deleted.
 
-        The champion of everything is refused: promote another, or roll it back. `on_trial` and `evidence` as
-        for `promote`. Raises as that does.
+        The champion of everything is refused: promote another, or roll it back. `on_trial`, `judged`
+        and `evidence` as for `promote`. Raises as that does.
         """
         name, version = named(model)
 
         def moves(state: ControlState) -> dict[str, Any]:
-            _check_on_trial(state, on_trial)
+            _check_on_trial(state.service, on_trial, judged)
             standing = [
                 each
                 for each in state.service.served
@@ -400,11 +403,23 @@ def microseconds_of(scorer: Scorer) -> float:
     return best / _TIMED_ROWS * 1e6
 
 
-def _check_on_trial(state: ControlState, on_trial: Served | None) -> None:
-    if on_trial is not None and on_trial not in state.service.served:
+def _check_on_trial(service: Service, on_trial: Served | None, judged: Service | None) -> None:
+    if on_trial is None:
+        return
+    if on_trial not in service.served:
         raise AlreadySo(
             f"{on_trial.said} is no longer {on_trial.role} of {on_trial.scope} as it was: somebody else "
             "moved it; nothing was changed"
+        )
+    if judged is None:
+        return
+    if service.kill is not None:
+        raise AlreadySo("the kill switch was switched on while it was judged; nothing was changed")
+    # a look takes as long as there is past, and the evidence is of the champion of when it began
+    if service.deciding(on_trial.scope) != judged.deciding(on_trial.scope):
+        raise AlreadySo(
+            f"{on_trial.said} was judged beside another champion of {on_trial.scope} than decides now; "
+            "nothing was changed, and it is judged anew"
         )
 
 

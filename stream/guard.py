@@ -13,7 +13,7 @@ Days = Annotated[float, Field(ge=0, le=3650)]
 class Gates(BaseModel):
     """What a challenger has to show before it becomes champion by itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     days: Days = 7.0
     """For so many days at least a challenger looks on before it may become champion."""
@@ -34,6 +34,15 @@ class Gates(BaseModel):
     disagreement: Share = 0.1
     """Of all orders, the share of which the challenger may do something else than was done; one that goes
     beyond is retired."""
+    answered: Share = 0.95
+    """The share of the orders decided beside it that a challenger has to have scored: one that fails on the
+    hard ones is not judged by the easy ones alone."""
+    released: Share = 0.1
+    """Of the orders that were declined and have no outcome, the share that a challenger may approve: nobody
+    sees the fraud among them, so the money can't tell."""
+    silent_days: Days = 1.0
+    """So long ago at most, by the judge's clock, arrived the newest order that it scored: of a challenger
+    that stopped, or by a clock that is far ahead, nothing is promoted."""
     stability: Annotated[float, Field(ge=0)] = 0.25
     """The population stability index of the challenger's scores, its newest whole window against its first,
     that it may not go beyond."""
@@ -65,7 +74,7 @@ class Gates(BaseModel):
 class Guardrails(BaseModel):
     """What sends a canary back by itself. Its customers are held against all others, of the same time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     short_window_minutes: Annotated[float, Field(gt=0, le=1_440)] = 60.0
     """The newest orders that are looked at, by when they were placed: what breaks suddenly shows here."""

@@ -5,6 +5,7 @@ So it may be stopped, started elsewhere, or run twice at once: a move holds only
 decided on, and only as long as the model is on trial as it was when it was looked at.
 """
 
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -99,7 +100,7 @@ class Trials:
                 self._opened,
                 on_trial,
                 state,
-                champion=_decides(state.service, on_trial.scope),
+                champion=state.service.deciding(on_trial.scope),
                 since=events[on_trial.offset].at,
                 as_of=as_of,
                 read=self._read,
@@ -108,7 +109,7 @@ class Trials:
             if verdict.unmet == ("speed",):  # the last thing to ask, because it loads the model
                 seen = seen._replace(took_us=self._took_us(on_trial))
                 verdict = judge_challenger(seen, self._settings.gates)
-            yield self._act(on_trial, verdict, events)
+            yield self._act(on_trial, verdict, events, judged=state.service)
 
     def canaries(self) -> Iterator[Judged]:
         """Look at every canary, and take those back that break a guardrail. Raises as `challengers`."""
@@ -152,7 +153,14 @@ class Trials:
         except ModelError:  # promoting would refuse it, with the cause
             return None
 
-    def _act(self, on_trial: Served, verdict: Verdict, events: Mapping[int, ControlEvent]) -> Judged:
+    def _act(
+        self,
+        on_trial: Served,
+        verdict: Verdict,
+        events: Mapping[int, ControlEvent],
+        *,
+        judged: Service | None = None,
+    ) -> Judged:
         evidence = {
             "trial": on_trial.offset,
             "verdict": verdict.kind,
@@ -176,6 +184,7 @@ class Trials:
             return Judged(on_trial, verdict, "", moved=False)
         who = Who(self._who, _cut(f"{verdict.kind.replace('_', ' ')}: {verdict.why}"))
         common: dict[str, Any] = {"scope": on_trial.scope, "on_trial": on_trial, "evidence": evidence}
+        common["judged"] = judged
         try:
             if verdict.kind == "promote":
                 moved = self._mover.promote(on_trial.said, who, **common)
@@ -229,15 +238,28 @@ def evidence_of(
     lineups = _Lineups(state)
     from_offset = max(on_trial.offset, -1 if champion is None else champion.offset)
 
-    def counts(order: DecidedOrder, decided: Word, said: Word) -> bool:
+    def is_beside(order: DecidedOrder, decided: Word) -> bool:
         by_champion = decided.model != on_trial.said if champion is None else decided.model == champion.said
         return (
             by_champion
             and not decided.failed
-            and min(decided.control, said.control) > from_offset
+            and decided.control > from_offset
             and _is_in(on_trial.scope, order)
             and not lineups.is_for_canary(order, decided)
         )
+
+    answered, arrived_at = _Answered(), 0
+
+    def counts(order: DecidedOrder, decided: Word, said: Word) -> bool:
+        nonlocal arrived_at
+        if said.control <= from_offset or not is_beside(order, decided):
+            return False
+        arrived_at = max(arrived_at, order.arrived_at)
+        return True
+
+    def decided_beside(order: DecidedOrder, decided: Word) -> None:
+        if is_beside(order, decided):
+            answered.add(order, by=on_trial.said)
 
     newest = Newest(since)
     asked = Asked(
@@ -254,6 +276,7 @@ def evidence_of(
         confidence=gates.confidence,
         newest=newest,
         only=counts,
+        decided=decided_beside,
     )
     seen = Evidence((as_of - since) / timedelta(days=1))
     try:
@@ -261,7 +284,14 @@ def evidence_of(
     except DecidedError:  # nobody has said anything yet
         return seen
     seen = seen._replace(
-        scored=found.scored, disagreed=found.disagreed, compared=found.found, currency=found.currency
+        scored=found.scored,
+        disagreed=found.disagreed,
+        declined=found.declined,
+        released=found.released,
+        compared=found.found,
+        currency=found.currency,
+        answered=answered.share,
+        silent_days=(as_of.timestamp() - arrived_at / 1000) / timedelta(days=1).total_seconds(),
     )
     asked_drift = AskedDrift(
         timedelta(days=gates.window_days),
@@ -284,10 +314,30 @@ def evidence_of(
     )
 
 
-def _decides(service: Service, scope: Scope) -> Served | None:
-    """The champion of a scope, or of the next wider one that has any."""
-    levels = service.lineup(*scope.values).levels
-    return next((champion for _, champion in levels if champion is not None), None)
+class _Answered:
+    """Of how many of the orders that it might have scored a challenger said anything, since it began to."""
+
+    def __init__(self) -> None:
+        self._answered = 0
+        self._first: int | None = None
+        self._not_answered = array("q")
+        """When these were placed: what is older than the first answer may have lost its own to retention."""
+
+    def add(self, order: DecidedOrder, *, by: str) -> None:
+        """Take in an arrival."""
+        if any(word.model == by for word in order.shadow):
+            self._answered += 1
+            self._first = order.placed_at if self._first is None else min(self._first, order.placed_at)
+        else:
+            self._not_answered.append(order.placed_at)
+
+    @property
+    def share(self) -> float:
+        """0 before the first answer."""
+        if self._first is None:
+            return 0.0
+        missed = sum(placed_at >= self._first for placed_at in self._not_answered)
+        return self._answered / (self._answered + missed)
 
 
 def _is_in(scope: Scope, order: DecidedOrder) -> bool:

@@ -238,6 +238,11 @@ class Service:
     past: tuple[Served, ...] = ()
     """Champions that others took the place of, the oldest first: where a rollback goes back to."""
 
+    def deciding(self, scope: Scope) -> Served | None:
+        """The champion of a scope, or of the next wider one that has any; None for the settings' model."""
+        levels = self.lineup(*scope.values).levels
+        return next((champion for _, champion in levels if champion is not None), None)
+
     def after(self, kind: str, told: Mapping[str, Any], offset: int) -> "Service":
         """The service after a move, itself where the move is void. Raises ValueError for what is no move."""
         since = offset + 1

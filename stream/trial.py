@@ -71,6 +71,14 @@ class Evidence(NamedTuple):
     """Of its scores; None where there are not yet two windows."""
     missing: tuple[str, float] | None = None
     """The feature whose missing share moved most, and by how much."""
+    answered: float = 0.0
+    """The share of the orders decided beside it, since it began to score, that it scored."""
+    declined: int = 0
+    """Orders that were declined, and of which nobody knows what they were."""
+    released: int = 0
+    """Of these, those that the challenger would have approved."""
+    silent_days: float | None = None
+    """Since the newest arrival that both decided, by the judge's clock; None where there is none."""
     took_us: float | None = None
     """Of an order; None while nobody measured it."""
 
@@ -80,6 +88,7 @@ def judge_challenger(seen: Evidence, gates: Gates) -> Verdict:
     found = seen.compared
     known, frauds = (found.orders, found.frauds) if found is not None else (0, 0)
     share = seen.disagreed / seen.scored if seen.scored else 0.0
+    released = seen.released / seen.declined if seen.declined else 0.0
     asked = [
         Gate("days", seen.days >= gates.days, f"{seen.days:.1f} days on trial, at least {gates.days:g}"),
         Gate(
@@ -95,6 +104,18 @@ def judge_challenger(seen: Evidence, gates: Gates) -> Verdict:
             f"would have done something else with {share:.1%} of {seen.scored:,} orders, at most "
             f"{gates.disagreement:.1%}",
         ),
+        Gate(
+            "answered",
+            seen.answered >= gates.answered,
+            f"it scored {seen.answered:.1%} of the orders decided beside it, at least {gates.answered:.1%}",
+        ),
+        Gate(
+            "released",
+            released <= gates.released,
+            f"would have approved {seen.released:,} of {seen.declined:,} orders that were declined and that "
+            f"nobody knows of, at most {gates.released:.1%}",
+        ),
+        _silent(seen, gates),
         *_drift(seen, gates),
         Gate(
             "speed",
@@ -150,6 +171,17 @@ def _money(seen: Evidence, gates: Gates) -> Gate:
     )
 
 
+def _silent(seen: Evidence, gates: Gates) -> Gate:
+    if seen.silent_days is None:
+        return Gate("silent", passed=False, said="it scored nothing yet that was decided beside it")
+    return Gate(
+        "silent",
+        seen.silent_days <= gates.silent_days,
+        f"it scored last {max(seen.silent_days, 0.0):.1f} days ago by the judge's clock, at most "
+        f"{gates.silent_days:g}",
+    )
+
+
 def _drift(seen: Evidence, gates: Gates) -> Sequence[Gate]:
     if seen.stability is None:
         said = f"no two windows of {gates.window_days:g} days to hold against each other"
@@ -183,6 +215,10 @@ def _figures_of(seen: Evidence) -> Mapping[str, Any]:
         "champion_cost": None if found is None else found.champion_cost,
         "challenger_cost": None if found is None else found.challenger_cost,
         "saved": None if saved is None else saved._asdict(),
+        "answered": round(seen.answered, 6),
+        "declined": seen.declined,
+        "released": seen.released,
+        "silent_days": None if seen.silent_days is None else round(seen.silent_days, 3),
         "stability": seen.stability,
         "missing_moved": None if seen.missing is None else dict([seen.missing]),
         "microseconds": None if seen.took_us is None else round(seen.took_us, 1),

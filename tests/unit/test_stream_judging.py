@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ from models.decision import ModelRef
 from models.policy import Policy
 from stream.cli import app
 from stream.control import ControlState
+from stream.deploying import AlreadySo, _check_on_trial
 from stream.guard import Gates, Guardrails
 from stream.judge_cli import _look_on
-from stream.judging import _decides, evidence_of, windows_of
+from stream.judging import evidence_of, windows_of
 from stream.ports import Record, Unreachable
 from stream.service import DEPLOYED, EVERYWHERE, KILL_ON, NOBODY, PROMOTED, Scope, Served, Service, bucket_of
 from stream.settings import Settings
@@ -101,6 +102,68 @@ def test_what_a_canary_decided_is_nothing_to_be_held_against() -> None:
     assert seen.scored == 100 - on_trial
 
 
+def test_a_challenger_that_failed_on_the_hard_orders_is_not_judged_by_the_easy_ones_alone() -> None:
+    past = Past()
+    past.control = 1
+    past.order(0, "approve", None)  # before it said anything: retention may have taken what it said
+    for number in range(1, 31):
+        past.order(number, "approve", "approve" if number <= 20 else None)
+    past.order(31, "approve", None, country="FR")
+
+    assert past.evidence().answered == pytest.approx(20 / 31)
+    assert past.evidence(served(NEW, scope=Scope(country="FR"))).answered == 0.0
+
+
+def test_what_a_challenger_would_let_through_of_what_was_declined_is_told_beside_the_money() -> None:
+    past = Past()
+    past.control = 1
+    for number, (champion, challenger) in enumerate(
+        [("decline", "approve"), ("decline", "review"), ("decline", "decline"), ("approve", "approve")]
+    ):
+        past.order(number, champion, challenger)
+    past.order(4, "decline", "approve", became=False)  # known to have been good
+
+    seen = past.evidence()
+
+    assert seen.compared is not None
+    assert (seen.compared.orders, seen.declined, seen.released) == (2, 3, 1)
+
+
+def test_how_long_a_challenger_is_silent_is_told_by_when_orders_arrived() -> None:
+    past = Past()
+    past.control = 1
+    past.order(0, "approve", "approve")
+
+    def silent(as_of: datetime) -> float | None:
+        settings = Settings(gates=Gates())
+        return evidence_of(
+            settings, past.opened, served(NEW), past.state, champion=None, since=NOON, as_of=as_of
+        ).silent_days
+
+    assert silent(LATER) == 0.0
+    assert silent(LATER + timedelta(days=60)) == 60.0, "a clock far ahead, or nothing was scored since"
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        (PROMOTED, a_model("better")),
+        (PROMOTED, a_model("old", review_at=0.5)),
+        (KILL_ON, {"action": "review"}),
+    ],
+)
+def test_a_challenger_is_not_moved_beside_another_champion_than_it_was_judged_beside(since: Any) -> None:
+    before = (PROMOTED, a_model("old")), (DEPLOYED, a_model("new", role="challenger"))
+    judged, now = told(*before).service, told(*before, since).service
+    elsewhere = told(*before, (PROMOTED, a_model("german", scope={"country": "DE"}))).service
+    on_trial = next(each for each in judged.served if each.role == "challenger")
+
+    with pytest.raises(AlreadySo, match="nothing was changed"):
+        _check_on_trial(now, on_trial, judged)
+    _check_on_trial(elsewhere, on_trial, judged)
+    _check_on_trial(now, on_trial, None)
+
+
 def test_drift_is_told_of_whole_windows() -> None:
     past = Past()
     past.control = 1
@@ -125,7 +188,7 @@ def test_a_challenger_of_a_country_is_held_against_whoever_decides_there() -> No
     state = told((PROMOTED, a_model("old")), (PROMOTED, a_model("web", scope={"channel": "web"})))
 
     def decides(service: Service, **scope: str) -> str:
-        found = _decides(service, Scope(**scope))
+        found = service.deciding(Scope(**scope))
         return "" if found is None else found.ref.name
 
     assert decides(state.service, country="DE") == "old"

@@ -19,7 +19,7 @@ def compared(saved: Difference | None = BETTER, *, orders: int = 2_000, frauds: 
     return Compared(orders, frauds, 500_000, 450_000, saved, None, ())
 
 
-GOOD = Evidence(60.0, 3_000, 90, compared(), "EUR", 0.02, ("amount", 0.0), 40.0)
+GOOD = Evidence(60.0, 3_000, 90, compared(), "EUR", 0.02, ("amount", 0.0), 1.0, 100, 10, 0.01, 40.0)
 
 
 def test_a_challenger_that_passed_every_gate_is_promoted_and_its_why_has_the_figures() -> None:
@@ -49,6 +49,10 @@ def test_a_challenger_that_passed_every_gate_is_promoted_and_its_why_has_the_fig
         ({"compared": compared(None)}, "money"),
         ({"stability": 0.3}, "drift"),
         ({"missing": ("account_age_days", 0.2)}, "missing"),
+        ({"answered": 0.94}, "answered"),
+        ({"released": 11}, "released"),
+        ({"silent_days": 1.5}, "silent"),
+        ({"silent_days": None}, "silent"),
         ({"took_us": 501.0}, "speed"),
         ({"took_us": None}, "speed"),
     ],
@@ -88,7 +92,7 @@ def test_nothing_is_known_of_a_challenger_that_has_just_come() -> None:
     verdict = judge_challenger(Evidence(0.0), GATES)
 
     assert verdict.kind == "wait"
-    assert set(verdict.unmet) == {"days", "orders", "frauds", "money", "speed"}
+    assert set(verdict.unmet) == {"days", "orders", "frauds", "money", "answered", "silent", "speed"}
 
 
 def test_gates_that_nobody_could_pass_are_refused() -> None:
@@ -96,6 +100,15 @@ def test_gates_that_nobody_could_pass_are_refused() -> None:
         Gates(most_days=30)
     with pytest.raises(ValidationError, match="short_window_minutes must be less"):
         Guardrails(short_window_minutes=120, long_window_hours=1)
+
+
+@pytest.mark.parametrize("kind", [Gates, Guardrails])
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_no_gate_takes_a_number_that_money_can_not_be_held_against(kind: Any, number: float) -> None:
+    name = "review_cost" if kind is Gates else "slow_s"
+
+    with pytest.raises(ValidationError, match="finite"):
+        kind(**{name: number})
 
 
 def an_arm(
