@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
-from stream.ports import TP, Batch, Record
+from stream.ports import TP, Batch, Headers, Produce, Record
 
 __all__ = ["ARRIVED_AT", "Gap", "Merge", "Room", "arrived_at", "by_arrival", "recorded_order"]
 
@@ -19,6 +19,7 @@ ARRIVED_AT: Final = "arrived_at"
 """The header of a record that was recorded elsewhere before: when it arrived there, in ms since 1970."""
 
 _DIGITS: Final = 18
+_LONG_AGO: Final = -1
 
 
 def arrived_at(record: Record) -> int:
@@ -26,10 +27,18 @@ def arrived_at(record: Record) -> int:
 
     A header that says anything else is passed over, and one that is ahead of the broker can't be.
     """
-    for name, value in record.headers:
+    said = _said_of_arrival(record.headers)
+    if said < 0:
+        return record.timestamp
+    return min(said, record.timestamp) if record.timestamp >= 0 else said
+
+
+def _said_of_arrival(headers: Headers) -> int:
+    """The header's word; -1 where there is none that can be read."""
+    for name, value in headers:
         if name == ARRIVED_AT and value.isdigit() and len(value) < _DIGITS:
-            return min(int(value), record.timestamp) if record.timestamp >= 0 else int(value)
-    return record.timestamp
+            return int(value)
+    return _LONG_AGO
 
 
 class Room(NamedTuple):
@@ -63,7 +72,6 @@ class _Held(NamedTuple):
     is_history: bool
 
 
-_LONG_AGO: Final = -1
 _LIVE_MS: Final = 60_000
 """What arrived longer before it was appended here is a past that was published."""
 
@@ -72,6 +80,7 @@ class _Input:
     """One partition of one topic: what was handed over and not yet taken, and what is known of its end."""
 
     __slots__ = (
+        "_coming",
         "_last",
         "_later",
         "_pending",
@@ -111,6 +120,9 @@ class _Input:
         """Since when others wait for it; None once something was handed over."""
         self.excused_until = float("-inf")
         """Until when nobody waits for what was produced to it: nothing of it can be read yet."""
+        self._coming: deque[tuple[int, int]] = deque()
+        """Of what was produced to it and has not come yet: the last offset of each time, and the earliest
+        arrival."""
         self._rank = rank
         self._last = _LONG_AGO
         self._later: deque[Batch] = deque()
@@ -125,6 +137,22 @@ class _Input:
     def next(self) -> _Key:
         """The key of its next record, or, while it is empty, the least that this could have."""
         return (self.held[0].arrived_at if self.held else self._last, self._rank, self.tp[1])
+
+    @property
+    def next_due(self) -> _Key:
+        """The least key of what was produced to it and has not come yet, where there is such."""
+        earliest = min(arrival for _, arrival in self._coming)
+        return (max(self._last, earliest), self._rank, self.tp[1])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something was produced to it that has not come yet."""
+        return self.due > self.reached
+
+    def expect(self, offset: int, earliest: int) -> None:
+        """Something was produced to it, up to this offset, none of it arrived earlier than that."""
+        self.due = max(self.due, offset + 1)
+        self._coming.append((offset, earliest))
 
     def take_over(self, position: int) -> None:
         """Pass over what lies before a position: it was taken, by whomever."""
@@ -164,6 +192,8 @@ class _Input:
         if self._pending is not None and self._pending[0] <= self.reached:
             self.sure = max(self.sure, self._pending[1])
             self._pending = None
+        while self._coming and self._coming[0][0] < self.reached:
+            self._coming.popleft()
         if max(self.end, self.owed, self.due) <= self.reached:
             self.missed_since = None
 
@@ -214,8 +244,8 @@ class _Input:
 
     @property
     def sure_by_itself(self) -> float:
-        """What is sure of it, as long as nothing in particular is to come."""
-        return float("-inf") if max(self.owed, self.due) > self.reached else self.sure
+        """What is sure of it, as long as nothing is to be read; of what is due more is known."""
+        return float("-inf") if self.owed > self.reached else self.sure
 
 
 class Merge:
@@ -294,11 +324,17 @@ class Merge:
         for tp, end in ends.items():
             self._inputs[tp].learn(end, asked_at, self._appended)
 
-    def produced(self, last: Mapping[TP, int]) -> None:
-        """Of what was just produced, the last offsets: inputs among them are behind until it comes."""
-        for tp in self._inputs.keys() & last.keys():
-            each = self._inputs[tp]
-            each.due = max(each.due, last[tp] + 1)
+    def produced(self, last: Mapping[TP, int], records: Iterable[Produce]) -> None:
+        """What was just produced, and its last offsets: inputs among these are behind until it comes."""
+        to = self._inputs.keys() & last.keys()
+        earliest: dict[TP, int] = {}
+        for record in records if to else ():
+            tp = (record.topic, record.partition)
+            if tp in to:
+                arrival = _said_of_arrival(record.headers)
+                earliest[tp] = min(earliest.get(tp, arrival), arrival)
+        for tp in to:
+            self._inputs[tp].expect(last[tp], earliest.get(tp, _LONG_AGO))
 
     def overdue(self, now: float) -> list[TP]:
         """The inputs that others have waited for long enough."""
@@ -351,10 +387,16 @@ class Merge:
         hindering = [each for each in group if not each.held and each.hinders(now, self._trusted_s)]
         least = min((each.next for each in hindering), default=None)
         sure = min((each.sure_by_itself for each in hindering), default=0.0)
+        due = min((each.next_due for each in hindering if each.is_due and each.is_behind(now)), default=None)
         heapq.heapify(heads)
         while heads:
             key, each = heads[0]
-            if least is not None and key > least and not self._is_live(each.held[0], sure):
+            is_before_due = due is None or key <= due
+            if (
+                least is not None
+                and key > least
+                and not (is_before_due and self._is_live(each.held[0], sure))
+            ):
                 for other in hindering:
                     if other.missed_since is None and other.next < key and other.is_behind(now):
                         other.missed_since = now
@@ -367,6 +409,8 @@ class Merge:
                 continue
             heapq.heappop(heads)
             if each.hinders(now, self._trusted_s):
+                if each.is_due and each.is_behind(now):
+                    due = each.next_due if due is None else min(due, each.next_due)
                 sure = each.sure_by_itself if not hindering else min(sure, each.sure_by_itself)
                 least = each.next if least is None else min(least, each.next)
                 hindering.append(each)

@@ -762,7 +762,7 @@ class Writer:
         producer.send_offsets(offsets, assignment)
         delivered = producer.flush()
         producer.commit()
-        self._merge.produced(delivered)
+        self._merge.produced(delivered, effects.produce)
         for number, position in inputs.items():
             partition = self._partitions[number]
             self._store.write(

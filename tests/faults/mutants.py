@@ -41,7 +41,7 @@ class Mutant:
 _FLUSH_COMMIT_STORE = """\
         delivered = producer.flush()
         producer.commit()
-        self._merge.produced(delivered)
+        self._merge.produced(delivered, effects.produce)
         for number, position in inputs.items():
             partition = self._partitions[number]
 """

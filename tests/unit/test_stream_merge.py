@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.merge import ARRIVED_AT, Gap, Merge, Room, arrived_at, by_arrival, recorded_order
-from stream.ports import TP, Assignment, Batch, Headers, Record
+from stream.ports import TP, Assignment, Batch, Headers, Produce, Record
 
 HOME = ("outcomes", "order-events", "orders")
 DEVICE = ("orders-by-device",)
@@ -275,12 +275,16 @@ def test_what_nobody_can_read_yet_is_not_waited_for() -> None:
     merge = a_merge((DEVICE,), partitions=2)
     tp = (DEVICE[0], 1)
     merge.learn({(DEVICE[0], 0): 1, tp: 0}, 0.0)
-    merge.produced({tp: 0, ("decisions", 1): 3})
+    merge.produced({tp: 0, ("decisions", 1): 3}, ())
     merge.hand_over(a_batch(an_input(DEVICE[0], 0, 5)))
 
     assert merge.take(0.0, ROOM) == [], "it was produced by ourselves, so it comes"
     merge.search(dict.fromkeys(merge.overdue(0.3), 0), 0.3)
     assert len(merge.take(0.3, ROOM)) == 1, "another's transaction is in the way: nobody knows for how long"
+
+
+def produced(topic: str, arrived: int) -> Produce:
+    return Produce(topic, 0, None, None, ((ARRIVED_AT, str(arrived).encode()),))
 
 
 def a_live_merge() -> Merge:
@@ -319,10 +323,21 @@ def test_a_published_past_waits_for_all_that_was_published_with_it() -> None:
 def test_what_was_just_produced_is_waited_for_even_by_live_records() -> None:
     merge = a_live_merge()
     merge.hand_over(a_batch([a_record("outcomes", 0, 0, 1_000_400)], after=0))
-    merge.produced({("outcomes", 0): 1})
+    merge.produced({("outcomes", 0): 1}, [produced("outcomes", 1_000_499), produced("decisions", 1)])
     merge.hand_over(a_batch([a_record("orders", 0, 1, 1_000_500)], after=1))
 
     assert places(merge.take(5.7, ROOM)) == [("outcomes", 0)]
+
+
+def test_a_live_record_does_not_wait_for_what_was_just_produced_and_arrived_later() -> None:
+    merge = a_live_merge()
+    merge.hand_over(a_batch([a_record("outcomes", 0, 0, 1_000_400)], after=0))
+    merge.produced({("outcomes", 0): 1}, [produced("outcomes", 1_000_501), produced("decisions", 1)])
+    merge.hand_over(
+        a_batch([a_record("orders", 0, 1, 1_000_500), a_record("orders", 0, 2, 1_000_502)], after=1)
+    )
+
+    assert places(merge.take(5.7, ROOM)) == [("outcomes", 0), ("orders", 1)]
 
 
 def test_only_what_could_have_arrived_earlier_is_waited_for() -> None:
