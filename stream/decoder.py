@@ -12,9 +12,10 @@ from features.events import LARGEST_RECORD, Order
 from features.fast import Told, read_usual
 from features.mapping import MappingError, RowFault, RowMapping, at_path, row_in
 from stream.mapping import MappingFileError, load_mapping
+from stream.ports import Record
 from stream.settings import Settings
 
-__all__ = ["CONTRACT", "Decoder", "MappedDecoder", "decoder_of"]
+__all__ = ["CONTRACT", "Decoder", "MappedDecoder", "decoder_for", "decoder_of"]
 
 
 class Decoder(Protocol):
@@ -47,6 +48,14 @@ class _ContractDecoder:
 
 CONTRACT: Decoder = _ContractDecoder()
 """The decoder of a shop that sends our contract."""
+
+
+def decoder_for(record: Record, decoder: Decoder) -> Decoder:
+    """The shop's decoder, or the contract's for what was imported into an archive.
+
+    That was mapped when it was imported, by a mapping of its own, and it lies before offset 0.
+    """
+    return CONTRACT if record.offset < 0 else decoder
 
 
 class MappedDecoder:

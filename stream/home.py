@@ -16,7 +16,7 @@ from features.remembered import told
 from features.revisions import MOST_REVISIONS, Arrival, Held, Revision, Revisions, ids_of
 from models.decision import Source
 from stream.answers import Answers, Asked, Pending
-from stream.decoder import Decoder
+from stream.decoder import Decoder, decoder_for
 from stream.keeping import customer_key, order_key
 from stream.merge import arrived_at
 from stream.overlay import Overlay
@@ -74,7 +74,7 @@ class AtHome:
 
         Answers what is to be decided or repeated here; None for what is only remembered, or goes on its road.
         """
-        order = self._decoder.order(
+        order = decoder_for(record, self._decoder).order(
             record.value,
             key=record.key,
             arrived_at=record.timestamp,

@@ -27,7 +27,7 @@ from features.plan import Vectors
 from features.replay import LeftOut, Replay
 from features.values import Vector
 from stream.deadletters import Place
-from stream.decoder import Decoder, decoder_of
+from stream.decoder import Decoder, decoder_for, decoder_of
 from stream.desk import is_history
 from stream.errors import Refusal
 from stream.merge import ARRIVED_AT, by_arrival
@@ -397,7 +397,9 @@ def refuse_unequal(counts: Mapping[str, int]) -> None:
 
 
 def _order_in(decoder: Decoder, record: Record, ahead: timedelta) -> Any:
-    return decoder.order(record.value, key=record.key, arrived_at=record.timestamp, ahead_by_at_most=ahead)
+    return decoder_for(record, decoder).order(
+        record.value, key=record.key, arrived_at=record.timestamp, ahead_by_at_most=ahead
+    )
 
 
 class _RecordSheet:

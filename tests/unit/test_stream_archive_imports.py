@@ -127,6 +127,24 @@ def test_an_extract_alone_is_replayed_in_the_order_in_which_it_happened(home: Pa
         assert len({each["topic"] for each in lines if each["partition"] == partition}) in {0, 2}
 
 
+def test_an_extract_is_replayed_by_a_shop_whose_workers_map_its_own_json(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    an_extract(home)
+    own = ORDERS.replace('"number"', '"bestellnummer"').replace('"customer"', '"kunde"')
+    (home / "own.toml").write_text(own)
+    monkeypatch.setenv("FRAUDSTREAM_MAPPING", str(home / "own.toml"))
+    file = home / "f.parquet"
+
+    done = told(
+        *("replay", "features", "--archive", str(home / "archive"), "--to", str(file)),
+        *("--features", "orders_count_30d"),
+    )
+
+    assert done["orders"] == COUNT
+    assert sum(each["orders_count_30d"] for each in pq.read_table(file).to_pylist()) > 0
+
+
 def test_a_training_set_is_made_of_an_extract_alone(home: Path) -> None:
     an_extract(home)
 
