@@ -32,6 +32,7 @@ from stream.version import program_version
 __all__ = [
     "DRAIN",
     "LIVE",
+    "LONGEST_CAUSE",
     "OBSERVE",
     "PAUSED",
     "RESUMED",
@@ -63,6 +64,8 @@ DRAIN: Final = "drain"
 
 _LONGEST_WHO: Final = 200
 _LONGEST_WHY: Final = 2_000
+LONGEST_CAUSE: Final = 1_900
+"""What a program says why is cut to so much."""
 _ANSWER_S: Final = 10.0
 _POLL_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 0.1

@@ -13,7 +13,7 @@ from models.errors import ModelError
 from models.policy import Policy
 from models.registry import Registry, named
 from models.scorer import Scorer
-from stream.control import Appender, Control, ControlState, check_words
+from stream.control import LONGEST_CAUSE, Appender, Control, ControlState, check_words
 from stream.errors import Refusal
 from stream.ports import Refused, Unreachable
 from stream.registry import check_servable
@@ -38,7 +38,6 @@ __all__ = ["AlreadySo", "Moved", "Mover", "Who", "kill"]
 
 _TIMED_ROWS: Final = 256
 _TIMED_TIMES: Final = 5
-_LONGEST_CAUSE: Final = 1_900
 _TRIES: Final = 5
 _KEPT_S: Final = 10.0
 """So long after a move its connections serve the next one: who moves hundreds makes them once."""
@@ -292,7 +291,7 @@ class Mover:
         """Keep in the control topic that something was refused, and why; its offset."""
         with self._connection() as connected:
             return connected.appender.append(
-                REFUSED, who=who.who, why=cause[:_LONGEST_CAUSE], model=what, asked=who.why
+                REFUSED, who=who.who, why=cause[:LONGEST_CAUSE], model=what, asked=who.why
             )
 
     def _checked(self, name: str, version: str | None, who: Who, *, digest: str | None = None) -> Scorer:

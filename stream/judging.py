@@ -15,7 +15,7 @@ from models.errors import ModelError
 from models.labels import Labelling
 from models.registry import Registry
 from stream.comparing import Asked, compare
-from stream.control import Control, ControlEvent, ControlState, append, history
+from stream.control import LONGEST_CAUSE, Control, ControlEvent, ControlState, append, history
 from stream.decided import DecidedError, DecidedOrder, Newest, Word, decided_in, reading
 from stream.deploying import AlreadySo, Mover, Who, microseconds_of
 from stream.drifting import Asked as AskedDrift
@@ -28,7 +28,6 @@ from stream.trial import Arm, Arms, Evidence, Verdict, judge_canary, judge_chall
 
 __all__ = ["Judged", "Trials", "evidence_of", "windows_of"]
 
-_LONGEST_WHY: Final = 1_900
 _LATE: Final = timedelta(hours=1)
 """How much later than it was placed an order may arrive and still be looked at, of the longer window."""
 
@@ -183,8 +182,12 @@ class Trials:
                 )
             return Judged(on_trial, verdict, "", moved=False)
         who = Who(self._who, _cut(f"{verdict.kind.replace('_', ' ')}: {verdict.why}"))
-        common: dict[str, Any] = {"scope": on_trial.scope, "on_trial": on_trial, "evidence": evidence}
-        common["judged"] = judged
+        common: dict[str, Any] = {
+            "scope": on_trial.scope,
+            "on_trial": on_trial,
+            "judged": judged,
+            "evidence": evidence,
+        }
         try:
             if verdict.kind == "promote":
                 moved = self._mover.promote(on_trial.said, who, **common)
@@ -198,7 +201,7 @@ class Trials:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_WHY else text[: _LONGEST_WHY - 1] + "…"
+    return text if len(text) <= LONGEST_CAUSE else text[: LONGEST_CAUSE - 1] + "…"
 
 
 def _said_last(on_trial: Served, events: Mapping[int, ControlEvent]) -> list[str] | None:

@@ -86,7 +86,6 @@ class _Input:
         "_pending",
         "_rank",
         "asked_at",
-        "due",
         "end",
         "excused_until",
         "held",
@@ -112,8 +111,6 @@ class _Input:
         """Everything appended before this time, in ms since 1970, is held, was taken, or lies open."""
         self._pending: tuple[int, float] | None = None
         """Where it ended when asked, and what will be sure once that is reached."""
-        self.due = 0
-        """Up to where something was produced to it that has not come yet."""
         self.owed = 0
         """Up to where the writer reads it itself, without waiting any more."""
         self.missed_since: float | None = None
@@ -139,19 +136,19 @@ class _Input:
         return (self.held[0].arrived_at if self.held else self._last, self._rank, self.tp[1])
 
     @property
-    def next_due(self) -> _Key:
-        """The least key of what was produced to it and has not come yet, where there is such."""
+    def due(self) -> int:
+        """Up to where something was produced to it that may not have come yet."""
+        return self._coming[-1][0] + 1 if self._coming else 0
+
+    def next_due(self, now: float) -> _Key | None:
+        """The least key of what was produced to it and is waited for; None where there is no such."""
+        if self.due <= self.reached or not self.is_behind(now):
+            return None
         earliest = min(arrival for _, arrival in self._coming)
         return (max(self._last, earliest), self._rank, self.tp[1])
 
-    @property
-    def is_due(self) -> bool:
-        """Whether something was produced to it that has not come yet."""
-        return self.due > self.reached
-
     def expect(self, offset: int, earliest: int) -> None:
         """Something was produced to it, up to this offset, none of it arrived earlier than that."""
-        self.due = max(self.due, offset + 1)
         self._coming.append((offset, earliest))
 
     def take_over(self, position: int) -> None:
@@ -387,7 +384,7 @@ class Merge:
         hindering = [each for each in group if not each.held and each.hinders(now, self._trusted_s)]
         least = min((each.next for each in hindering), default=None)
         sure = min((each.sure_by_itself for each in hindering), default=0.0)
-        due = min((each.next_due for each in hindering if each.is_due and each.is_behind(now)), default=None)
+        due = min(filter(None, (each.next_due(now) for each in hindering)), default=None)
         heapq.heapify(heads)
         while heads:
             key, each = heads[0]
@@ -409,8 +406,7 @@ class Merge:
                 continue
             heapq.heappop(heads)
             if each.hinders(now, self._trusted_s):
-                if each.is_due and each.is_behind(now):
-                    due = each.next_due if due is None else min(due, each.next_due)
+                due = min(filter(None, (due, each.next_due(now))), default=None)
                 sure = each.sure_by_itself if not hindering else min(sure, each.sure_by_itself)
                 least = each.next if least is None else min(least, each.next)
                 hindering.append(each)

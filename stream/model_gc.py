@@ -109,11 +109,12 @@ def named_in_control(settings: Settings, recorded: Recorded, since: datetime) ->
     records = list(records_of(recorded, (topic, 0), *recorded.bounds((topic, 0))))
     groups = {event.record.group for record in records if (event := event_of(record)) is not None}
     found: dict[str, str] = {}
+    since_ms = _ms(since)
     for group in sorted(groups - {None} | {settings.group}, key=str):
         state = ControlState(str(group))
         for record in records:
             before, state = state.service, state.after(record)
-            if state.service is not before and not _is_before(record, since):
+            if state.service is not before and not _is_before(record, since_ms):
                 found |= {each.said: f"in service since {since:%Y-%m-%d}" for each in before.served}
         if state.refusal:
             raise Refused(f"{state.refusal}; until then nobody knows which models are needed")
@@ -128,11 +129,9 @@ def named_in_decisions(settings: Settings, recorded: Recorded, since: datetime) 
     Raises TopicError, Unreachable.
     """
     found: set[str] = set()
+    since_ms = _ms(since)
     for tp in _of_decisions(settings, recorded):
-        low, end = recorded.bounds(tp)
-        if low < end:
-            for chunk in recorded.read(tp, low, end):
-                found |= _named(chunk, since)
+        found |= _named(records_of(recorded, tp, *recorded.bounds(tp)), since_ms)
     return frozenset(found)
 
 
@@ -146,14 +145,18 @@ def _of_decisions(settings: Settings, recorded: Recorded) -> Iterator[TP]:
         yield from ((topic, partition) for partition in range(recorded.partitions(topic)))
 
 
-def _is_before(record: Record, since: datetime) -> bool:
-    return 0 <= record.timestamp < int(since.timestamp() * 1000)  # an unknown time may be a recent one
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
-def _named(chunk: Iterable[Record], since: datetime) -> set[str]:
+def _is_before(record: Record, since_ms: int) -> bool:
+    return 0 <= record.timestamp < since_ms  # an unknown time may be a recent one
+
+
+def _named(records: Iterable[Record], since_ms: int) -> set[str]:
     found = set()
-    for record in chunk:
-        if record.value is None or _is_before(record, since):
+    for record in records:
+        if record.value is None or _is_before(record, since_ms):
             continue
         try:
             model = _decided(record.value).model

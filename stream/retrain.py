@@ -24,7 +24,7 @@ from models.model import Model, Period
 from models.registry import Registry
 from models.report import Evaluated
 from models.scorer import Scorer
-from stream.control import append, in_force
+from stream.control import LONGEST_CAUSE, append, in_force
 from stream.deploying import Moved, Mover, Who
 from stream.errors import Refusal
 from stream.evaluating import judged_scorer, learned_until, written
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 _DAY: Final = timedelta(days=1)
-_LONGEST_WHY: Final = 1_900
 
 
 class RetrainError(Refusal):
@@ -230,7 +229,7 @@ def into_shadow(found: Retrained, settings: Settings, registry: Registry, *, who
         settings,
         RETRAINED,
         who=who,
-        why=found.why[:_LONGEST_WHY],
+        why=found.why[:LONGEST_CAUSE],
         model=found.model,
         published=found.published,
         trained_on=found.trained_on,

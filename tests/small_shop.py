@@ -49,3 +49,21 @@ def a_trained(predictor: PredictorKind) -> Trained:
     return train(
         a_past(), name="order_risk", predictor=predictor, trained_at=TRAINED_AT, row_limit=50, seed=1
     )
+
+
+def small_examples(*, more: int = 0, above: int = 80) -> list[tuple[Order, bool]]:
+    """600 orders of 40 customers, fraud where they cost much; `more` and `above` make another past of it."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        (
+            Order(
+                order_id=f"t{n}",
+                customer_id=f"c{n % 40}",
+                placed_at=start + timedelta(minutes=7 * n),
+                amount=100 * (n % 97) + more,
+                currency="EUR",
+            ),
+            n % 97 > above,
+        )
+        for n in range(600)
+    ]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,6 @@ import pytest
 from confluent_kafka import Message
 from typer.testing import CliRunner
 
-from features.events import Order
 from models.bundle import pack
 from models.registry import ARRAYS, MANIFEST, Registry
 from models.train import PredictorKind, train
@@ -30,6 +29,7 @@ from stream.service import Scope
 from stream.settings import Settings
 from stream.verify import verify
 from tests.running import Worker, decisions, environment, orders, read, send
+from tests.small_shop import small_examples
 
 WHO = Who("anna", "a test")
 DE = Scope(country="DE")
@@ -52,22 +52,13 @@ def versions(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def a_version(registry: Registry, name: str, kind: PredictorKind, seed: int) -> str:
     """A small model that is published; what it is called."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    examples = [
-        (
-            Order(
-                order_id=f"t{n}",
-                customer_id=f"c{n % 40}",
-                placed_at=start + timedelta(minutes=7 * n),
-                amount=100 * (n % 97) + seed,
-                currency="EUR",
-            ),
-            n % 97 > 70 + seed,
-        )
-        for n in range(600)
-    ]
     trained = train(
-        examples, name=name, predictor=kind, row_limit=512, trained_at=date(2026, 3, 1 + seed), seed=seed
+        small_examples(more=seed, above=70 + seed),
+        name=name,
+        predictor=kind,
+        row_limit=512,
+        trained_at=date(2026, 3, 1 + seed),
+        seed=seed,
     )
     registry.publish(trained)
     return f"{trained.name}@{trained.version}"

@@ -341,16 +341,22 @@ LOOKED_AT: list[Orders] = []
 """The data set that is being compared; a process that is forked has it without being sent it."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--customers", type=int, help="only so many of each data set", metavar="N")
+def arguments_of(about: str | None, customers: str) -> argparse.Namespace | None:
+    """What was asked on the command line; None where the data is not there, which is told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--customers", type=int, help=customers, metavar="N")
     parser.add_argument("--processes", type=int, default=2, metavar="N")
     parser.add_argument("--forget", action="store_true", help="do not write to RESULTS.md")
     arguments = parser.parse_args()
-    if not HANDBOOK.exists():
-        print(f"{HANDBOOK.name} is not in {DATA}; nothing was compared", file=sys.stderr)
+    if HANDBOOK.exists():
+        return arguments
+    print(f"{HANDBOOK.name} is not in {DATA}; nothing was compared", file=sys.stderr)
+    return None
+
+
+def main() -> int:
+    arguments = arguments_of(__doc__, "only so many of each data set")
+    if arguments is None:
         return 1
     columns, wrong = [], []
     for data in (

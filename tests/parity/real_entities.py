@@ -15,7 +15,6 @@ JSON. A replay follows the same events. The lists are asked for each entity by i
 hangs on another's. Every value must agree in every bit, and so must every row of worker and replay.
 """
 
-import argparse
 import heapq
 import json
 import random
@@ -53,7 +52,7 @@ from stream.desk import partition_of
 from stream.ports import Effects, Record
 from tests.bench.results import Cell, record
 from tests.parity.naive import Past, Said, Vector, naive, said_of
-from tests.parity.real_data import DATA, DAY, HANDBOOK, LONG_ENOUGH, Quick, lines_of
+from tests.parity.real_data import DAY, HANDBOOK, LONG_ENOUGH, Quick, arguments_of, lines_of
 from tests.parity.words import EVERY_FEATURE
 from tests.small_desk import Shop
 from tests.strategies import as_json
@@ -435,15 +434,8 @@ def run(some: list[Line], processes: int) -> tuple[dict[str, Cell], list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--customers", type=int, help="only the orders of so many", metavar="N")
-    parser.add_argument("--processes", type=int, default=2, metavar="N")
-    parser.add_argument("--forget", action="store_true", help="do not write to RESULTS.md")
-    arguments = parser.parse_args()
-    if not HANDBOOK.exists():
-        print(f"{HANDBOOK.name} is not in {DATA}; nothing was compared", file=sys.stderr)
+    arguments = arguments_of(__doc__, "only the orders of so many")
+    if arguments is None:
         return 1
     figures, wrong = run(list(lines(arguments.customers)), arguments.processes)
     record(
