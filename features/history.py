@@ -33,12 +33,14 @@ from features.columns import (
     both,
     code_of,
     different,
+    inserted,
     last_known,
     lengthened,
     mask_of,
     mask_where,
     only,
     packed,
+    parted,
     values_between,
     values_of,
     word,
@@ -530,18 +532,21 @@ class Row:
                 varying[position] = lengthened(column, held, said[here])
                 rest[here] = _NO_WORD
             if rest != self._same:  # seldom: an order says what no other did in a column where all agreed
-                self._let_vary(held, bytes(rest))
+                self._let_vary(held, held, bytes(rest))
         else:
             self._same = said
         if held + 1 >= self._fold_at:
             self._fold()
 
-    def _let_vary(self, held: int, said: bytes) -> None:
-        """Let the columns vary in which the newest order, just added, says something else than all others."""
-        told = enumerate(zip(words(self._same), words(said), strict=True))
-        self._set(
-            {position: [before] * held + [value] for position, (before, value) in told if value != before}
-        )
+    def _let_vary(self, held: int, where: int, said: bytes) -> None:
+        """Let columns vary in which the order just added at `where` says something else than all others."""
+        same, varying = bytearray(self._same), self._varying
+        for position in range(len(said) // WORD):
+            here = slice(WORD * position, WORD * (position + 1))
+            if said[here] != same[here]:
+                varying[position] = parted(bytes(same[here]), held, where, said[here])
+                same[here] = _NO_WORD
+        self._same, self._varying = bytes(same), dict(sorted(varying.items()))
 
     def _insert(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         if not self._times:  # all that were held have been forgotten
@@ -559,18 +564,23 @@ class Row:
     def _insert_between(self, at: int, amount: int, order: bytes, said: bytes) -> None:
         held, where = len(self), bisect_right(self._times_view(), at)
         byte = where * WORD
-        amounts = self._amounts_view().tolist()
-        amounts.insert(where, amount)
-        self._amounts = _amounts_packed(amounts)
+        width = len(self._amounts) // held
+        if amount >> 32 == 0 or width == WORD:
+            here = width * where
+            self._amounts = self._amounts[:here] + amount.to_bytes(width, "little") + self._amounts[here:]
+        else:
+            amounts = self._amounts_view().tolist()
+            amounts.insert(where, amount)
+            self._amounts = _amounts_packed(amounts)
         self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
         self._orders = self._orders[:byte] + order + self._orders[byte:]
-        columns = {}
-        for position, value in enumerate(words(said)):
-            column = self._column(position)
-            if column != word(value):
-                columns[position] = values = values_of(column, held)
-                values.insert(where, value)
-        self._set(columns)
+        rest, varying = bytearray(said), self._varying
+        for position, column in varying.items():
+            at_position = slice(WORD * position, WORD * (position + 1))
+            varying[position] = inserted(column, held, where, said[at_position])
+            rest[at_position] = _NO_WORD
+        if rest != self._same:
+            self._let_vary(held, where, bytes(rest))
 
     def _count_late(self, at: int, amount: int, told: bytes) -> None:
         """Count an order that is older than all that are held."""

@@ -39,7 +39,8 @@ class Judgement(NamedTuple):
     healthy: bool
     ready: bool
     state: str
-    """One word: starting, unassigned, opening, deciding, idle, paused, unreachable, blocked or stopping."""
+    """One word: starting, unassigned, opening, deciding, idle, paused, draining, unreachable, blocked or
+    stopping."""
     reason: str
     """The state in a sentence, without personal data."""
     stuck_s: float
@@ -104,6 +105,17 @@ class Health:
                     lag[tp] = max(0, max(ends) - max(position, self.measured.searched.get(tp, 0)))
         return lag
 
+    def _on_the_road(self, running: Running) -> int:
+        """How many offsets of the stages lie beyond their positions."""
+        return sum(lag for (topic, _), lag in self.lag().items() if topic in running.stages)
+
+    def _is_paused(self, running: Running) -> bool:
+        """Whether orders wait because a person says so, and nothing else is under way."""
+        mailbox = running.writer.mailbox
+        if not running.writer.is_open:
+            return False
+        return mailbox.held or (mailbox.draining and not self._on_the_road(running))
+
     def _marks(self) -> object:
         """What changes whenever the worker comes on."""
         running = self.running
@@ -114,7 +126,7 @@ class Health:
 
     def _something_waits(self) -> bool:
         running = self.running
-        if running is not None and _is_paused(running):
+        if running is not None and self._is_paused(running):
             return False
         if running is None or self.measured.unreachable is not None:
             return True
@@ -129,7 +141,7 @@ class Health:
         running, measured = self.running, self.measured
         if running is not None and running.writer.mailbox.stopping:
             return "stopping", "the worker was asked to end and finishes its transaction", False, True
-        if running is not None and _is_paused(running):
+        if running is not None and self._is_paused(running):
             return "paused", "a person paused the group; go on with 'fraudstream resume'", True, False
         is_open = running is not None and running.writer.is_open
         if measured.unreachable is not None:
@@ -148,15 +160,14 @@ class Health:
             count = len(assignment.partitions)
             reason = f"{count} partitions are being opened; {left:,} offsets of the changelog are left"
             return "opening", reason, False, True
+        if mailbox.draining:
+            reason = (
+                f"{self._on_the_road(running):,} records are on their way between stages; all others wait "
+            )
+            return "draining", reason + "until 'fraudstream resume'", True, True
         if mailbox.has_work or any(self.lag().values()):
             return "deciding", "orders wait, or are being decided", True, True
         return "idle", "nothing waits", True, True
-
-
-def _is_paused(running: Running) -> bool:
-    """Whether orders wait because a person says so, and nothing else is under way."""
-    mailbox = running.writer.mailbox
-    return (mailbox.held or mailbox.draining) and running.writer.is_open
 
 
 class HealthPort:

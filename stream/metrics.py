@@ -476,6 +476,8 @@ class Running:
     """What decides: the labels of `fraudstream_info`."""
     drift: DriftGauges | None = None
     """What models say, by windows; None where nobody counts it."""
+    stages: frozenset[str] = frozenset()
+    """The topics in which orders are on their way between stages."""
 
 
 class Standing(NamedTuple):

@@ -12,7 +12,7 @@ from stream.last import last_with
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
-from stream.writer import POSITION_KEY, decode_position
+from stream.writer import POSITION_KEY, Owner, decode_position
 
 __all__ = ["last_position", "repair_offsets"]
 
@@ -32,9 +32,9 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
 
     Needed after the group's offsets expired (a group idle for longer than the broker's
     `offsets.retention.minutes`) or were reset by hand: deciding from other offsets would count
-    orders twice or never. Raises Refused while workers run, when the changelog has no position, or when
-    an input does not reach to one, and then commits nothing; TopicError or Unreachable when the cluster does
-    not answer.
+    orders twice or never. Raises Refused while workers run, when the changelog has no position, when an input
+    does not reach to one, or when workers have gone on with another changelog, and then commits nothing;
+    TopicError or Unreachable when the cluster does not answer.
     """
     describe(settings)  # asked once where nobody answers: a consumer would ask, and log, again and again
     cluster = KafkaCluster(settings)
@@ -44,6 +44,7 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
             raise Refused(
                 f"group '{settings.group}' has {living} running workers; stop them all, then repair"
             )
+        _check_not_left(cluster, settings)
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
             for topic, offset in last_position(cluster, settings, partition).items():
@@ -57,8 +58,10 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
             "start a worker to begin at the first order"
         )
     admin = AdminClient(settings.confluent())
+    words = Owner(changelog=settings.topics.changelog)
     asked = [
-        TopicPartition(topic, partition, offset) for (topic, partition), offset in sorted(offsets.items())
+        TopicPartition(topic, partition, offset, words.left_with(offset).metadata)
+        for (topic, partition), offset in sorted(offsets.items())
     ]
     deadline = time.monotonic() + _ANSWERS_WITHIN_S
     while (error := _committed(admin, settings, asked)) is not None:
@@ -92,6 +95,19 @@ def _not_committed(settings: Settings, error: KafkaError) -> str:
         f"the broker refused the offsets of group '{settings.group}': {error.str()}; "
         "see that no worker runs and that this user may change the group, then repair again"
     )
+
+
+def _check_not_left(cluster: KafkaCluster, settings: Settings) -> None:
+    """Refuse the changelog of before a rebuild: from its offsets orders would be decided again."""
+    tps = [(topic, partition) for topic in settings.inputs for partition in range(settings.partitions)]
+    committed = once_it_answers(lambda: cluster.committed(tps, stable=False))
+    said = {Owner.of(each).changelog for each in committed.values()} - {"", settings.topics.changelog}
+    if said:
+        raise Refused(
+            f"the workers of group '{settings.group}' have gone on with changelog '{min(said)}', and these "
+            f"settings name '{settings.topics.changelog}', whose rows were left for it: repair with the "
+            f"settings of the workers (FRAUDSTREAM_TOPICS__CHANGELOG={min(said)})"
+        )
 
 
 def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) -> None:

@@ -613,7 +613,14 @@ def run(settings: Settings) -> int:
     control.follow(hear)
     app = make_app(settings, writer, control, serving)
     health.running = Running(
-        writer, store, desk, settings.reject_share, lambda tp: _fetched_to(app, tp), desk.identity, drift
+        writer,
+        store,
+        desk,
+        settings.reject_share,
+        lambda tp: _fetched_to(app, tp),
+        desk.identity,
+        drift,
+        frozenset(settings.topics.by(entity) for entity in settings.entities),
     )
     tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 

@@ -120,13 +120,15 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the owner of a partition leaves in the metadata of its committed offset.
 
     `opens` counts how often the partition was opened since a transaction last went through, while
-    input was waiting; `tries` how often the record at the offset was begun alone.
+    input was waiting; `tries` how often the record at the offset was begun alone. `changelog` is where the
+    rows are that go with the offset; empty where nobody said so, as earlier versions did not.
     """
 
     name: str = ""
     member: str = ""
     opens: int = 0
     tries: int = 0
+    changelog: str = ""
 
     @classmethod
     def of(cls, committed: Committed | None) -> "Owner":
@@ -791,6 +793,7 @@ class Writer:
             # still careful: were it to crash now, the next owner must be careful at once
             opens=2 if care.attempt else 0,
             tries=care.tries.get(topic, 0),
+            changelog=self._changelog,
         )
 
     # --- after a fault ---------------------------------------------------------------------------
@@ -940,9 +943,13 @@ class Writer:
                 local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
             found = self._taken(local.inputs)
-            if is_whole and found == expected:
+            # what a rebuild made is there to be taken over from another changelog
+            elsewhere = None if number in self._made_anew else self._left_for(number, committed)
+            if is_whole and found == expected and elsewhere is None:
                 return local
             if self._clock.monotonic() > deadline:
+                if elsewhere is not None:
+                    raise Refused(self._left_behind(number, elsewhere))
                 raise Refused(
                     self._half_made()
                     if number in self._made_anew
@@ -952,6 +959,22 @@ class Writer:
             # claim nothing yet
             self._clock.sleep(self._limits.pause_s)
             committed.update(self._stable_offsets(tps, assignment))
+
+    def _left_for(self, number: int, committed: Mapping[TP, Committed | None]) -> str | None:
+        """The other changelog that a partition's last owner kept its rows in, where it said so.
+
+        Where no order came since, its offsets are those of our rows too, and would say nothing.
+        """
+        said = {Owner.of(committed[tp]).changelog for tp in self._tps([number])}
+        return next(iter(sorted(said - {"", self._changelog})), None)
+
+    def _left_behind(self, number: int, elsewhere: str) -> str:
+        return (
+            f"partition {number} was last decided with the rows of changelog '{elsewhere}', and this worker "
+            f"has those of '{self._changelog}', which were left for it: start the worker with the settings "
+            f"of the others (FRAUDSTREAM_TOPICS__CHANGELOG={elsewhere}); to go back to earlier settings, "
+            f"have their rows made anew under another name ('fraudstream rebuild start --from {elsewhere}')"
+        )
 
     def _remind(self, number: int) -> None:
         """Look again whether a rebuild made the rows, where whoever read that did not live to open them."""
@@ -1045,7 +1068,13 @@ class Writer:
             care = _Care(attempt=1 if opens >= 2 else 0, tries=tries)
             partition = partitions[number] = _Partition(number, inputs, local.log, care, local.watermark)
             for topic in self._inputs:
-                words = Owner(self._name, assignment.member, opens=opens, tries=tries.get(topic, 0))
+                words = Owner(
+                    self._name,
+                    assignment.member,
+                    opens=opens,
+                    tries=tries.get(topic, 0),
+                    changelog=self._changelog,
+                )
                 claim[topic, number] = words.left_with(partition.inputs[topic])
         if not claim:
             return partitions

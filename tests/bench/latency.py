@@ -19,6 +19,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from tests.bench.results import Cell, record
 from tests.faults.on_the_road import ASKED, publish_model
 from tests.faults.stage import (
     CLI_WORKER,
+    OPENED_AT,
     Fleet,
     StageError,
     end_on_sigterm,
@@ -63,7 +65,10 @@ def send(settings: Settings, named: str, rate: float, seconds: float, times: Pat
             partitioner="murmur2_random", enable_idempotence=True, acks="all", linger_ms=0, log_level=0
         )
     )
-    source = orders(1, plain=True, customers=CUSTOMERS, named=named, with_merchants=True)
+    # behind all that were sent before: what is placed earlier is a late order
+    count = sum(high(settings, (settings.topics.orders, number)) for number in range(settings.partitions))
+    since = OPENED_AT + timedelta(minutes=count)
+    source = orders(1, plain=True, customers=CUSTOMERS, named=named, with_merchants=True, since=since)
     sent: dict[str, int] = {}
     began = time.monotonic()
     for number in range(round(rate * seconds)):
@@ -85,7 +90,7 @@ def read(settings: Settings, starts: Sequence[int], ready: Event, ended: Event, 
             group_id="latency",
             isolation_level="read_committed",
             enable_auto_commit=False,
-            fetch_wait_max_ms=5,
+            fetch_wait_max_ms=100,
             log_level=0,
         )
     )
@@ -194,9 +199,7 @@ def play(arguments: argparse.Namespace, entities: tuple[str, ...]) -> dict[float
             worker, broker_pid = fleet.workers["w1"].process, broker.status()[0].pid
             if worker is None or broker_pid is None:
                 raise StageError("the worker or the broker is gone before the run")
-            # a broker's JVM compiles what it does for its first minutes, and half the machine is busy with
-            # that; one in service did so long ago
-            send(settings, "settling-", SETTLING_RATE, arguments.settling, settings.home / "settling.json")
+            settle(settings, arguments.settling)
             for rate in arguments.rates:
                 used = {"worker": psutil.Process(worker.pid), "broker": psutil.Process(broker_pid)}
                 before = {name: cpu_of(process) for name, process in used.items()}
@@ -249,6 +252,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep=not arguments.smoke,
     )
     return 0
+
+
+def settle(settings: Settings, seconds: float) -> None:
+    """Send orders to the worker until the broker has come to rest.
+
+    A broker's JVM compiles what it does for its first minutes, and half the machine is busy with that; one in
+    service did so long ago.
+    """
+    send(settings, "settling-", SETTLING_RATE, seconds, settings.home / "settling.json")
 
 
 def wait_for_the_worker(settings: Settings, fleet: Fleet) -> None:

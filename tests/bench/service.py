@@ -31,7 +31,7 @@ from models.registry import Registry
 from stream.deploying import Mover, Who
 from stream.service import Scope
 from stream.settings import Settings
-from tests.bench.latency import measure, wait_for_the_worker
+from tests.bench.latency import SETTLING_RATE, measure, settle, wait_for_the_worker
 from tests.bench.real import cpu_of
 from tests.bench.results import Cell, record
 from tests.faults.stage import (
@@ -152,6 +152,7 @@ def play(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Cell]], dic
         starter = f"starter@{registry.champion('starter')}"
         try:
             with worker(settings, fleet) as process:
+                settle(settings, arguments.settling)
                 way("one model", process)
                 swaps = Swaps(mover, models[:4], arguments.swaps, arguments.warm_up + arguments.seconds)
                 swaps.start()
@@ -187,13 +188,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=1_000.0, help="orders a second")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each way to serve")
     parser.add_argument("--warm-up", type=float, default=10.0, help="seconds before them, not measured")
+    parser.add_argument(
+        "--settling",
+        type=float,
+        default=90.0,
+        help=f"seconds at {SETTLING_RATE:g}/s first, until the broker is compiled",
+    )
     parser.add_argument("--swaps", type=int, default=50, help="of champions, evenly over the seconds")
     parser.add_argument("--versions", type=int, default=300, help="each the champion of a merchant")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, nothing recorded")
     arguments = parser.parse_args(argv)
     if arguments.smoke:
         arguments.rate, arguments.seconds, arguments.warm_up = 40.0, 4.0, 2.0
-        arguments.swaps, arguments.versions = 3, 8
+        arguments.swaps, arguments.versions, arguments.settling = 3, 8, 0.01
     end_on_sigterm()
     measured, checked = play(arguments)
     names = dict.fromkeys(name for figures in measured.values() for name in figures)
@@ -201,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record(
         "Models in service",
         rows,
+        f"{arguments.settling:g} s at {SETTLING_RATE:g}/s before all, then for each way "
         f"{arguments.rate:,.0f} orders/s for {arguments.seconds:g} s, {arguments.warm_up:g} s of warm-up, "
         f"one worker; {arguments.swaps} promotions meanwhile; {SHADOWS} challengers; {arguments.versions} "
         "champions of a merchant each, orders come for 37. Of all decisions: "

@@ -25,12 +25,14 @@ from stream.archive_place import Place
 from stream.desk import customer_key
 from stream.kafka import KafkaCluster
 from stream.keeping import row_key
-from stream.ports import TP
+from stream.ports import TP, Refused
 from stream.rebuild import Progress, Rebuild, RebuildError, Rebuilt, drop
 from stream.recorded import TopicsRecorded
+from stream.repair import repair_offsets
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.verify import verify
+from stream.writer import Owner
 from tests.faults.stage import publish_starter
 from tests.running import Worker, decisions, environment, orders, read, send
 
@@ -160,6 +162,58 @@ def test_a_half_made_state_is_not_served_and_a_killed_rebuild_goes_on(
         pytest.raises(RebuildError, match="workers use it already"),
     ):
         Rebuild(after, before.topics.changelog, recorded)
+
+
+def left_with(settings: Settings) -> set[str]:
+    """The changelogs that the owners of the group's offsets say their rows are in."""
+    tps = [(topic, number) for topic in settings.inputs for number in range(settings.partitions)]
+    with closing(KafkaCluster(settings)) as cluster:
+        return {Owner.of(each).changelog for each in cluster.committed(tps, stable=True).values()}
+
+
+def test_old_settings_are_refused_after_the_switch_where_no_order_has_come_since(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    sent = orders(320, customers=10)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent[:300])
+        first = decisions(before, 300)
+        assert worker.stop() == 0, worker.said()
+    with (
+        closing(TopicsRecorded(after)) as recorded,
+        closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+    ):
+        making.round()
+    with Worker(after, tmp_path / "after") as worker:
+        deadline = time.monotonic() + 40
+        while left_with(after) != {after.topics.changelog}:
+            assert time.monotonic() < deadline, worker.said()
+            time.sleep(0.2)
+        assert worker.stop() == 0, worker.said()
+
+    # a service manager starts one of before: offsets and its own changelog agree, and it must not decide
+    with Worker(before, tmp_path / "forgotten") as forgotten:
+        send(before, sent[300:])
+        assert forgotten.ends(60) == 1
+    said = forgotten.said()
+    assert f"was last decided with the rows of changelog '{after.topics.changelog}'" in said
+    assert f"FRAUDSTREAM_TOPICS__CHANGELOG={after.topics.changelog}" in said
+    with pytest.raises(Refused, match=f"have gone on with changelog '{after.topics.changelog}'"):
+        repair_offsets(before)
+
+    with Worker(after, tmp_path / "again") as worker:
+        send(after, sent[:20])
+        decided = decisions(after, 340)
+        assert worker.stop() == 0, worker.said()
+    assert Counter(d["order_id"] for d in decided if d["repeat_of"] is None) == Counter(
+        f"o{n}" for n in range(320)
+    )
+    repeated = {d["order_id"]: d["repeat_of"] for d in decided if d["repeat_of"] is not None}
+    assert repeated == {d["order_id"]: d["decision_id"] for d in first if int(d["order_id"][1:]) < 20}
+    assert rows_of(after) == naive_rows(sent, WIDE)
 
 
 def test_the_old_changelog_is_kept_while_nothing_shows_that_workers_use_the_new_one(

@@ -188,11 +188,16 @@ MUTANTS = (
         "owner not claimed",
         (
             (
-                "words = Owner(self._name, assignment.member,",
                 """\
-words = Owner(
-                Owner.of(committed[self._inputs[0], number]).name,
-                Owner.of(committed[self._inputs[0], number]).member,""",
+                    self._name,
+                    assignment.member,
+                    opens=opens,
+""",
+                """\
+                    Owner.of(committed[self._inputs[0], number]).name,
+                    Owner.of(committed[self._inputs[0], number]).member,
+                    opens=opens,
+""",
             ),
         ),
     ),
@@ -313,7 +318,7 @@ words = Owner(
         "local ahead accepted",
         (
             (
-                "            if is_whole and found == expected:\n",
+                "            if is_whole and found == expected and elsewhere is None:\n",
                 "            if is_whole and all(found.get(t, -1) >= at for t, at in expected.items()):\n",
             ),
         ),

@@ -122,14 +122,15 @@ def orders(
     customers: int = 300,
     named: str = "o",
     with_merchants: bool = False,
+    since: datetime = OPENED_AT,
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a shop's orders without end; the same seed gives the same orders.
+    """Keys and values of a shop's orders without end, at most a minute apart; the same seed gives the same.
 
     Unless `plain`, some are late, some come from guests, are sent again, revised, changed without a
     revision, or can't be read. With merchants most name one, and a revision changes device and merchant.
     """
     chance = random.Random(seed)
-    now = OPENED_AT
+    now = since
     recent: list[dict[str, Any]] = []
     number = 0
     while True:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.columns import inserted, packed, parted, word
 from features.decode import decode_order
 from features.events import Order
 from features.history import Row
@@ -110,6 +111,31 @@ def test_forgetting_undoes_remembering(arrived: list[Order], data: st.DataObject
             assert row.forget(order.order_id, order.placed_at)
 
     assert row == a_row_of(kept, 125)
+
+
+@given(
+    # on either side of the numbers of codes at which a code takes another byte
+    several=st.sampled_from(
+        [(), tuple(range(-3, 251)), tuple(range(253)), tuple(range(255)), tuple(range(300))]
+    ),
+    few=st.lists(st.integers(-1, 4), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_a_column_with_an_order_inserted_is_that_of_all_its_values(
+    several: range, few: list[int], data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(few)))
+    values = [*few[:cut], *several, *few[cut:]]
+    where = data.draw(st.one_of(st.integers(0, len(values)), st.integers(0, min(len(few), cut + 1))))
+    value = data.draw(st.one_of(st.integers(-2, 5), st.integers(-10, 310)))
+    column, told = packed(values), word(value)
+
+    if not isinstance(column, bytes):
+        column = inserted(column, len(values), where, told)
+    elif column != told:
+        column = parted(column, len(values), where, told)
+
+    assert column == packed([*values[:where], value, *values[where:]])
 
 
 @given(arrived=histories(), limit=limits)

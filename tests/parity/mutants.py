@@ -171,21 +171,14 @@ MUTANTS = (
         STALE,
     ),
     Mutant(
-        "a late order tells how wide amounts are",
+        "a late amount is as wide as the others",
         "history.py",
         (
             (
+                "        if amount >> 32 == 0 or width == WORD:\n            here = width * where\n",
                 """\
-        amounts = self._amounts_view().tolist()
-        amounts.insert(where, amount)
-        self._amounts = _amounts_packed(amounts)
-        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
-""",
-                """\
-        self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
-        amounts = self._amounts_view().tolist()
-        amounts.insert(where, amount)
-        self._amounts = _amounts_packed(amounts)
+        if amount >> 32 == 0 or width != WORD:
+            here, amount = width * where, amount & 0xFFFFFFFF
 """,
             ),
         ),

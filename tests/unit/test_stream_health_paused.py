@@ -13,7 +13,7 @@ from stream.metrics import Measurements, Running
 from stream.ports import TP, Assignment, Batch, Record
 from stream.writer import Limits, Mailbox
 
-ORDERS = "orders"
+ORDERS, STAGE = "orders", "orders-by-device"
 
 
 @dataclass
@@ -21,7 +21,7 @@ class AWriter:
     mailbox: Mailbox = field(default_factory=lambda: Mailbox(RealClock(), Limits()))
     counts: Counter[str] = field(default_factory=Counter)
     is_open: bool = True
-    opened: Mapping[int, Mapping[str, int]] = field(default_factory=lambda: {0: {ORDERS: 0}})
+    opened: Mapping[int, Mapping[str, int]] = field(default_factory=lambda: {0: {ORDERS: 0, STAGE: 7}})
 
 
 class AWorker:
@@ -32,9 +32,9 @@ class AWorker:
         self.writer = AWriter()
         self.measured = Measurements()
         self.health = Health(self.measured, stuck_s=60, clock=lambda: self.now)
-        ends: dict[TP, int] = {(ORDERS, 0): 1}
+        self.ends: dict[TP, int] = {(ORDERS, 0): 1, (STAGE, 0): 7}
         parts = cast("Any", self.writer), cast("Any", None), cast("Any", None)
-        self.health.running = Running(*parts, 0.0, ends.get, dict)
+        self.health.running = Running(*parts, 0.0, self.ends.get, dict, stages=frozenset({STAGE}))
         assignment = Assignment(1, "m", frozenset({0}))
         self.writer.mailbox.assign(assignment)
         order = Record(ORDERS, 0, 0, 0, b"c1", b"{}")
@@ -73,6 +73,20 @@ def test_a_worker_that_only_finishes_what_is_on_its_road_is_healthy_while_orders
     worker.writer.mailbox.hold(False)
     worker.lives(70)
     assert not worker.health.judge().healthy
+
+
+def test_a_worker_that_does_not_finish_what_is_on_its_road_is_unhealthy(worker: AWorker) -> None:
+    worker.ends[STAGE, 0] = 12
+    worker.writer.mailbox.hold(False, draining=True)
+
+    worker.lives(50)
+    judged = worker.health.judge()
+    assert (judged.state, judged.healthy, judged.ready) == ("draining", True, True)
+    assert "5 records are on their way" in judged.reason
+
+    worker.lives(20)
+    judged = worker.health.judge()
+    assert (judged.state, judged.healthy, judged.restart_helps) == ("draining", False, True)
 
 
 def test_the_time_of_a_pause_is_not_held_against_who_goes_on(worker: AWorker) -> None:
