@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from features.events import Order, Outcome
 from features.history import Row
@@ -754,3 +756,161 @@ def test_the_last_entity_is_not_turned_off_by_a_rebuild(settings: Settings, tmp_
         pytest.raises(RebuildError, match="the last can't be turned off"),
     ):
         Rebuild(after, before.topics.changelog, recorded)
+
+
+# ------------------------------------------------------------ who gets the order of things wrong is told
+
+
+def test_a_killed_rebuild_does_not_go_on_with_other_settings(settings: Settings, tmp_path: Path) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, orders(20))
+        decisions(before, 20)
+        assert worker.stop() == 0, worker.said()
+    source = before.topics.changelog
+    # from a shell in which nobody had said it again
+    forgotten = after.model_copy(update={"row_limit": NARROW})
+    with closing(TopicsRecorded(after)) as recorded:
+        with closing(Rebuild(after, source, recorded)) as making:
+            making.round()
+        with pytest.raises(RebuildError, match=rf"row_limit={WIDE}.* row_limit={NARROW}"):
+            Rebuild(forgotten, source, recorded)
+        with closing(Rebuild(after, source, recorded)) as making:
+            assert making.round() == Rebuilt(0, 0)
+
+
+def test_rows_are_not_made_anew_from_a_changelog_that_workers_have_left(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, orders(20))
+        decisions(before, 20)
+        assert worker.stop() == 0, worker.said()
+    source = before.topics.changelog
+    with closing(TopicsRecorded(after)) as recorded, closing(Rebuild(after, source, recorded)) as making:
+        making.round()
+    with Worker(after, tmp_path / "after") as worker:
+        send(after, orders(40)[20:])
+        decisions(after, 40)
+        assert worker.stop() == 0, worker.said()
+    third = after.topics.model_copy(update={"changelog": source + "-3"})
+    once_more = after.model_copy(update={"topics": third})
+    topics.create(once_more)
+    with closing(TopicsRecorded(after)) as recorded:
+        with pytest.raises(RebuildError, match=f"--from {after.topics.changelog}"):
+            Rebuild(once_more, source, recorded)
+        with closing(Rebuild(once_more, after.topics.changelog, recorded)) as making:
+            making.round()
+            assert sum(making.behind.values()) == 0
+
+
+def test_offsets_are_not_put_back_from_rows_that_no_worker_has_taken_over(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, orders(20))
+        decisions(before, 20)
+        with (
+            closing(TopicsRecorded(after)) as recorded,
+            closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+        ):
+            making.round()
+        send(before, orders(40)[20:])
+        decisions(before, 40)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+    AdminClient(before.confluent()).delete_consumer_groups([before.group])[before.group].result(20)
+
+    with pytest.raises(Refused, match=f"FRAUDSTREAM_TOPICS__CHANGELOG={before.topics.changelog}|no worker"):
+        repair_offsets(after)
+
+    repair_offsets(before)
+    with Worker(before, tmp_path / "again") as worker:
+        send(before, orders(45)[40:])
+        found = decisions(before, 45)
+        assert worker.stop() == 0, worker.said()
+    assert_decided_once(found, 45)
+
+
+def test_one_partition_taken_over_keeps_workers_of_before_out_of_all(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, orders(40))
+        decisions(before, 40)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+    # one of two new workers came to take its partitions over, and died; the other one had not begun
+    left = Owner("new", "gone", changelog=after.topics.changelog)
+    with closing(KafkaCluster(before, quiet=True)) as cluster:
+        tps = [(topic, 0) for topic in before.inputs]
+        at = {tp: each.offset for tp, each in cluster.committed(tps, stable=True).items() if each}
+    asked = [TopicPartition(*tp, offset, left.left_with(offset).metadata) for tp, offset in at.items()]
+    (done,) = (
+        AdminClient(before.confluent())
+        .alter_consumer_group_offsets([ConsumerGroupTopicPartitions(before.group, asked)])
+        .values()
+    )
+    done.result(20)
+
+    second = before.model_copy(update={"worker": "w2", "home": before.home / "second"})
+    publish_starter(second, "logistic_regression")
+    send(before, orders(80)[40:])
+    with Worker(before, tmp_path / "one") as one, Worker(second, tmp_path / "two") as two:
+        assert one.ends(90) == 1, one.said()
+        assert two.ends(90) == 1, two.said()
+    assert len(decisions(before, 40)) == 40, "none has decided with rows that were left"
+    assert "which were left for it" in one.said()
+    assert "which were left for it" in two.said()
+
+
+@pytest.mark.parametrize("is_topic_new", [False, True])
+def test_an_entity_is_turned_off_and_on_again(
+    settings: Settings, tmp_path: Path, *, is_topic_new: bool
+) -> None:
+    before, without = restaged(settings, ENTITIES, ("device",))
+    topics.create(before)
+    sent, told = with_devices(orders(300, customers=10)), frauds(range(0, 300, 4), customers=10)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent[:100])
+        decisions(before, 100)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+
+    def switched(source: Settings, target: Settings, named: str, number: int) -> None:
+        topics.create(target)
+        with (
+            closing(TopicsRecorded(target)) as recorded,
+            closing(Rebuild(target, source.topics.changelog, recorded)) as making,
+        ):
+            making.round()
+            assert making.has_settled
+        with Worker(target, tmp_path / named) as worker:
+            send(target, sent[number - 100 : number])
+            decisions(target, number, within_s=60)
+            settled(target)
+            assert worker.stop() == 0, worker.said()
+
+    switched(before, without, "without", 200)
+    send(without, told, topic=without.topics.outcomes)
+    third = without.topics.model_copy(update={"changelog": before.topics.changelog + "-3"})
+    again = without.model_copy(
+        update={"topics": third, "entities": ENTITIES, "home": settings.home / "again"}
+    )
+    publish_starter(again, "logistic_regression")
+    if is_topic_new:
+        topics.delete(without, before.topics.by("merchant"))
+    switched(without, again, "again", 300)
+    assert_decided_once(decisions(again, 300), 300)
+    assert all_rows_of(again) == replayed_rows(again, sent, told)

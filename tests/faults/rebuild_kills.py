@@ -1,12 +1,13 @@
 """Kill a rebuild again and again; what it leaves is the old state, whole, or marked as not complete.
 
     python tests/faults/rebuild_kills.py [--kills N] [--orders N] [--record]
+    python tests/faults/rebuild_kills.py --entities [--minutes N]  # through stages, workers killed too
 
 A worker decides orders of every kind and ends. Then its changelog is rebuilt into another one, with the same
 settings, so that the two have to agree byte for byte: every row, and what was decided about every order.
 Each run is killed with `kill -9` at a random moment after it began to write, and the next goes on; a
 complete one is held against the old, and another is begun. After each kill a position that says complete
-has to be one.
+has to be one. Through stages the switch is tried as well: `tests/faults/switches.py`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from stream.kafka import KafkaCluster, once_it_answers
 from stream.settings import Settings
 from stream.writer import POSITION_KEY, decode_position
 from tests.bench.results import record
+from tests.faults import switches
 from tests.faults.stage import (
     StageError,
     end_on_sigterm,
@@ -156,14 +158,39 @@ def run(kills: int, count: int) -> Mapping[str, float]:
     return seen
 
 
+def run_switches(arguments: argparse.Namespace) -> int:
+    """The same where orders go through stages."""
+    seen = switches.run(arguments.seed, arguments.kills, arguments.minutes * 60)
+    for name, value in seen.figures().items():
+        print(f"{name}: {value:,}")
+    if arguments.record:
+        record(
+            "Rebuilds and switches killed again and again, through stages",
+            dict(seen.figures()),
+            "Two workers decide 40 orders/s through `device`, then `device,merchant` and `merchant,device` "
+            "in turn, with another `row_limit` at each second switch. Killed are the rebuild (while it "
+            "follows, in the drain, at the switch) and workers, old and new. What a rebuild calls complete, "
+            "and the rows in the end, are held against a plain replay, byte for byte; each order has to have "
+            f"one answer, and one sent again that of the first. Seed {arguments.seed}.",
+        )
+    return 0 if seen.is_clean else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, record, judge; 1 where a key was wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--orders", type=int, default=40_000)
+    parser.add_argument("--entities", action="store_true", help="where orders go through stages")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="no switch is begun later; with --entities"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="with --entities")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args(argv)
     end_on_sigterm()
+    if arguments.entities:
+        return run_switches(arguments)
     seen = run(arguments.kills, arguments.orders)
     for name, value in seen.items():
         print(f"{name}: {value:,}")
