@@ -37,6 +37,7 @@ from models.policy import Policy
 from models.scorer import Scored, Scorer
 from stream.anew import Anew
 from stream.answers import keep_few_whole
+from stream.deciding import Deciding
 from stream.decoder import decoder_of
 from stream.desk import ScoringDesk
 from stream.errors import Refusal
@@ -61,6 +62,7 @@ from stream.topics import delete, partitions_of
 from stream.writer import (
     BEING_REBUILT,
     POSITION_KEY,
+    Owner,
     Position,
     Rebuilding,
     decode_position,
@@ -124,6 +126,8 @@ class _Partition:
     is_ready: bool
     after: int
     """Behind the last record of ours in the new changelog."""
+    before: Mapping[str, int] = field(default_factory=dict)
+    """Where the old changelog stood when this was opened."""
     stages: dict[str, int] = field(default_factory=dict)
     """How far the stages were taken that made the old rows."""
 
@@ -184,6 +188,7 @@ class Rebuild:
         self._cluster = KafkaCluster(settings, quiet=True)
         self._logs = {topic: once_it_answers(self._cluster.log_id, topic) for topic in settings.inputs}
         self._source_log = once_it_answers(self._cluster.log_id, source)
+        self._deciding = Deciding.of(settings)
         self._store = RocksStore(_local(settings))
         self._desk = ScoringDesk(
             scorer=cast("Scorer", _NobodyScores()),
@@ -203,6 +208,7 @@ class Rebuild:
         self._producer: Producer = once_it_answers(self._cluster.producer, rebuilds(self._target))
         self._partitions = [self._opened(number) for number in range(partitions[source])]
         self._passed_before = self._stages_before()
+        self._check_in_use()
         self._check_stages()
 
     def close(self) -> None:
@@ -273,6 +279,7 @@ class Rebuild:
                     f"'{self._target}' was begun with other entities than "
                     f"'{','.join(self._settings.entities)}': go on with those, or name another topic"
                 )
+            self._check_begun_alike(position.rebuilding.settings)
             partition.inputs, partition.watermark = dict(position.inputs), position.watermark
             partition.is_ready = not position.is_partial
             partition.copied = position.rebuilding.copied
@@ -291,12 +298,44 @@ class Rebuild:
             self._store.write(number, {}, local)
         return partition
 
+    def _check_begun_alike(self, said: str) -> None:
+        """Refuse to go on with rows that an earlier run began with other settings."""
+        begun = Deciding.decode(said.encode())
+        if begun is None or begun == self._deciding:
+            return
+        then, now = (
+            ", ".join(
+                f"{name}={getattr(each, name)}"
+                for name in begun.__struct_fields__
+                if getattr(begun, name) != getattr(self._deciding, name)
+            )
+            for each in (begun, self._deciding)
+        )
+        raise RebuildError(
+            f"'{self._target}' was begun with {then}, and these settings have {now}: go on with those of "
+            "then, or name another topic"
+        )
+
+    def _check_in_use(self) -> None:
+        """Refuse a changelog that workers have left: it will never come to where they are."""
+        tps = [(topic, each.number) for each in self._partitions for topic in self._settings.roads[0]]
+        for (topic, number), words in once_it_answers(self._cluster.committed, tps, stable=True).items():
+            used = Owner.of(words).changelog
+            if words is None or used in {"", self._source, self._target}:
+                continue
+            if self._partitions[number].before.get(topic, -1) < words.offset:
+                raise RebuildError(
+                    f"workers have gone on from '{self._source}' to '{used}' and decided with that: make the "
+                    f"rows anew from it (--from {used})"
+                )
+
     def _stages_before(self) -> tuple[str, ...]:
         """The topics of the stages that made the old rows."""
         at_home, stages = self._settings.roads[0], dict[str, None]()
         for partition in self._partitions:
             position = _position(self._cluster, (self._source, partition.number), self._settings.group, {})
             if position is not None:
+                partition.before = position.inputs
                 partition.stages = {
                     topic: at
                     for topic, at in position.inputs.items()
@@ -537,7 +576,7 @@ class Rebuild:
                 group if partition.is_ready else group + BEING_REBUILT,
                 self._logs,
                 partition.watermark,
-                Rebuilding(self._source_log, partition.copied, together),
+                Rebuilding(self._source_log, partition.copied, together, self._deciding.encode().decode()),
             )
             self._producer.produce_rows(self._target, number, keys)
             self._producer.produce(Produce(self._target, number, POSITION_KEY, value))

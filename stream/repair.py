@@ -12,7 +12,7 @@ from stream.last import last_with
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
-from stream.writer import POSITION_KEY, Owner, decode_position
+from stream.writer import POSITION_KEY, Owner, Position, decode_position
 
 __all__ = ["last_position", "repair_offsets"]
 
@@ -33,8 +33,8 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     Needed after the group's offsets expired (a group idle for longer than the broker's
     `offsets.retention.minutes`) or were reset by hand: deciding from other offsets would count
     orders twice or never. Raises Refused while workers run, when the changelog has no position, when an input
-    does not reach to one, or when workers have gone on with another changelog, and then commits nothing;
-    TopicError or Unreachable when the cluster does not answer.
+    does not reach to one, or when workers have gone on with another changelog or not yet with this one, and
+    then commits nothing; TopicError or Unreachable when the cluster does not answer.
     """
     describe(settings)  # asked once where nobody answers: a consumer would ask, and log, again and again
     cluster = KafkaCluster(settings)
@@ -47,7 +47,10 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
         _check_not_left(cluster, settings)
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
-            for topic, offset in last_position(cluster, settings, partition).items():
+            position = _position(cluster, settings, partition)
+            if position is not None and position.rebuilding is not None:
+                raise Refused(_not_taken_over(settings))
+            for topic, offset in ({} if position is None else position.inputs).items():
                 _check_within(cluster, settings.topics.changelog, (topic, partition), offset)
                 offsets[topic, partition] = offset
     finally:
@@ -110,6 +113,14 @@ def _check_not_left(cluster: KafkaCluster, settings: Settings) -> None:
         )
 
 
+def _not_taken_over(settings: Settings) -> str:
+    """Before that, workers may have decided more with the changelog that it was made from."""
+    return (
+        f"'{settings.topics.changelog}' was made by 'fraudstream rebuild' and no worker has taken it over "
+        "yet: repair with the settings that the workers had before, then go on with the switch"
+    )
+
+
 def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) -> None:
     """Refuse an offset the input does not have: it was deleted and made again, or has lost records."""
     low, high = cluster.low(tp), cluster.high(tp)
@@ -127,6 +138,11 @@ def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> 
     Empty without a position, or while the rows are being made anew. Raises Refused when a transaction stays
     open over the end.
     """
+    position = _position(cluster, settings, partition)
+    return {} if position is None or position.is_partial else dict(position.inputs)
+
+
+def _position(cluster: KafkaCluster, settings: Settings, partition: int) -> Position | None:
     tp = (settings.topics.changelog, partition)
     logs = {topic: cluster.log_id(topic) for topic in settings.inputs}
     read = partial(decode_position, group=settings.group, logs=logs)
@@ -143,8 +159,7 @@ def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> 
                 ) from None
             time.sleep(0.5)
         else:
-            position = None if found is None else read(found.value or b"")
-            return {} if position is None or position.is_partial else dict(position.inputs)
+            return None if found is None else read(found.value or b"")
 
 
 def _is_a_workers(value: bytes) -> bool:

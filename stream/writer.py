@@ -163,6 +163,7 @@ class _Position(msgspec.Struct, frozen=True):
     source: str | UnsetType = UNSET
     copied: int | UnsetType = UNSET
     together: int | UnsetType = UNSET
+    settings: str | UnsetType = UNSET
 
 
 class Rebuilding(NamedTuple):
@@ -174,6 +175,8 @@ class Rebuilding(NamedTuple):
     """Its next offset to be copied."""
     together: int = 0
     """How many partitions are made together and served together; 0 where a version said nothing of it."""
+    settings: str = ""
+    """Those that the rows depend on, as JSON; empty where a version said nothing of it."""
     inputs: tuple[str, ...] = ()
     """The inputs of the workers that are to take it over; told when read, not when written."""
 
@@ -209,7 +212,7 @@ def encode_position(
         group,
         dict(logs),
         UNSET if watermark is None else watermark,
-        *(rebuilding or ())[:3],
+        *(rebuilding or ())[:4],
     )
     return msgspec.json.encode(position)
 
@@ -254,6 +257,7 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
                 position.source,
                 position.copied,
                 0 if position.together is UNSET else position.together,
+                "" if position.settings is UNSET else position.settings,
                 tuple(position.logs),
             )
         ),

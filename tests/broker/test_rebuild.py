@@ -827,9 +827,10 @@ def test_offsets_are_not_put_back_from_rows_that_no_worker_has_taken_over(
         decisions(before, 40)
         settled(before)
         assert worker.stop() == 0, worker.said()
-    AdminClient(before.confluent()).delete_consumer_groups([before.group])[before.group].result(20)
+    admin = AdminClient(before.confluent())
+    admin.delete_consumer_groups([before.group])[before.group].result(20)
 
-    with pytest.raises(Refused, match=f"FRAUDSTREAM_TOPICS__CHANGELOG={before.topics.changelog}|no worker"):
+    with pytest.raises(Refused, match="no worker has taken it over yet"):
         repair_offsets(after)
 
     repair_offsets(before)
@@ -857,11 +858,8 @@ def test_one_partition_taken_over_keeps_workers_of_before_out_of_all(
         tps = [(topic, 0) for topic in before.inputs]
         at = {tp: each.offset for tp, each in cluster.committed(tps, stable=True).items() if each}
     asked = [TopicPartition(*tp, offset, left.left_with(offset).metadata) for tp, offset in at.items()]
-    (done,) = (
-        AdminClient(before.confluent())
-        .alter_consumer_group_offsets([ConsumerGroupTopicPartitions(before.group, asked)])
-        .values()
-    )
+    admin = AdminClient(before.confluent())
+    (done,) = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(before.group, asked)]).values()
     done.result(20)
 
     second = before.model_copy(update={"worker": "w2", "home": before.home / "second"})
@@ -875,10 +873,7 @@ def test_one_partition_taken_over_keeps_workers_of_before_out_of_all(
     assert "which were left for it" in two.said()
 
 
-@pytest.mark.parametrize("is_topic_new", [False, True])
-def test_an_entity_is_turned_off_and_on_again(
-    settings: Settings, tmp_path: Path, *, is_topic_new: bool
-) -> None:
+def test_an_entity_is_turned_off_and_on_again(settings: Settings, tmp_path: Path) -> None:
     before, without = restaged(settings, ENTITIES, ("device",))
     topics.create(before)
     sent, told = with_devices(orders(300, customers=10)), frauds(range(0, 300, 4), customers=10)
@@ -909,8 +904,13 @@ def test_an_entity_is_turned_off_and_on_again(
         update={"topics": third, "entities": ENTITIES, "home": settings.home / "again"}
     )
     publish_starter(again, "logistic_regression")
-    if is_topic_new:
-        topics.delete(without, before.topics.by("merchant"))
+    topics.create(again)
+    with (
+        closing(TopicsRecorded(again)) as recorded,
+        pytest.raises(RebuildError, match="archive and delete that topic"),
+    ):
+        Rebuild(again, without.topics.changelog, recorded)
+    topics.delete(without, before.topics.by("merchant"))
     switched(without, again, "again", 300)
     assert_decided_once(decisions(again, 300), 300)
     assert all_rows_of(again) == replayed_rows(again, sent, told)

@@ -242,6 +242,8 @@ class Run:
     fleet: Fleet = field(init=False)
     making: Making | None = None
     old: "subprocess.Popen[bytes] | None" = None
+    is_over: bool = True
+    """Whether workers may have taken over what is made: a rebuild that is started then says so, and ends."""
 
     def __post_init__(self) -> None:
         self.now = self.first
@@ -262,6 +264,8 @@ class Run:
                 raise StageError(f"not within {within_s:g} s: {what}")
             if self.publisher.failure is not None:
                 raise StageError("the shop failed") from self.publisher.failure
+            if self.making is not None and (self.making.ended or 0) > 0 and not self.is_over:
+                raise StageError(f"a rebuild ended: {self.making.said()[-2_000:]}")
             self.fleet.tick()
             time.sleep(0.05)
 
@@ -318,6 +322,7 @@ class Run:
         make_topics(after)
         publish_model(after)
         self.making = making = Making(after, before.topics.changelog, self.folder / "rebuild.log")
+        self.is_over = False
         for _ in range(2):
             making.begin()
             self.kill_rebuild(after_writing=True)
@@ -339,7 +344,7 @@ class Run:
             self.command("resume")
             seen.pauses_lifted += 1
             self.lasts(chance.uniform(0, 3))
-        self.now = after
+        self.now, self.is_over = after, True
         killed = chance.random() < 0.5
         for worker in self.fleet.workers.values():
             if worker.process is None or worker.process.poll() is not None:
