@@ -601,6 +601,7 @@ def run(settings: Settings) -> int:
             crashes=settings.crashes,
         ),
         horizons=settings.horizons,
+        partitions=settings.partitions,
     )
     thread = _WriterThread(writer, store)
 

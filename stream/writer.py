@@ -476,10 +476,12 @@ class Writer:
         clock: Clock,
         limits: Limits,
         horizons: Horizons = FOR_EVER,
+        partitions: int = 0,
     ) -> None:
         """Take the inputs in `roads`, groups of topics in the order in which what comes in goes through them.
 
-        Within a group records are taken by arrival, and later groups go first (`stream.merge`).
+        Within a group records are taken by arrival, and later groups go first (`stream.merge`). `partitions`
+        is how many the inputs have, those of other workers too; 0 asks nothing of others.
         """
         self.mailbox = Mailbox(clock, limits)
         self.counts: Counter[str] = Counter()
@@ -495,6 +497,7 @@ class Writer:
         self._clock = clock
         self._limits = limits
         self._horizons = horizons
+        self._all = range(partitions)
         self._producer: Producer | None = None
         self._opened: Assignment | None = None
         self._partitions: dict[int, _Partition] = {}
@@ -844,13 +847,17 @@ class Writer:
         self._ended = set()
         self._heard = {}
         self._wait_to_be_alone(assignment)
+        self._wait_for_one_changelog(assignment)
         if self._producer is None:
             self._producer = self._cluster.producer(self._name)
         numbers = sorted(assignment.partitions)
         self._logs = {topic: self._cluster.log_id(topic) for topic in self._inputs}
         committed = dict(self._stable_offsets(self._tps(numbers), assignment))
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
+        takes_over = bool(self._made_anew)
         self._partitions = self._claim(restored, committed, assignment)
+        # of two that began at once with different ones, at least the later sees the other's claim
+        self._wait_for_one_changelog(assignment, claimed=takes_over)
         if self._merging is not assignment:
             self._merge, self._merging = self._new_merge(), assignment
         self._merge.open(self.opened)
@@ -880,6 +887,53 @@ class Writer:
                     "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
                 )
             self._clock.sleep(self._limits.pause_s)
+
+    def _wait_for_one_changelog(self, assignment: Assignment, *, claimed: bool = False) -> None:
+        """Wait until no other partition is decided with another changelog; refuse if one is for too long.
+
+        `claimed` after partitions were taken over: a claim that is not to be seen yet is then waited for, as
+        its owner has not seen ours.
+        """
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        others = [number for number in self._all if number not in assignment.partitions]
+        # one by one where open transactions are waited for: there is always one somewhere
+        asked = [[number] for number in others] if claimed else [others]
+        while asked:
+            self._check_current(assignment)
+            try:
+                used = self._used_elsewhere(asked[-1], stable=claimed)
+            except NotStable as error:
+                self._wait_for_stable(error)
+                continue
+            if used is None:
+                asked.pop()
+            elif self._clock.monotonic() > deadline:
+                raise Refused(used)
+            else:
+                self._clock.sleep(self._limits.pause_s)
+
+    def _used_elsewhere(self, numbers: Sequence[int], *, stable: bool) -> str | None:
+        """Why we must not decide beside those who have these partitions; None where nothing is against it."""
+        committed = self._cluster.committed(self._tps(numbers), stable=stable) if numbers else {}
+        for number in numbers:
+            elsewhere = self._left_for(number, committed)
+            if elsewhere is None:
+                continue
+            position = self._last_position(number)
+            if position is None or position.rebuilding is None:
+                return self._left_behind(number, elsewhere)
+            # it is yet to be taken over, but not from one that lives
+            members = self._cluster.members()
+            if any(Owner.of(committed[tp]).member in members for tp in self._tps([number])):
+                return self._still_used(number, elsewhere)
+        return None
+
+    def _still_used(self, number: int, elsewhere: str) -> str:
+        return (
+            f"partition {number} is decided by a worker with changelog '{elsewhere}', and this one has "
+            f"'{self._changelog}', which was made anew from it: stop all workers with the settings of "
+            "before, then start those with the new ones"
+        )
 
     def _stable_offsets(self, tps: Sequence[TP], assignment: Assignment) -> Mapping[TP, Committed | None]:
         """The committed offsets once no open transaction covers them; ends those of dead owners."""
