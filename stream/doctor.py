@@ -39,10 +39,11 @@ from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions, left_on_the_road
 from stream.ports import TP, Committed, Refused
-from stream.repair import last_position
+from stream.repair import last_position, position_in
 from stream.service import Service
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
+from stream.writer import Owner
 
 __all__ = ["Finding", "examine", "unusable_settings"]
 
@@ -853,6 +854,7 @@ def _offsets(look: _Look) -> Iterator[Said]:
             "they expired or were deleted",
             "stop every worker and run 'fraudstream topics repair-offsets', which puts them back",
         )
+    yield from _left_for_another(look)
     offsets = {tp: c.offset for tp in look.inputs if (c := committed[tp]) is not None}
     if beyond := [tp for tp, offset in offsets.items() if offset > bounds[tp][1]]:
         yield _fail(
@@ -872,6 +874,42 @@ def _offsets(look: _Look) -> Iterator[Said]:
             f"entities ('{','.join(settings.entities)}'): no worker starts, or nobody would decide them",
             "set FRAUDSTREAM_ENTITIES to what it was, and change it once they have arrived "
             "(docs/upgrades.md)",
+        )
+
+
+def _left_for_another(look: _Look) -> Iterator[Said]:
+    """Whether workers decide with another changelog than these settings name."""
+    ours = look.settings.topics.changelog
+    used = {tp: Owner.of(look.committed[tp]).changelog for tp in look.inputs}
+    elsewhere = {tp: each for tp, each in used.items() if each not in {"", ours}}
+    if not elsewhere:
+        return
+    theirs = min(elsewhere.values())
+    is_there = bool(look.tps(ours))
+    positions = [
+        position_in(look.cluster, look.settings, number) if is_there else None
+        for number in sorted({tp[1] for tp in elsewhere})
+    ]
+    if any(each is not None and each.rebuilding is None for each in positions):
+        yield _fail(
+            f"group '{look.settings.group}' has gone on with changelog '{theirs}', and '{ours}', which these "
+            "settings name, was left for it: no worker starts with these",
+            f"set what its workers have, FRAUDSTREAM_TOPICS__CHANGELOG={theirs}; to go back to earlier settings, "
+            f"have the rows made anew under another name: fraudstream rebuild start --from {theirs}",
+        )
+    elif any(positions):
+        yield _warn(
+            f"'{ours}', which these settings name, is being made anew, and group '{look.settings.group}' "
+            f"still decides with '{theirs}'",
+            "switch once 'fraudstream rebuild start' says that it is complete "
+            "(docs/operations.md#rows-made-anew-and-entities-turned-on)",
+        )
+    else:
+        yield _fail(
+            f"group '{look.settings.group}' decides with changelog '{theirs}', and these settings name "
+            f"'{ours}', which has no rows: no worker starts with these",
+            f"set FRAUDSTREAM_TOPICS__CHANGELOG={theirs}, or make the rows first: fraudstream rebuild start "
+            f"--from {theirs}",
         )
 
 

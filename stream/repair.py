@@ -14,7 +14,7 @@ from stream.settings import Settings
 from stream.topics import describe
 from stream.writer import POSITION_KEY, Owner, Position, decode_position
 
-__all__ = ["last_position", "repair_offsets"]
+__all__ = ["last_position", "position_in", "repair_offsets"]
 
 _STABLE_WITHIN_S = 60.0
 _ANSWERS_WITHIN_S = 30.0
@@ -47,7 +47,7 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
         _check_not_left(cluster, settings)
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
-            position = _position(cluster, settings, partition)
+            position = position_in(cluster, settings, partition)
             if position is not None and position.rebuilding is not None:
                 raise Refused(_not_taken_over(settings))
             for topic, offset in ({} if position is None else position.inputs).items():
@@ -138,11 +138,15 @@ def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> 
     Empty without a position, or while the rows are being made anew. Raises Refused when a transaction stays
     open over the end.
     """
-    position = _position(cluster, settings, partition)
+    position = position_in(cluster, settings, partition)
     return {} if position is None or position.is_partial else dict(position.inputs)
 
 
-def _position(cluster: KafkaCluster, settings: Settings, partition: int) -> Position | None:
+def position_in(cluster: KafkaCluster, settings: Settings, partition: int) -> Position | None:
+    """The last position in a partition of the changelog; None without one.
+
+    Raises Refused when a transaction stays open over the end.
+    """
     tp = (settings.topics.changelog, partition)
     logs = {topic: cluster.log_id(topic) for topic in settings.inputs}
     read = partial(decode_position, group=settings.group, logs=logs)

@@ -31,7 +31,7 @@ from stream.desk import partition_of
 from stream.doctor import Finding, examine
 from stream.registry import registry_of
 from stream.settings import Security, Settings
-from stream.writer import POSITION_KEY, encode_position
+from stream.writer import POSITION_KEY, Owner, Rebuilding, encode_position
 from tests.running import environment, orders, send
 from tests.small_shop import a_trained
 
@@ -283,10 +283,11 @@ def test_an_input_that_no_worker_read_before_has_no_offsets_to_lose(shop: Settin
     assert f"has no offsets for {shop.topics.orders}/0, and" in finding.found
 
 
-def test_an_input_made_anew(shop: Settings) -> None:
+def committed(shop: Settings, offset: int, metadata: str = "") -> None:
+    """The group has committed this for a partition of the orders."""
     admin = AdminClient(shop.confluent())
-    beyond = [TopicPartition(shop.topics.orders, 0, 99)]
-    request = [ConsumerGroupTopicPartitions(shop.group, beyond)]
+    asked = [TopicPartition(shop.topics.orders, 0, offset, metadata)]
+    request = [ConsumerGroupTopicPartitions(shop.group, asked)]
     deadline = time.monotonic() + 20
     error: KafkaError | None = KafkaError(KafkaError.NOT_COORDINATOR)
     while error is not None:  # it has to find the coordinator first, and says so only in the answer
@@ -294,9 +295,34 @@ def test_an_input_made_anew(shop: Settings) -> None:
         (future,) = admin.alter_consumer_group_offsets(request).values()
         (error,) = (each.error for each in future.result().topic_partitions)
 
+
+def test_an_input_made_anew(shop: Settings) -> None:
+    committed(shop, 99)
+
     finding = next(each for each in diagnosed(shop, "offsets") if each.state == "fail")
 
     assert "end before the group's offsets" in finding.found
+
+
+def test_rows_that_were_left_for_another_changelog_or_are_yet_to_be_taken_over(shop: Settings) -> None:
+    committed(shop, 0, Owner("w1", "m1", changelog="rows-2").left_with(0).metadata)
+
+    def position(rebuilding: Rebuilding | None) -> None:
+        value = encode_position({shop.topics.orders: 0}, shop.group, rebuilding=rebuilding)
+        send(shop, [(POSITION_KEY, value)], topic=shop.topics.changelog, partition=0)
+
+    finding = the_fault(shop, "offsets")
+    assert "decides with changelog 'rows-2'" in finding.found
+    assert "fraudstream rebuild start --from rows-2" in finding.do
+
+    position(Rebuilding("rows-2", 0))
+    (finding,) = diagnosed(shop, "offsets")
+    assert (finding.state, "still decides with 'rows-2'" in finding.found) == ("warn", True)
+
+    position(None)
+    finding = the_fault(shop, "offsets")
+    assert "was left for it" in finding.found
+    assert "FRAUDSTREAM_TOPICS__CHANGELOG=rows-2" in finding.do
 
 
 def test_a_transaction_that_hangs(shop: Settings) -> None:

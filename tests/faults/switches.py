@@ -26,17 +26,17 @@ from pydantic import ValidationError
 from features.define import Feature
 from features.events import Order, OrderEvent, Outcome
 from features.replay import Replay
-from stream.kafka import KafkaCluster
+from stream.kafka import KafkaCluster, once_it_answers
 from stream.keeping import row_key
+from stream.ports import Committed
 from stream.settings import Settings
-from stream.writer import POSITION_KEY, Owner, Position, decode_position
+from stream.writer import POSITION_KEY, Owner, Position, decode_position, rebuilds
 from tests.faults import on_the_road
 from tests.faults.stage import (
     OUR_WORKER,
     Fleet,
     Publisher,
     StageError,
-    committed,
     high,
     is_there,
     make_topics,
@@ -303,7 +303,7 @@ class Run:
         """Hold the rows against a replay where a rebuild calls all of them complete."""
         with closing(KafkaCluster(settings, quiet=True)) as cluster:
             # ends what the killed one left open, as the next would
-            cluster.producer(f"rebuild-{settings.topics.changelog}").close()
+            once_it_answers(cluster.producer, rebuilds(settings.topics.changelog)).close()
         rows, positions = rows_in(settings)
         made = len(positions) == settings.partitions and all(
             each.rebuilding is not None and not each.is_partial for each in positions.values()
@@ -371,13 +371,22 @@ class Run:
         if chance.random() < 0.5:
             self.kill_a_worker()
         self.see_old_refused()
-        at = committed(after)
-        self.wait(lambda: committed(after) != at, "orders are decided again")
+        at = self.committed(after, after.topics.orders)
+        self.wait(lambda: self.committed(after, after.topics.orders) != at, "orders are decided again")
         print(json.dumps(seen.figures()), flush=True)
+
+    def committed(self, settings: Settings, topic: str) -> dict[int, Committed]:
+        """The group's offsets of an input, with what their owners left."""
+        tps = [(topic, number) for number in range(settings.partitions)]
+        with closing(KafkaCluster(settings, quiet=True)) as cluster:
+            found = once_it_answers(cluster.committed, tps, stable=False)
+        return {tp[1]: each for tp, each in found.items() if each is not None}
 
     def is_taken_over(self, settings: Settings) -> bool:
         """Whether every offset goes with this changelog."""
-        said = [Owner.of(each).changelog for t in settings.inputs for each in committed(settings, t).values()]
+        said = [
+            Owner.of(each).changelog for t in settings.inputs for each in self.committed(settings, t).values()
+        ]
         return len(said) == settings.partitions * len(settings.inputs) and set(said) == {
             settings.topics.changelog
         }
@@ -422,7 +431,7 @@ class Run:
         """Whether the group has committed all that there is, give or take a marker."""
         settings = self.now
         for topic in settings.inputs:
-            done = committed(settings, topic)
+            done = self.committed(settings, topic)
             is_a_stage = topic in settings.stages.values()
             for number in range(settings.partitions):
                 if (done[number].offset if number in done else 0) < high(
@@ -520,7 +529,10 @@ def run(seed: int, kills: int, seconds: float) -> Seen:
         try:
             play.fleet.start()
             publisher.start()
-            play.wait(lambda: len(committed(first)) == PARTITIONS, "the first workers decide")
+            play.wait(
+                lambda: len(play.committed(first, first.topics.orders)) == PARTITIONS,
+                "the first workers decide",
+            )
             number = 0
             while play.seen.kills_of_rebuilds < kills and time.monotonic() - began < seconds:
                 number += 1
