@@ -894,7 +894,7 @@ def _left_for_another(look: _Look) -> Iterator[Said]:
         yield _fail(
             f"group '{look.settings.group}' has gone on with changelog '{theirs}', and '{ours}', which these "
             "settings name, was left for it: no worker starts with these",
-            f"set what its workers have, FRAUDSTREAM_TOPICS__CHANGELOG={theirs}; to go back to earlier settings, "
+            f"set what its workers have, FRAUDSTREAM_TOPICS__CHANGELOG={theirs}; to go back to earlier ones, "
             f"have the rows made anew under another name: fraudstream rebuild start --from {theirs}",
         )
     elif any(positions):
