@@ -242,7 +242,8 @@ class Rebuild:
         committed = once_it_answers(
             self._cluster.committed,
             [(topic, each.number) for each in self._partitions for topic in self._settings.inputs],
-            stable=True,
+            # nobody's open transaction is waited for: a killed worker's ends when it is over
+            stable=False,
         )
         behind: dict[int, int] = {}
         for (topic, number), words in committed.items():
@@ -319,7 +320,7 @@ class Rebuild:
     def _check_in_use(self) -> None:
         """Refuse a changelog that workers have left: it will never come to where they are."""
         tps = [(topic, each.number) for each in self._partitions for topic in self._settings.roads[0]]
-        for (topic, number), words in once_it_answers(self._cluster.committed, tps, stable=True).items():
+        for (topic, number), words in once_it_answers(self._cluster.committed, tps, stable=False).items():
             used = Owner.of(words).changelog
             if words is None or used in {"", self._source, self._target}:
                 continue
