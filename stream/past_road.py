@@ -53,7 +53,7 @@ from stream.replay import in_recorded_order
 from stream.road import Passing, PassingBytesError, PassingVersionError, Road
 from stream.settings import Settings
 
-__all__ = ["RoadError", "Roads", "Unlike", "WantedOnTheRoad"]
+__all__ = ["RoadError", "Roads", "Switch", "Unlike", "WantedOnTheRoad"]
 
 _ORDER: Final = Struct(">cHQ")
 _MESSAGE: Final = Struct(">cBBHHQ")
@@ -90,6 +90,15 @@ class Unlike(NamedTuple):
     place: str | None
     """TOPIC/PARTITION/OFFSET of the recorded message; None for one that is missing."""
     said: str
+
+
+class Switch(NamedTuple):
+    """Where a partition's orders began to be decided with rows for another road, or of another length."""
+
+    offset: int
+    """The first order that was."""
+    before: Deciding
+    after: Deciding
 
 
 class _Head(NamedTuple):
@@ -174,6 +183,8 @@ class _Recording:
         self.bounds: dict[TP, tuple[int, int]] = {}
         """Of each partition of each stage, from where to where it was read."""
         self.decisions: list[list[tuple[int, int]]] = [[] for _ in range(self.partitions)]
+        self._settings_since: list[dict[bytes, int]] = [{} for _ in range(self.partitions)]
+        """By partition: from which order on decisions say that they were made with these settings."""
 
     # reading
 
@@ -214,6 +225,9 @@ class _Recording:
             records = [] if before is None else _records(before)
             self._rows.change({key: _encode([*records, record])})
             self._last[number] = max(self._last[number], about.offset)
+            if said := said_in(record.headers):
+                since = self._settings_since[number]
+                since[said] = min(since.get(said, about.offset), about.offset)
             if word is not None and made.is_first and word.model is not None:
                 known[word.model, word.policy] = None
                 if b'"entities"' not in (said_in(record.headers) or b""):
@@ -339,6 +353,24 @@ class _Recording:
         spans = [span.first for key, span in self._sent.items() if key[2:] == (topic, partition)]
         head = None if partition not in self._first else self.head(partition, self._first[partition])
         return min([*spans, end if head is None else head.others.get(topic, 0)])
+
+    def switches(self) -> dict[int, Switch]:
+        """By partition: where it was first gone on with other rows, where orders went through stages before.
+
+        Between two such settings nothing is on its way, so the orders of either lie together.
+        """
+        roads = [_roads(since) for since in self._settings_since]
+        found = {
+            number: Switch(each[1].offset, each[0].deciding, each[1].deciding)
+            for number, each in enumerate(roads)
+            if len(each) > 1
+        }
+        for number, each in enumerate(roads):
+            # where no order had come before, others say whether this is behind
+            for switch in list(found.values()) if len(each) == 1 else ():
+                if _road(switch.after) == _road(each[0].deciding):
+                    found[number] = switch._replace(offset=each[0].offset)
+        return found
 
     def decided(self, partition: int) -> "_Decided":
         """The decisions about the orders of a partition."""
@@ -984,6 +1016,28 @@ class _Stage:
                 if seen.is_brief:
                     shorten(seen)
                 rows[key] = passed.encode()
+
+
+class _Since(NamedTuple):
+    """From which order of a partition on decisions were made with these settings."""
+
+    offset: int
+    deciding: Deciding
+
+
+def _road(deciding: Deciding) -> tuple[tuple[str, ...], int]:
+    """What of the settings has rows made anew."""
+    return deciding.entities, deciding.row_limit
+
+
+def _roads(since: Mapping[bytes, int]) -> list[_Since]:
+    """Each road, and length of rows, of which decisions tell, the earliest first."""
+    found: dict[tuple[tuple[str, ...], int], _Since] = {}
+    for said, offset in sorted(since.items(), key=lambda each: each[1]):
+        deciding = Deciding.decode(said)
+        if deciding is not None and deciding.entities:
+            found.setdefault(_road(deciding), _Since(offset, deciding))
+    return list(found.values())
 
 
 def stood_in(decision: Record) -> dict[str, tuple[int, int]]:

@@ -23,7 +23,7 @@ from stream.desk import is_history
 from stream.errors import Refusal
 from stream.past import Made, Outcome, Past, Read, Sources
 from stream.past_desks import Models
-from stream.past_road import Roads, WantedOnTheRoad
+from stream.past_road import Roads, Switch, WantedOnTheRoad
 from stream.past_rows import SPILLED
 from stream.ports import Record
 from stream.recorded import Recorded, has_topic, losses, recorded_of
@@ -157,6 +157,8 @@ class Verified:
     """How many of them are older than the decisions that are still there."""
     messages: int = 0
     """How many messages between stages are as they are sent again."""
+    not_comparable: int = 0
+    """How many decisions and messages come out otherwise where rows were made anew, and say nothing."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -178,6 +180,7 @@ class Verified:
         self.undecided += other.undecided
         self.unrecorded += other.unrecorded
         self.messages += other.messages
+        self.not_comparable += other.not_comparable
         self.notes = sorted({*self.notes, *other.notes})
         together = [*self.listed, *other.listed]
         together.sort(key=_in_order)
@@ -195,6 +198,7 @@ class Verified:
             "undecided": self.undecided,
             "unrecorded": self.unrecorded,
             "messages": self.messages,
+            "not_comparable": self.not_comparable,
             "notes": self.notes,
         }
 
@@ -234,7 +238,9 @@ def verify_roads(
 
     At most so many differences are listed; all are counted.
     """
-    found, tally = Verified(), _Tally(window, most)
+    switches = roads.recording.switches()
+    behind = {number: switch.offset for number, switch in switches.items()}
+    found, tally = Verified(), _Tally(window, most, behind)
 
     def is_wanted(partition: int, timestamp: int) -> bool:
         return partition in partitions and window.has(timestamp)
@@ -262,6 +268,7 @@ def verify_roads(
             f"{sum(roads.turned_on.values()):,} offsets of orders lie before entities were turned on; the "
             f"rows of those are taken to have been {how}"
         )
+    found.notes += [_switched(roads, number, switch) for number, switch in sorted(switches.items())]
     found.notes += [told for tp, gaps in roads.gaps.items() for told in losses(tp, gaps)]
     found.messages = roads.messages
     found.undecided += roads.on_their_way
@@ -269,12 +276,34 @@ def verify_roads(
     return found
 
 
+def _switched(roads: Roads, partition: int, switch: Switch) -> str:
+    """Where a switch lies, and what is not told for its sake."""
+    told = (
+        " and ".join(
+            words
+            for words, is_other in (
+                (f"entities {','.join(each.entities)}", switch.before.entities != switch.after.entities),
+                (f"row_limit {each.row_limit}", switch.before.row_limit != switch.after.row_limit),
+            )
+            if is_other
+        )
+        for each in (switch.before, switch.after)
+    )
+    return (
+        f"{roads.settings.topics.orders}/{partition}: from offset {switch.offset:,} on orders were decided "
+        f"behind a switch (from {' to '.join(told)}); rows that a rebuild made are not made again, "
+        "so what comes out otherwise there, and of the messages between stages, is not comparable"
+    )
+
+
 class _Tally:
     """Counts what is equal and what differs, and lists the first differences."""
 
-    def __init__(self, window: Window, most: int) -> None:
+    def __init__(self, window: Window, most: int, behind: Mapping[int, int] = MappingProxyType({})) -> None:
+        """`behind` which order of a partition rows may be others than those that are made here."""
         self._window = window
         self._most = most
+        self._behind = behind
 
     def compare(self, found: Verified, outcome: Outcome, past: Past) -> None:
         """Hold the decisions about an order against what is decided again."""
@@ -298,10 +327,28 @@ class _Tally:
         roads.unlike.clear()
 
     def _differs(self, found: Verified, difference: Difference | None) -> None:
-        if difference is not None:
+        if difference is None:
+            return
+        if self._is_not_comparable(difference):
+            found.not_comparable += 1
+        else:
             found.causes[difference.cause] += 1
             if len(found.listed) < self._most:
                 found.listed.append(difference)
+
+    def _is_not_comparable(self, difference: Difference) -> bool:
+        """Whether it may come of rows that a rebuild made."""
+        if not self._behind:
+            return False
+        if difference.cause in _OF_MESSAGES:
+            return True  # what was sent before goes by another road too
+        behind = self._behind.get(difference.partition)
+        return (
+            difference.cause == "changed"
+            and behind is not None
+            and difference.offset is not None
+            and difference.offset >= behind
+        )
 
 
 def _differences(outcome: Outcome, past: Past) -> Iterator[Difference | None]:

@@ -139,6 +139,8 @@ def _said(found: "Verified", seconds: float) -> Iterator[str]:
             yield f"{count:>9,} {cause}"
     if found.unrecorded:
         yield f"{found.unrecorded:,} older orders, whose decisions are no longer there, were gone through"
+    if found.not_comparable:
+        yield f"{found.not_comparable:,} decisions and messages are not comparable, for a switch"
     if found.undecided:
         yield f"{found.undecided:,} records come after the last that was decided"
     if found.set_aside:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from features.events import Order, Outcome
@@ -781,6 +782,33 @@ def test_a_killed_rebuild_does_not_go_on_with_other_settings(settings: Settings,
             assert making.round() == Rebuilt(0, 0)
 
 
+def test_a_killed_workers_open_transaction_does_not_end_a_rebuild(settings: Settings, tmp_path: Path) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, orders(20))
+        decisions(before, 20)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+    sender = Producer({**before.confluent(), "transactional.id": f"{before.group}-killed"})
+    sender.init_transactions(10)
+    sender.begin_transaction()
+    group = Consumer({**before.confluent(), "group.id": before.group})
+    open_at = [TopicPartition(before.topics.orders, number, 0) for number in range(before.partitions)]
+    sender.send_offsets_to_transaction(open_at, group.consumer_group_metadata(), 10)
+    try:
+        with (
+            closing(TopicsRecorded(after)) as recorded,
+            closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+        ):
+            making.round()
+            assert making.behind == dict.fromkeys(making.behind, 0)
+    finally:
+        sender.abort_transaction(10)
+        group.close()
+
+
 def test_rows_are_not_made_anew_from_a_changelog_that_workers_have_left(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -914,3 +942,45 @@ def test_an_entity_is_turned_off_and_on_again(settings: Settings, tmp_path: Path
     switched(without, again, "again", 300)
     assert_decided_once(decisions(again, 300), 300)
     assert all_rows_of(again) == replayed_rows(again, sent, told)
+
+
+@pytest.mark.parametrize(
+    ("entities", "further", "row_limit"),
+    [(("device",), ENTITIES, EXACT), (ENTITIES, ("merchant", "device"), EXACT), (ENTITIES, ENTITIES, NARROW)],
+    ids=["one more", "another order", "wider"],
+)
+def test_verify_says_where_a_switch_lies_and_tells_no_false_differences_behind_it(
+    settings: Settings, tmp_path: Path, entities: tuple[str, ...], further: tuple[str, ...], row_limit: int
+) -> None:
+    before, after = restaged(settings, entities, further, row_limit=row_limit)
+    topics.create(before)
+    topics.create(after)
+    sent, told = with_devices(orders(400, customers=10)), frauds(range(0, 200, 4), customers=10)
+    with Worker(before, tmp_path / "before") as worker:
+        send(before, sent[:200])
+        decisions(before, 200)
+        settled(before)
+        assert worker.stop() == 0, worker.said()
+    with (
+        closing(TopicsRecorded(after)) as recorded,
+        closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+    ):
+        making.round()
+    with closing(KafkaCluster(after, quiet=True)) as cluster:
+        first_behind = {n: cluster.high((after.topics.orders, n)) for n in range(after.partitions)}
+    with Worker(after, tmp_path / "after") as worker:
+        send(after, told, topic=after.topics.outcomes)
+        send(after, sent[200:])
+        decisions(after, 400)
+        settled(after)
+        assert worker.stop() == 0, worker.said()
+
+    shutil.copytree(before.home / "models", after.home / "models", dirs_exist_ok=True)
+    found = verify(after, processes=1)
+    assert dict(found.causes) == {}
+    assert found.equal >= 200, "before the switch decisions are compared"
+    assert found.not_comparable > 0
+    switches = [note for note in found.notes if "behind a switch" in note]
+    assert [note.partition(" on orders")[0] for note in switches] == [
+        f"{after.topics.orders}/{number}: from offset {offset}" for number, offset in first_behind.items()
+    ]
