@@ -42,7 +42,8 @@ def follow(settings: Settings, source: str, *, archive: str | None, once: bool, 
                 # where orders go through stages it comes and goes, and stays in a pause: said then once more
                 in_pause = is_complete and rebuild.awaits_settling and in_force(settings).paused
                 if is_complete and (not told or (in_pause and not told_in_pause)):
-                    _complete(rebuild, target, once=once, as_json=as_json)
+                    in_use = rebuild.awaits_settling and not in_pause
+                    _complete(rebuild, target, once=once, in_use=in_use, as_json=as_json)
                     told = True
                 told_in_pause = in_pause
                 if once:
@@ -112,14 +113,17 @@ def _drain(target: str, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _complete(rebuild: Rebuild, target: str, *, once: bool, as_json: bool) -> None:
+def _complete(rebuild: Rebuild, target: str, *, once: bool, in_use: bool, as_json: bool) -> None:
+    """Say how to switch; `in_use` where the next order would go on its road, and it is complete no more."""
     workers = rebuild.workers
     if as_json:
         typer.echo(json.dumps({"complete": target, "workers": workers}))
         return
     further = "run this again without --once before you switch" if once else "this keeps it so"
     typer.echo(f"'{target}' is complete up to what the group has committed; {further}")
-    if workers:
+    if workers and in_use:
+        typer.echo("to switch: run 'fraudstream pause --drain', and wait until this says so once more")
+    elif workers:
         typer.echo(
             f"to switch: stop the {workers} running worker{'s' * (workers > 1)}, wait a second or two, and "
             "start them with the settings that this command has"

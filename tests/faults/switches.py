@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -220,6 +221,11 @@ class Making:
             log.seek(self.begun_at)
             return log.read().decode()
 
+    def is_complete_in_pause(self, since: int) -> bool:
+        """Whether it said so behind what it had said, and not that a pause is needed first."""
+        _, is_said, behind = self.said()[since:].rpartition("is complete up to")
+        return bool(is_said) and "once more" not in behind
+
     def kill(self) -> bool:
         """End it at once; whether it still ran."""
         if self.process is None or self.process.poll() is not None:
@@ -331,6 +337,7 @@ class Run:
         making.begin()
         self.wait(lambda: "follows the workers" in making.said() or "is complete" in making.said(), "made")
         while True:
+            since = len(making.said())
             self.command("pause", "--drain", "--why", "rows are made anew")
             if chance.random() < 0.6:
                 self.lasts(chance.uniform(0, 1.5))
@@ -338,7 +345,8 @@ class Run:
             if chance.random() < 0.7:
                 self.kill_rebuild(after_writing=False)
                 making.begin()
-            self.wait(lambda: "is complete up to" in making.said(), "complete")
+                since = 0
+            self.wait(partial(making.is_complete_in_pause, since), "complete")
             if chance.random() < 0.6:
                 break
             self.command("resume")
