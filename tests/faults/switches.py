@@ -372,8 +372,7 @@ class Run:
         self.wait(lambda: self.is_taken_over(after), "taken over")
         self.wait(lambda: making.ended is not None, "the rebuild ends")
         seen.switches += 1
-        if chance.random() < 0.7:
-            self.start_old(before)
+        self.start_old(before)
         self.command("resume")
         self.lasts(chance.uniform(0, 4))
         if chance.random() < 0.5:
