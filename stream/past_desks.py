@@ -213,6 +213,8 @@ class Under(NamedTuple):
     """The header; empty where an older version wrote none."""
     instead: str | None = None
     """`name@version` of the model that decided where another was to and could not; else empty."""
+    lacks: tuple[str, ...] | None = None
+    """`name@version` of the models in service of which the worker knew nothing when it sent the order on."""
 
     def and_then(self, told: "Under") -> "Under | None":
         """Both together; None where they contradict each other."""
@@ -232,11 +234,16 @@ UNTOLD: Final = Under()
 class _Served:
     """The models in service, as published; those that could not be used then are not used."""
 
-    def __init__(self, models: Models, instead: str | None) -> None:
+    def __init__(
+        self, models: Models, instead: str | None = None, lacks: tuple[str, ...] | None = None
+    ) -> None:
         self._models = models
         self._instead = instead
+        self._lacks = lacks or ()
 
     def features(self, served: Served) -> Sequence[Feature] | None:
+        if served.said in self._lacks:
+            return None
         scorer = self._models.scorer(_model_of(served))
         return None if isinstance(scorer, Doubt) else scorer.features
 
@@ -266,6 +273,7 @@ class Desks:
         self._stages = dict.fromkeys(stages)
         self._desks: dict[tuple[Under, bool], tuple[ScoringDesk, Doubt | None]] = {}
         self._untold: dict[Under, Under] = {}
+        self._lacking: dict[tuple[int, str], tuple[str, ...]] = {}
         self._state = ControlState(settings.group)
         self._smallest: list[int | None] = [None, None]
         self.grew = ""
@@ -294,6 +302,26 @@ class Desks:
             return False
         state = self._control.at(control)
         return not isinstance(state, Doubt) and state.service.since > 0
+
+    def lacking(self, control: int, names: str) -> tuple[str, ...]:
+        """`name@version` of models in service then that ask what a message between stages does not speak of.
+
+        Whoever sent it could not read them, so it computed nothing for them.
+        """
+        found = self._lacking.get((control, names))
+        if found is None:
+            found = self._lacking[control, names] = tuple(self._lacked(control, names))
+        return found
+
+    def _lacked(self, control: int, names: str) -> Iterator[str]:
+        state = self._control.at(control)
+        if isinstance(state, Doubt) or state.service.kill is not None:
+            return
+        spoken_of = {name.partition("#")[0] for name in names.split("\n")}
+        models = _Served(self._models)
+        for served in state.service.served:
+            if not spoken_of.issuperset(each.name for each in models.features(served) or ()):
+                yield served.said
 
     def untold(self, under: Under) -> Under:
         """What control does not tell: which models were in service, and their thresholds, it does.
@@ -380,7 +408,7 @@ class Desks:
             panels=Panels(
                 scorer=scorer,
                 policy=policy,
-                models=_Served(self._models, under.instead) if real else None,
+                models=_Served(self._models, under.instead, under.lacks) if real else None,
                 entities=tuple(stages),
             ),
             topics=self._settings.topics,

@@ -170,6 +170,7 @@ class _Recording:
         self._latest = 0
         self._has_asked = False
         self._names: dict[str, int] = {}
+        self._lists: list[str] = []
         self._names_by_model: dict[Model, int | None] = {}
         self.bounds: dict[TP, tuple[int, int]] = {}
         """Of each partition of each stage, from where to where it was read."""
@@ -261,7 +262,11 @@ class _Recording:
         return _MESSAGE.pack(_SENT, to, about, sent.partition, home.partition, home.offset)
 
     def _named(self, names: str) -> int:
-        return self._names.setdefault(names, len(self._names))
+        known = self._names.get(names)
+        if known is None:
+            known = self._names[names] = len(self._lists)
+            self._lists.append(names)
+        return known
 
     def _head(self, passing: Passing) -> _Head:
         travelling = passing.travelling
@@ -347,6 +352,10 @@ class _Recording:
     def who(self, number: int) -> tuple[Model, str]:
         """A model and a policy."""
         return self._who[number]
+
+    def spoken_of(self, names: int) -> str:
+        """A list of features, by line."""
+        return self._lists[names]
 
     def by_names(self, names: int, unless: Model | None) -> Model | None:
         """A model that asks for these features, to be used in place of another one; None where that does."""
@@ -712,11 +721,14 @@ class _Home(Past):
             said = decided_under(made[0], self._settings)
         else:
             said = Under(recording.by_names(head.names, under.model))
+        control = head.others.get(self._settings.topics.control, NO_CONTROL)
         said = said._replace(
-            control=head.others.get(self._settings.topics.control, NO_CONTROL),
+            control=control,
             is_observed=head.is_observed,
             settings=self._roads_settings(made, under),
         )
+        if self._desks.is_moved(control):
+            said = said._replace(lacks=self._desks.lacking(control, recording.spoken_of(head.names)))
         return self._desks.untold(said), head.others
 
     def _roads_settings(self, made: Sequence[Made], under: Under) -> bytes | None:
@@ -856,6 +868,8 @@ class _Stage:
         control = passing.home.others.get(self._roads.settings.topics.control, NO_CONTROL)
         if not self._desks.is_moved(control):
             return said
+        if names is not None:
+            said = said._replace(lacks=self._desks.lacking(control, self._roads.recording.spoken_of(names)))
         return self._desks.untold(said._replace(control=control))
 
     def _is_on_the_road(self, settings: bytes | None) -> bool:
