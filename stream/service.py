@@ -194,6 +194,7 @@ class Served:
             "share": self.share,
             "review_at": self.policy.review_at,
             "decline_at": self.policy.decline_at,
+            "policy": self.policy.digest,
             "since_offset": self.offset,
         }
 
