@@ -245,25 +245,3 @@ def test_a_model_of_an_entity_without_a_stage_is_refused_and_one_in_service_all_
     }
     again = verify(shop, processes=1)
     assert (again.equal, again.listed) == (48, [])
-
-
-def test_orders_whose_home_could_not_read_a_model_are_decided_again_alike_once_it_is_back(
-    shop: Settings, mover: Mover, said: Mapping[str, str], tmp_path: Path
-) -> None:
-    mover.deploy(said["line"], WHO, role="fallback")
-    mover.promote(said["forest"], WHO)
-    folder = shop.home / "models" / said["forest"].replace("@", "/")
-    with Worker(shop, tmp_path / "whole") as worker:
-        assert {by(d) for d in decided_by(shop, 0, 12).values()} == {said["forest"]}
-        assert worker.stop() == 0, worker.said()
-    folder.rename(tmp_path / "away")
-    with Worker(shop, tmp_path / "lacking") as worker:
-        assert {by(d) for d in decided_by(shop, 12, 24).values()} == {said["line"]}
-        assert worker.stop() == 0, worker.said()
-    (tmp_path / "away").rename(folder)
-    with Worker(shop, tmp_path / "again") as worker:
-        assert {by(d) for d in decided_by(shop, 36, 12).values()} == {said["forest"]}
-        assert worker.stop() == 0, worker.said()
-
-    again = verify(shop, processes=1)
-    assert (again.equal, again.listed) == (48, [])
