@@ -949,10 +949,9 @@ class Writer:
         """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
         deadline = self._clock.monotonic() + self._limits.patience_s
         tps = self._tps([number])
-        before = self._store.position(number)
         while True:
             local = self._replay_changelog(number, assignment)
-            if before is not None and local.changelog == before.changelog:
+            if number not in self._made_anew:
                 self._remind(number)
             is_whole = True
             if number in self._made_anew and (is_whole := self._is_whole(number)):
@@ -1007,7 +1006,10 @@ class Writer:
         return ""
 
     def _remind(self, number: int) -> None:
-        """Look again whether a rebuild made the rows, where whoever read that did not live to open them."""
+        """Look again whether a rebuild made the rows: whoever read that may not have lived to open them.
+
+        Also where something was read since: it may hold no position, as markers and aborted records do not.
+        """
         position = self._last_position(number)
         if position is not None and position.rebuilding is not None:
             self._made_anew[number] = position
