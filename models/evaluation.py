@@ -30,6 +30,7 @@ __all__ = [
     "paired",
     "permuted",
     "stability",
+    "stability_of_counts",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -373,13 +374,17 @@ def stability(before: Floats, after: Floats, *, bins: int = 10) -> float:
     known = before[~np.isnan(before)]
     edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if len(known) else np.array([])
 
-    def shares(values: Floats) -> Floats:
+    def counts(values: Floats) -> Array:
         unknown = np.isnan(values)
         places = np.searchsorted(edges, values[~unknown], side="right")
-        counts = np.append(np.bincount(places, minlength=len(edges) + 1), unknown.sum())
-        return np.maximum(counts / max(len(values), 1), _LEAST)
+        return np.append(np.bincount(places, minlength=len(edges) + 1), unknown.sum())
 
-    first, second = shares(before), shares(after)
+    return stability_of_counts(counts(before), counts(after))
+
+
+def stability_of_counts(before: Array, after: Array) -> float:
+    """The population stability index of how many fell into each bin before, and how many after."""
+    first, second = (np.maximum(counts / max(counts.sum(), 1), _LEAST) for counts in (before, after))
     return float(((second - first) * np.log(second / first)).sum())
 
 
