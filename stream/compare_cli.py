@@ -145,7 +145,7 @@ def _compared(comparison: "Comparison", losses: str, *, by_policy: bool) -> Iter
     if saved is not None:
         yield (
             f"  the challenger would have saved {money(saved.value)}, between {money(saved.low)} and "
-            f"{money(saved.high)} (95 %), p = {saved.p_value:.3f}"
+            f"{money(saved.high)} (95 %), {saved.p_said}"
         )
     yield from _auc(found.auc)
     yield "  champion   challenger      orders     frauds"

@@ -851,8 +851,8 @@ def _offsets(look: _Look) -> Iterator[Said]:
     begun = {tp[1] for tp, (_, high) in look.bounds(rows).items() if high > 0}
     none = [tp for tp in look.inputs if committed[tp] is None and tp[1] in begun]
     # an input that workers have not read yet, as after an upgrade, has none to lose
-    decided = {number: last_position(look.cluster, settings, number) for number in {tp[1] for tp in none}}
-    expired = [tp for tp in none if tp[0] in decided[tp[1]]]
+    last = {number: last_position(look.cluster, settings, number) for number in {tp[1] for tp in none}}
+    expired = [tp for tp in none if (at := last[tp[1]]) is not None and tp[0] in at.inputs]
     if expired:
         yield _fail(
             f"group '{settings.group}' has no offsets for {_named(expired)}, and the changelog has rows: "
