@@ -220,6 +220,8 @@ class Mover:
         before = service.before(scope)
         if before is not None:
             self._checked(before.ref.name, before.ref.version, who, digest=before.ref.digest)
+        elif scope.is_everywhere or not service.is_for_all:  # else a wider champion decides
+            self._checked(*named(self._settings.model), who)
 
         def moves(state: ControlState) -> dict[str, Any]:
             there = self._is_champion(state.service, name, version, scope)
