@@ -298,6 +298,7 @@ class Control:
         self._said_at = -_SAY_EVERY_S
         self._admin = AdminClient(settings.confluent(log_level=0))
         self._closing = False
+        self._told: Callable[[ControlState], None] = lambda _: None
         self._thread: threading.Thread | None = None
         self._consumer = Consumer(
             settings.confluent(
@@ -364,11 +365,15 @@ class Control:
 
     def follow(self, told: Callable[[ControlState], None]) -> None:
         """Go on reading in a thread, and tell every change of the state."""
-        self._thread = threading.Thread(target=self._follow, args=(told,), name="control", daemon=True)
+        self._told = told
+        self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
         self._thread.start()
 
     def catch_up(self, seconds: float) -> bool:
-        """Wait until the thread that follows has read what is in the topic now; False if it takes longer."""
+        """Wait until the thread that follows has read what is in the topic now, and told of it.
+
+        False if it takes longer.
+        """
         deadline = time.monotonic() + seconds
         try:
             end = self._end(seconds)
@@ -409,13 +414,10 @@ class Control:
         answer = self._admin.list_offsets(asked, request_timeout=seconds)
         return int(next(iter(answer.values())).result(timeout=seconds).offset)
 
-    def _follow(self, told: Callable[[ControlState], None]) -> None:
+    def _follow(self) -> None:
         try:
             while not self._closing:
-                before = self._state
                 self._read(_POLL_S)
-                if self._state != before:
-                    told(self._state)
             self._consumer.close()  # here, where nobody polls it any more
         except BaseException as failure:
             # a worker that no longer hears of a pause would go on against a person's word
@@ -453,7 +455,8 @@ class Control:
                 _on_one_line(event.record.kind),
                 _on_one_line(event.record.written_by),
             )
-        self._reach(record.offset + 1)
+        self._told(state)
+        self._reach(record.offset + 1)  # last: who has caught up may count on it that all was told
 
     def _reach(self, offset: int) -> None:
         with self._changed:

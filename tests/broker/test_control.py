@@ -16,7 +16,7 @@ from features.history import Row
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
 from stream.cli import app
-from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, change, in_force
+from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, ControlState, change, in_force
 from stream.deploying import Who, kill
 from stream.desk import customer_key
 from stream.doctor import examine
@@ -345,6 +345,26 @@ def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) 
 
 
 @pytest.mark.broker
+def test_who_has_caught_up_with_control_has_told_of_all_of_it(settings: Settings) -> None:
+    topics.create(settings)
+    heard, goes_on = threading.Event(), threading.Event()
+
+    def told(_: ControlState) -> None:
+        heard.set()
+        goes_on.wait(60.0)
+
+    with Control(settings) as control:
+        control.read_to_end()
+        control.follow(told)
+        tell(settings, PAUSED)
+        assert heard.wait(20.0)
+        try:
+            assert not control.catch_up(1.0), "a partition would be opened under the state of before"
+        finally:
+            goes_on.set()
+        assert control.catch_up(20.0)
+
+
 def test_control_is_caught_up_with_as_soon_as_a_broker_is_back(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path / "broker", ports=free_ports(1), tied=True) as broker:
         settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)
