@@ -587,6 +587,7 @@ def run(settings: Settings) -> int:
         name=settings.worker,
         roads=settings.roads,
         changelog=settings.topics.changelog,
+        partitions=settings.partitions,
         group=settings.group,
         cluster=cluster,
         store=store,

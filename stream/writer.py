@@ -60,6 +60,7 @@ __all__ = [
     "Writer",
     "decode_position",
     "encode_position",
+    "is_position",
     "rebuilds",
 ]
 
@@ -259,6 +260,17 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
         ),
         is_partial=theirs != position.group,
     )
+
+
+def is_position(value: bytes) -> bool:
+    """Whether bytes are a position record's, be it of a newer version; anyone may write to a topic."""
+    try:
+        decode_position(value)
+    except msgspec.DecodeError:
+        return False
+    except Refused:
+        return True  # why, is said by who reads it
+    return True
 
 
 def rebuilds(changelog: str) -> str:
@@ -465,6 +477,7 @@ class Writer:
         name: str,
         roads: Sequence[Sequence[str]],
         changelog: str,
+        partitions: int,
         group: str = "",
         cluster: Cluster,
         store: Store,
@@ -475,7 +488,8 @@ class Writer:
     ) -> None:
         """Take the inputs in `roads`, groups of topics in the order in which what comes in goes through them.
 
-        Within a group records are taken by arrival, and later groups go first (`stream.merge`).
+        Within a group records are taken by arrival, and later groups go first (`stream.merge`). Each has so
+        many `partitions`.
         """
         self.mailbox = Mailbox(clock, limits)
         self.counts: Counter[str] = Counter()
@@ -484,6 +498,7 @@ class Writer:
         self._roads = tuple(map(tuple, roads))
         self._inputs = tuple(topic for road in self._roads for topic in road)
         self._changelog = changelog
+        self._of_partitions = partitions
         self._group = group
         self._cluster = cluster
         self._store = store
@@ -846,6 +861,7 @@ class Writer:
         self._logs = {topic: self._cluster.log_id(topic) for topic in self._inputs}
         committed = dict(self._stable_offsets(self._tps(numbers), assignment))
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
+        self._check_not_left(assignment)
         self._partitions = self._claim(restored, committed, assignment)
         if self._merging is not assignment:
             self._merge, self._merging = self._new_merge(), assignment
@@ -933,51 +949,67 @@ class Writer:
         """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
         deadline = self._clock.monotonic() + self._limits.patience_s
         tps = self._tps([number])
-        before = self._store.position(number)
         while True:
             local = self._replay_changelog(number, assignment)
-            if before is not None and local.changelog == before.changelog:
+            if number not in self._made_anew:
                 self._remind(number)
             is_whole = True
             if number in self._made_anew and (is_whole := self._is_whole(number)):
                 local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
             found = self._taken(local.inputs)
-            # what a rebuild made is there to be taken over from another changelog
-            elsewhere = None if number in self._made_anew else self._left_for(number, committed)
-            if is_whole and found == expected and elsewhere is None:
+            if is_whole and found == expected:
                 return local
             if self._clock.monotonic() > deadline:
-                if elsewhere is not None:
-                    raise Refused(self._left_behind(number, elsewhere))
                 raise Refused(
                     self._half_made()
                     if number in self._made_anew
-                    else self._disagreement(number, expected, found)
+                    else self._left_behind() or self._disagreement(number, expected, found)
                 )
             # a coordinator that has just moved may answer from before, and a rebuild catch up: ask again, and
             # claim nothing yet
             self._clock.sleep(self._limits.pause_s)
             committed.update(self._stable_offsets(tps, assignment))
 
-    def _left_for(self, number: int, committed: Mapping[TP, Committed | None]) -> str | None:
-        """The other changelog that a partition's last owner kept its rows in, where it said so.
+    def _check_not_left(self, assignment: Assignment) -> None:
+        """Refuse rows that were left for another changelog.
 
-        Where no order came since, its offsets are those of our rows too, and would say nothing.
+        Where no order came since, the offsets are those of our rows too, and would say nothing.
         """
-        said = {Owner.of(committed[tp]).changelog for tp in self._tps([number])}
-        return next(iter(sorted(said - {"", self._changelog})), None)
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        while left := self._left_behind():
+            self._check_current(assignment)
+            if self._clock.monotonic() > deadline:
+                raise Refused(left)
+            self._clock.sleep(self._limits.pause_s)
 
-    def _left_behind(self, number: int, elsewhere: str) -> str:
-        return (
-            f"partition {number} was last decided with the rows of changelog '{elsewhere}', and this worker "
-            f"has those of '{self._changelog}', which were left for it: start the worker with the settings "
-            f"of the others (FRAUDSTREAM_TOPICS__CHANGELOG={elsewhere}); to go back to earlier settings, "
-            f"have their rows made anew under another name ('fraudstream rebuild start --from {elsewhere}')"
-        )
+    def _left_behind(self) -> str:
+        """Why the rows are not to be gone on with, if the last owner of a partition had them elsewhere.
+
+        Of any partition: while some are gone on with here and others there, neither changelog has all of
+        them. What a rebuild made is there to be taken over from another one.
+        """
+        tps = self._tps(range(self._of_partitions))
+        for (_, number), committed in self._cluster.committed(tps, stable=False).items():
+            elsewhere = Owner.of(committed).changelog
+            if elsewhere in {"", self._changelog}:
+                continue
+            position = self._last_position(number)
+            if position is None or position.rebuilding is None:
+                return (
+                    f"partition {number} was last decided with the rows of changelog '{elsewhere}', and this "
+                    f"worker has those of '{self._changelog}', which were left for it: start the worker with "
+                    f"the settings of the others (FRAUDSTREAM_TOPICS__CHANGELOG={elsewhere}); to go back to "
+                    "earlier settings, have their rows made anew under another name ('fraudstream rebuild "
+                    f"start --from {elsewhere}')"
+                )
+        return ""
 
     def _remind(self, number: int) -> None:
-        """Look again whether a rebuild made the rows, where whoever read that did not live to open them."""
+        """Look again whether a rebuild made the rows: whoever read that may not have lived to open them.
+
+        Also where something was read since: it may hold no position, as markers and aborted records do not.
+        """
         position = self._last_position(number)
         if position is not None and position.rebuilding is not None:
             self._made_anew[number] = position
@@ -1017,12 +1049,13 @@ class Writer:
     def _last_position(self, number: int) -> Position | None:
         tp = (self._changelog, number)
         found = last_with(
-            POSITION_KEY, partial(self._cluster.read, tp), self._cluster.low(tp), self._cluster.high(tp)
+            POSITION_KEY,
+            partial(self._cluster.read, tp),
+            self._cluster.low(tp),
+            self._cluster.high(tp),
+            sound=is_position,
         )
-        try:
-            return None if found is None else decode_position(found.value or b"", self._group, self._logs)
-        except msgspec.DecodeError:
-            return None  # no worker wrote it
+        return None if found is None else decode_position(found.value or b"", self._group, self._logs)
 
     def _take_over(self, number: int, assignment: Assignment) -> LocalPosition:
         """End the rebuild that made the rows, which might still go on, and read what it did until then."""

@@ -32,7 +32,7 @@ from stream.repair import repair_offsets
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.verify import verify
-from stream.writer import Owner
+from stream.writer import BEING_REBUILT, POSITION_KEY, Owner, Rebuilding, encode_position
 from tests.faults.stage import publish_starter
 from tests.running import Worker, decisions, environment, orders, read, send
 
@@ -257,6 +257,23 @@ def test_of_two_rebuilds_the_first_says_that_another_goes_on_and_not_that_a_work
                 with pytest.raises(RebuildError, match=r"another rebuild of .* has begun"):
                     first.round()
         assert worker.stop() == 0, worker.said()
+
+
+def test_what_is_half_made_itself_is_not_rebuilt_from(settings: Settings) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    # killed before what was decided was copied: resends would be decided once more
+    group, made = before.group + BEING_REBUILT, Rebuilding("of before", 0, before.partitions)
+    position = encode_position({before.topics.orders: 0}, group, rebuilding=made)
+    send(before, [(POSITION_KEY, position)], topic=before.topics.changelog, partition=0)
+
+    with (
+        closing(TopicsRecorded(after)) as recorded,
+        closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+        pytest.raises(RebuildError, match="was itself being made anew, and is not complete"),
+    ):
+        making.round()
 
 
 def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
