@@ -622,6 +622,12 @@ def _topic_settings(look: _Look) -> Iterator[Said]:
                 f"{name} forgets after {days:g} days: what is not archived by then can't be replayed",
                 "set retention.ms=-1 on the topic, or archive it",
             )
+        if name == names.control and _number(config, "retention.ms", -1) >= 0:
+            days = _number(config, "retention.ms", -1) / 86_400_000
+            yield _fail(
+                f"{name} forgets after {days:g} days what is in force: a worker that starts then is refused",
+                "set retention.ms=-1 on the topic",
+            )
         insync = _number(config, "min.insync.replicas", 1)
         if state.replication is not None and insync > state.replication:
             yield _fail(
