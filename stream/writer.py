@@ -863,6 +863,8 @@ class Writer:
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
         self._check_not_left(assignment)
         self._partitions = self._claim(restored, committed, assignment)
+        # once more: of old and new settings that claim at the same time one sees the other
+        self._check_not_left(assignment)
         if self._merging is not assignment:
             self._merge, self._merging = self._new_merge(), assignment
         self._merge.open(self.opened)
@@ -977,8 +979,15 @@ class Writer:
         Where no order came since, the offsets are those of our rows too, and would say nothing.
         """
         deadline = self._clock.monotonic() + self._limits.patience_s
-        while left := self._left_behind():
+        while True:
             self._check_current(assignment)
+            try:
+                left = self._left_behind()
+            except NotStable as error:
+                self._wait_for_stable(error)
+                continue
+            if not left:
+                return
             if self._clock.monotonic() > deadline:
                 raise Refused(left)
             self._clock.sleep(self._limits.pause_s)
@@ -989,11 +998,22 @@ class Writer:
         Of any partition: while some are gone on with here and others there, neither changelog has all of
         them. What a rebuild made is there to be taken over from another one.
         """
-        tps = self._tps(range(self._of_partitions))
-        for (_, number), committed in self._cluster.committed(tps, stable=False).items():
-            elsewhere = Owner.of(committed).changelog
+        members = self._cluster.members()
+        left = dict(self._cluster.committed(self._tps(range(self._of_partitions)), stable=False))
+        # one whose owner is gone may be claimed this moment
+        if gone := [tp for tp, committed in left.items() if Owner.of(committed).member not in members]:
+            left |= self._cluster.committed(gone, stable=True)
+        for (_, number), committed in left.items():
+            owner = Owner.of(committed)
+            elsewhere = owner.changelog
             if elsewhere in {"", self._changelog}:
                 continue
+            if owner.member in self._cluster.members():
+                return (
+                    f"partition {number} is being decided with the rows of changelog '{elsewhere}', and this "
+                    f"worker has those of '{self._changelog}': stop all workers with the one settings before "
+                    "the first is started with the others"
+                )
             position = self._last_position(number)
             if position is None or position.rebuilding is None:
                 return (

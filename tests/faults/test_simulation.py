@@ -525,8 +525,8 @@ def test_what_was_evicted_does_not_come_back_with_an_old_copy_of_the_rows(
     stage.play(story)
 
 
-def opened(stage: Stage, life: Life, changelog: str, *numbers: int) -> str:
-    """Have a worker open these partitions with a changelog, and leave again; why it refused, if it did."""
+def opening(stage: Stage, life: Life, changelog: str, assignment: Assignment) -> tuple[Writer, list[str]]:
+    """Let a worker open partitions with a changelog; with why it refuses, once it does."""
     world, said = stage.world, list[str]()
     writer = Writer(
         name=life.worker.name,
@@ -546,15 +546,21 @@ def opened(stage: Stage, life: Life, changelog: str, *numbers: int) -> str:
         except Refused as error:
             said.append(str(error))
 
-    joined = world.group.join(life)
-    assert joined is not None
     world.start(life, "writer", work)
-    writer.mailbox.assign(replace(joined, partitions=frozenset(numbers)))
-    world.pause(20.0)
+    writer.mailbox.assign(assignment)
+    return writer, said
+
+
+def opened(stage: Stage, life: Life, changelog: str, *numbers: int) -> str:
+    """Have a worker open these partitions with a changelog, and leave again; why it refused, if it did."""
+    joined = stage.world.group.join(life)
+    assert joined is not None
+    writer, said = opening(stage, life, changelog, replace(joined, partitions=frozenset(numbers)))
+    stage.world.pause(20.0)
     assert bool(said) is not writer.is_open
     writer.stop()
-    world.pause(5.0)
-    world.group.remove(life.member)
+    stage.world.pause(5.0)
+    stage.world.group.remove(life.member)
     return "".join(said)
 
 
@@ -578,6 +584,24 @@ def test_old_settings_are_refused_also_in_a_partition_that_the_new_ones_have_not
         assert "with the rows of changelog 'changelog-2'" in opened(stage, before, "changelog", 1)
         assert not opened(stage, after, "changelog-2", 0), "who has begun goes on before the other has come"
         assert not opened(stage, after, "changelog-2", 0, 1)
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_of_old_and_new_settings_that_are_started_at_once_both_never_go_on(seed: int) -> None:
+    stage = Stage(seed)
+
+    def story() -> None:
+        before, after = stage.lives
+        assert not opened(stage, before, "changelog", 0, 1)
+        rebuilt(stage, "changelog-2")
+        joined = stage.join()
+        new, _ = opening(stage, after, "changelog-2", replace(joined, partitions=frozenset({0})))
+        old, _ = opening(stage, before, "changelog", replace(joined, partitions=frozenset({1})))
+        stage.world.pause(20.0)
+
+        assert not (old.is_open and new.is_open)
 
     stage.play(story)
 
