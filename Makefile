@@ -63,7 +63,7 @@ simulate-faults: $(READY) ## Try the transaction core against 50,000 seeded sche
 	$(PY) tests/faults/simulate.py --record $(ARGS)
 
 .PHONY: chaos
-chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust, ARGS=--entities stages, ARGS=--swaps models that change).
+chaos: $(READY) ## Kill, pause and wipe workers on a real broker, and count every order (11 min; ARGS=--compare adds stock Faust, ARGS=--entities stages, ARGS=--swaps models that change, or both).
 	$(PY) tests/faults/chaos.py --record $(ARGS)
 
 .PHONY: broker-kills

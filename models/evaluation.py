@@ -30,6 +30,7 @@ __all__ = [
     "paired",
     "permuted",
     "stability",
+    "stability_of_counts",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ Array = npt.NDArray[Any]
 
 GRID: Final = np.linspace(0.0, 1.0, 101)
 _DAY: Final = np.timedelta64(1, "D")
-_LEAST_P: Final = 0.01
+_LEAST_P: Final = 0.001
 _LEAST: Final = 1e-4
 """The share a bin has at least in a stability index, which an empty one would make infinite."""
 
@@ -168,12 +169,21 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_value: float
-    """How often such samples would say the opposite, twice: the two-sided test."""
+    """How often such samples would say the opposite, twice: the two-sided test. Never 0."""
 
     @property
     def p_said(self) -> str:
-        """`p_value` for people: what some hundred samples never showed is rare, and not impossible."""
-        return "below 0.01" if self.p_value < _LEAST_P else f"{self.p_value:.2f}"
+        """`p_value` for people: three decimals, and below them that it is less."""
+        return f"p < {_LEAST_P}" if self.p_value < _LEAST_P else f"p = {self.p_value:.3f}"
+
+
+def _p_value(drawn: Floats) -> float:
+    """Of the differences drawn, the two-sided p, the difference itself counted as one of the draws.
+
+    So what no sample showed is rare, and not impossible (Davison and Hinkley, Bootstrap Methods, 1997, 4.2).
+    """
+    opposite = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (opposite + 1) / (len(drawn) + 1))
 
 
 def difference(
@@ -199,8 +209,7 @@ def difference(
         return None
     found = np.array(drawn)
     low, high = np.percentile(found, [2.5, 97.5])
-    opposite = min(float((found <= 0).mean()), float((found >= 0).mean()))
-    return Difference(here - there, float(low), float(high), min(1.0, 2 * opposite))
+    return Difference(here - there, float(low), float(high), _p_value(found))
 
 
 def paired(
@@ -216,8 +225,7 @@ def paired(
     times = (chance.poisson(1.0, len(of_clusters)).astype(np.float64) for _ in range(samples))
     drawn = np.array([each @ of_clusters for each in times])
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    opposite = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
-    return Difference(float(gains.sum()), float(low), float(high), min(1.0, 2 * opposite))
+    return Difference(float(gains.sum()), float(low), float(high), _p_value(drawn))
 
 
 # ---------------------------------------------------------------------- calibration
@@ -366,13 +374,17 @@ def stability(before: Floats, after: Floats, *, bins: int = 10) -> float:
     known = before[~np.isnan(before)]
     edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if len(known) else np.array([])
 
-    def shares(values: Floats) -> Floats:
+    def counts(values: Floats) -> Array:
         unknown = np.isnan(values)
         places = np.searchsorted(edges, values[~unknown], side="right")
-        counts = np.append(np.bincount(places, minlength=len(edges) + 1), unknown.sum())
-        return np.maximum(counts / max(len(values), 1), _LEAST)
+        return np.append(np.bincount(places, minlength=len(edges) + 1), unknown.sum())
 
-    first, second = shares(before), shares(after)
+    return stability_of_counts(counts(before), counts(after))
+
+
+def stability_of_counts(before: Array, after: Array) -> float:
+    """The population stability index of how many fell into each bin before, and how many after."""
+    first, second = (np.maximum(counts / max(counts.sum(), 1), _LEAST) for counts in (before, after))
     return float(((second - first) * np.log(second / first)).sum())
 
 

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from models.errors import TrainingError
 from models.flat_arrays import Floats, Matrix
 from models.impute import Imputer, fit_imputer
-from models.layout import Labels, Layout, Seen, Transform, add
+from models.layout import Labels, Layout, Seen, Transform, add, dense
 from models.model import Model
 from models.predictors import (
     DecisionTree,
@@ -40,7 +40,6 @@ ALL_CORES: Final = -1
 CALIBRATED_DECIMALS: Final = 4
 """Raw scores closer than that teach a calibration as one: else their last bits could make a step."""
 
-_DENSE_CELLS: Final = 2**28
 _KNOW_MISSING: Final = (OneHot, Hashing, TargetEncoding)
 
 
@@ -202,7 +201,8 @@ def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
         else:
             estimator.fit(seen, rows.labels, sample_weight=weights)
     except ValueError as wrong:
-        message = f"training '{model.name}': {type(estimator).__name__} refuses: {wrong}"
+        why = str(wrong).partition("\n")[0]  # advice follows, on how to use the library
+        message = f"training '{model.name}': {type(estimator).__name__} refuses: {why}"
         raise TrainingError(message) from wrong
     if estimator.get_params().get("n_jobs") is not None:
         # grown by threads, each tree is the same: its seed is drawn before. Asked by threads, the trees
@@ -213,16 +213,10 @@ def _fit(model: Model, rows: Rows, threads: int, calibrator: Any) -> Fitted:
 
 def _fitting(predictor: Predictor, seen: Seen) -> Seen:
     """Columns as a predictor takes them: those that cannot take sparse ones are given dense ones."""
-    takes_sparse = not isinstance(predictor, HistGradientBoosting | XGBoost)
-    if takes_sparse or not sparse.issparse(seen):
-        return seen
-    if seen.shape[0] * seen.shape[1] > _DENSE_CELLS:
-        message = (
-            f"{predictor} would need {seen.shape[0]} orders by {seen.shape[1]} columns in memory at once; "
-            "put a Condenser() behind the hashing, or hash to fewer dimensions"
-        )
-        raise TrainingError(message)
-    return seen.toarray()
+    needs_dense = isinstance(predictor, HistGradientBoosting | XGBoost)
+    if sparse.issparse(seen) and isinstance(predictor, DecisionTree | RandomForest | ExtraTrees):
+        needs_dense = bool(np.isnan(seen.data).any())  # scikit-learn's trees take unknown in dense ones only
+    return dense(seen, str(predictor), "hash to fewer dimensions") if needs_dense else seen
 
 
 def _estimator(model: Model, layout: Layout, threads: int) -> Any:

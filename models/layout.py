@@ -21,7 +21,7 @@ from models.flat_columns import HASH, HEAD, LOOK_UP, SCALE, SPREAD, FlatColumns
 from models.impute import Imputer
 from models.preprocess import Condenser, Hashing, OneHot, Ordinal, Preprocessor, Scaler, TargetEncoding
 
-__all__ = ["Layout", "Seen", "Transform", "add"]
+__all__ = ["Layout", "Seen", "Transform", "add", "dense"]
 
 Seen = Any
 """Columns as a predictor sees them: a dense matrix, or a sparse one (CSR) where most are zero."""
@@ -31,6 +31,8 @@ Labels = npt.NDArray[np.bool_]
 
 _DENSE_CELLS: Final = 2**26
 """512 MB: what is larger and mostly zero stays sparse."""
+_MOST_CELLS: Final = 2**28
+"""2 GB: what is larger is not made dense for anyone."""
 
 
 @dataclass
@@ -56,7 +58,14 @@ class Layout:
 
     def place_of(self, feature: str) -> int:
         """Where a feature's own column stands in the matrix."""
-        return self.columns.index(self.imputer.names.index(feature))
+        own = self.imputer.names.index(feature)
+        if own not in self.columns:
+            message = (
+                f"the Condenser left out {feature!r}, which a later preprocessor takes; "
+                "put the Condenser behind it"
+            )
+            raise TrainingError(message)
+        return self.columns.index(own)
 
     def new(self, source: int, number: int = 1) -> list[int]:
         """Room for columns that speak of what the source does."""
@@ -126,8 +135,10 @@ def add(
 ) -> tuple[Seen, Transform]:
     """Fit a preprocessor that takes the features `names`, write it down, and transform the training orders.
 
-    `weights` say for how many orders one stands; None is one each. Of target encoding what comes back is not
-    what the transform gives: each order is encoded by other folds.
+    `seen` has the shape (orders, columns of the layout) and is left as it is; `labels` and `weights` are one
+    an order. `weights` say for how many orders one stands; None is one each. Of target encoding what comes
+    back is not what the transform gives: each order is encoded by other folds. Raises TrainingError for
+    orders that the preprocessor cannot learn from.
     """
     match step:
         case Scaler():
@@ -143,14 +154,35 @@ def add(
 
 
 def _scale(step: Scaler, seen: Seen, layout: Layout) -> tuple[Seen, Transform]:
-    scaler = StandardScaler(with_mean=step.with_mean, with_std=step.with_std).fit(seen)
+    scaler = StandardScaler(with_mean=step.with_mean, with_std=step.with_std)
+
+    def scaled(columns: Seen) -> Seen:
+        if step.with_mean:
+            return scaler.transform(_to_centre(columns))
+        if step.with_std and sparse.issparse(columns):
+            # scikit-learn would multiply by 1 / scale here, which is another last bit than when dense
+            divided = columns.tocsr(copy=True)
+            divided.data /= scaler.scale_[divided.indices]
+            return divided
+        return scaler.transform(columns)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        scaler.fit(_to_centre(seen) if step.with_mean else seen)
     mean = scaler.mean_ if step.with_mean else np.zeros(seen.shape[1])
     scale = scaler.scale_ if step.with_std else np.ones(seen.shape[1])
+    if not np.isfinite(mean + scale).all():
+        of = {layout.owners[layout.columns[at]] for at in np.flatnonzero(~np.isfinite(mean + scale))}
+        names = [layout.imputer.names[owner] for owner in sorted(of)]
+        message = f"Scaler finds no finite mean or deviation of {names}; their values are too large"
+        raise TrainingError(message)
     for at, column in enumerate(layout.columns):
         (layout.columns[at],) = layout.new(column)
         layout.steps.append((SCALE, column, layout.columns[at], np.array([mean[at], scale[at]])))
+    return scaled(seen), scaled
 
-    return scaler.transform(seen), scaler.transform
+
+def _to_centre(columns: Seen) -> Matrix:
+    return dense(columns, "Scaler", "write Scaler(with_mean=False)")
 
 
 def _condense(step: Condenser, seen: Seen, layout: Layout) -> tuple[Seen, Transform]:
@@ -233,6 +265,12 @@ def _look_up(
 ) -> tuple[Seen, Transform]:
     taken = [layout.place_of(name) for name in names]
     block = _block(seen, taken)
+    few = min(int(labels.sum()), int((~labels).sum()))
+    if isinstance(step, TargetEncoding) and few < step.folds:
+        message = (
+            f"TargetEncoding by {step.folds} folds needs as many frauds and as many other orders; got {few}"
+        )
+        raise TrainingError(message)
     encoder: Any
     if isinstance(step, Ordinal):
         encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -251,7 +289,7 @@ def _look_up(
     made = []
     for which, (at, known) in enumerate(zip(taken, encoder.categories_, strict=True)):
         keys = known[~np.isnan(known)]
-        unseen = (keys.max() if len(keys) else 0.0) + 1.0
+        unseen = np.nextafter(keys.max(), np.inf) if len(keys) else 0.0
         # asked one by one: whatever the encoder does with NaN and with the unseen is what the table holds
         asked = np.repeat(block[:1], len(keys) + HEAD, axis=0)
         asked[:, which] = [unseen, np.nan, *keys]
@@ -264,9 +302,7 @@ def _look_up(
     def look_up(columns: Seen) -> Any:
         return encoder.transform(_block(columns, taken))
 
-    after, transform = _replaced(seen, taken, made, layout, look_up)
-    after[:, after.shape[1] - len(taken) :] = encoded
-    return after, transform
+    return _replaced(seen, taken, made, layout, look_up, of_training=encoded)
 
 
 def _encode_weighted(encoder: Any, block: Matrix, labels: Labels, weights: Floats) -> None:
@@ -291,15 +327,23 @@ def _encode_weighted(encoder: Any, block: Matrix, labels: Labels, weights: Float
 
 
 def _replaced(
-    seen: Seen, taken: Sequence[int], made: Sequence[int], layout: Layout, make: Callable[[Seen], Any]
+    seen: Seen,
+    taken: Sequence[int],
+    made: Sequence[int],
+    layout: Layout,
+    make: Callable[[Seen], Any],
+    *,
+    of_training: Any = None,
 ) -> tuple[Seen, Transform]:
-    """The columns not taken, then those made."""
+    """The columns not taken, then those made; of the training orders `of_training`, where it is given."""
     left = [at for at in range(len(layout.columns)) if at not in set(taken)]
     layout.columns = [*(layout.columns[at] for at in left), *made]
 
     def replace(columns: Seen) -> Seen:
         return _joined(columns[:, left], make(columns))
 
+    if of_training is not None:
+        return _joined(seen[:, left], of_training), replace
     return replace(seen), replace
 
 
@@ -314,6 +358,19 @@ def _packed(columns: Seen) -> Seen:
     if sparse.issparse(columns):
         return columns.toarray() if columns.shape[0] * columns.shape[1] <= _DENSE_CELLS else columns.tocsr()
     return columns
+
+
+def dense(columns: Seen, needed_by: str, otherwise: str) -> Matrix:
+    """Columns as a dense matrix; TrainingError says who needed it, and what to do where it is too large."""
+    if sparse.issparse(columns):
+        if columns.shape[0] * columns.shape[1] > _MOST_CELLS:
+            message = (
+                f"{needed_by} would need {columns.shape[0]} orders by {columns.shape[1]} columns in memory "
+                f"at once; put a Condenser() behind what makes so many, or {otherwise}"
+            )
+            raise TrainingError(message)
+        columns = columns.toarray()
+    return np.asarray(columns)
 
 
 def _column(columns: Seen, at: int) -> Floats:

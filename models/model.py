@@ -323,7 +323,7 @@ class Model:
         if not isinstance(self.preprocessors, tuple):
             self._refuse(f"preprocessors= takes a tuple; got {self.preprocessors!r}")
         taken: set[str] = set()
-        is_sparse = False
+        is_sparse = is_scaled = False
         for each in self.preprocessors:
             if not isinstance(each, get_args(Preprocessor)):
                 self._refuse(f"{each!r} is no preprocessor; write one of models.preprocess")
@@ -337,12 +337,25 @@ class Model:
             if again := sorted(taken & set(names)):
                 self._refuse(f"{again} are taken by two preprocessors; leave them to one")
             taken |= set(names)
+            if is_scaled and isinstance(each, Encoder):
+                encoder = type(each).__name__
+                self._refuse(
+                    f"{encoder} takes values as they are, and a Scaler before it changes them; "
+                    f"put the Scaler behind {encoder}"
+                )
             if is_sparse and isinstance(each, Scaler) and each.with_mean:
                 self._refuse(
-                    "a mean taken away would fill the sparse columns of Hashing; put Scaler() before it, "
-                    "or write Scaler(with_mean=False)"
+                    "a mean taken away would fill the sparse columns of Hashing; "
+                    "write Scaler(with_mean=False)"
                 )
             is_sparse = is_sparse or isinstance(each, Hashing)
+            is_scaled = is_scaled or isinstance(each, Scaler)
+        left = [name for name in self.categorical if name not in taken]
+        if is_scaled and left and self.predictor.takes_categories:
+            self._refuse(
+                f"a Scaler would make numbers of {left}, which {self.predictor} takes as categories; "
+                "leave it out, for trees need none"
+            )
         condensed = [isinstance(each, Condenser) for each in self.preprocessors]
         if sum(condensed) > 1:
             self._refuse("one Condenser is enough")

@@ -15,7 +15,11 @@ __all__ = ["Condenser", "Hashing", "OneHot", "Ordinal", "Preprocessor", "Scaler"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaler:
-    """Every column less its mean in training, over its standard deviation there."""
+    """Every column less its mean in training, over its standard deviation there.
+
+    Each order counts once, whatever it weighs. A column of one value in training is only less its mean; what
+    is unknown stays unknown. It stands behind the encoders, for these take values as they are.
+    """
 
     with_mean: bool = claim(True)
     with_std: bool = claim(True)
@@ -27,7 +31,10 @@ class Scaler:
 
 @dataclass(frozen=True, slots=True, init=False)
 class OneHot:
-    """A column of 1.0 or 0.0 for each value met in training; a value not met there has none of them."""
+    """A column of 1.0 or 0.0 for each value met in training; a value not met there has none of them.
+
+    Unknown is a value like others: it has a column where training met it.
+    """
 
     features: tuple[str, ...]
 
@@ -38,7 +45,10 @@ class OneHot:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Ordinal:
-    """The rank of the value among those met in training; a value not met there is -1.0."""
+    """The rank of the value among those met in training, from 0.0; a value not met there is -1.0.
+
+    What is unknown and not filled stays unknown, and is -1.0 where training met nothing unknown.
+    """
 
     features: tuple[str, ...]
 
@@ -51,8 +61,9 @@ class Ordinal:
 class Hashing:
     """A feature of many whole numbers (codes) as one of `dimensions` columns, 1.0 or -1.0, by murmur3.
 
-    Two codes may share a column; a code not met in training has one too. What is no whole number of 32 bits
-    has none.
+    Two codes may share a column; a code not met in training has one too. What is unknown, or no whole number
+    of 32 bits, has none; such a number among the training orders stops the training. (Weinberger et al.,
+    Feature Hashing for Large Scale Multitask Learning, 2009)
     """
 
     features: tuple[str, ...]
@@ -68,7 +79,9 @@ class TargetEncoding:
     """The share of fraud among the training orders of the same value, drawn towards that of all orders.
 
     The labels are those known to training and no others; each training order is encoded from the other folds,
-    so that it never sees its own label. A value not met in training has the share of all orders.
+    so that it never sees its own label. A value not met in training has the share of all orders; unknown is
+    a value like others. `smooth` is how many orders the share of all counts for; "auto" lets the values' own
+    spread say it. (Micci-Barreca, A Preprocessing Scheme for High-Cardinality Categorical Attributes, 2001)
     """
 
     features: tuple[str, ...]
@@ -97,7 +110,8 @@ def _take(encoder: "Encoder", features: tuple[str, ...], **parameters: float | s
 class Condenser:
     """Leaves out every column that is other than zero in fewer than `least` training orders.
 
-    For the sparse columns of `OneHot` and `Hashing`, most of which never occur.
+    For the sparse columns of `OneHot` and `Hashing`, most of which never occur; so it stands behind them. An
+    order counts once, whatever it weighs, and unknown is other than zero.
     """
 
     least: int = whole(1, least=1)

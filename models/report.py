@@ -552,7 +552,7 @@ def _paired(found: Evaluated) -> str:
         )
         for one, other, measure, each in found.differences
     ]
-    head = ("", "measure", "difference", "95 % of samples", "p", "more than chance")
+    head = ("", "measure", "difference", "95 % of samples", "paired test", "more than chance")
     return (
         "<h2>Compared on the same orders</h2>"
         + _table(head, rows)

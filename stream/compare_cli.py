@@ -1,6 +1,7 @@
 """The commands `fraudstream models compare` and `drift`: what is asked, and what is told of it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,13 +110,17 @@ def models_compare(
     with ends_plainly(), progress("reading decisions") as told:
         found = compare(settings, opened(settings, archive), wanted, read=told)
     costs = f"{lost_share:.0%} of an approved fraud's amount, {margin:.0%} of a declined good order's"
+    times = Counter(each.challenger for each in found)
     for each in found:
         at = f"{costs}, {review_cost:.2f} {each.currency} a review"
-        for line in [json.dumps(each.as_json())] if as_json else _compared(each, at):
+        is_one_of_several = times[each.challenger] > 1
+        for line in (
+            [json.dumps(each.as_json())] if as_json else _compared(each, at, by_policy=is_one_of_several)
+        ):
             typer.echo(line)
 
 
-def _compared(comparison: "Comparison", losses: str) -> Iterator[str]:
+def _compared(comparison: "Comparison", losses: str, *, by_policy: bool) -> Iterator[str]:
     from features.money import in_major_units
     from stream.comparing import LEFT_OUT
 
@@ -126,6 +131,8 @@ def _compared(comparison: "Comparison", losses: str) -> Iterator[str]:
 
     champions = ", ".join(f"{name} ({count:,})" for name, count in sorted(comparison.champions.items()))
     yield plain(f"{comparison.challenger} against {champions or 'nobody'}")
+    if by_policy:
+        yield plain(f"  with the thresholds of policy {comparison.policy[:12]}: it was deployed with several")
     yield f"  {found.orders:,} orders of which it is known what they were, {found.frauds:,} of them fraud"
     for cause, count in sorted(comparison.left_out.items()):
         yield f"  {count:,} more {LEFT_OUT[cause]}"
@@ -138,7 +145,7 @@ def _compared(comparison: "Comparison", losses: str) -> Iterator[str]:
     if saved is not None:
         yield (
             f"  the challenger would have saved {money(saved.value)}, between {money(saved.low)} and "
-            f"{money(saved.high)} (95 %), p = {saved.p_value:.3f}"
+            f"{money(saved.high)} (95 %), {saved.p_said}"
         )
     yield from _auc(found.auc)
     yield "  champion   challenger      orders     frauds"

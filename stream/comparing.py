@@ -62,9 +62,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One challenger against what decided."""
+    """One challenger, with one pair of thresholds, against what decided."""
 
     challenger: str
+    policy: str
+    """The digest of its thresholds: with others it is another one."""
     champions: Mapping[str, int]
     """Which models decided its orders, and how many."""
     currency: str
@@ -85,6 +87,7 @@ class Comparison:
         found = self.found
         return {
             "challenger": self.challenger,
+            "policy": self.policy,
             "champions": dict(self.champions),
             "currency": self.currency,
             "orders": found.orders,
@@ -115,11 +118,13 @@ def compare(
 ) -> list[Comparison]:
     """Every challenger that scored orders in the shadow, held against what decided the same orders.
 
+    One whose thresholds were changed is several: an order counts for those of its newest revision.
     `opened` opens what was recorded. Raises DecidedError where there is none, and what else keeps topics or
     the archive from being read.
     """
-    orders: dict[str, dict[str, _Both]] = {}
-    revised: Counter[str] = Counter()
+    orders: dict[str, dict[str, dict[str, _Both]]] = {}
+    """By model, order and thresholds."""
+    revised: Counter[tuple[str, str]] = Counter()
     said_by: set[str] = set()
     champions = () if asked.champion is None else (asked.champion,)
     heard = replace(asked.labelling, silence="unknown")
@@ -143,24 +148,32 @@ def compare(
                     if not word.is_of(asked.challengers) or not asked.only(order, counted, word):
                         continue
                     of_model = orders.setdefault(word.model, {})
-                    before = of_model.get(order.order_id)
-                    revised[word.model] += before is not None
-                    if before is None or before.order.revision <= order.revision:
-                        of_model[order.order_id] = _Both(
-                            order._replace(counted=None, shadow=()),
-                            counted._replace(features={}),
-                            word._replace(features={}),
-                            None if label is None else label.is_fraud,
-                        )
+                    kept = of_model.setdefault(order.order_id, {})
+                    newest = max((each.order.revision for each in kept.values()), default=-1)
+                    if order.revision > newest:
+                        revised.update((word.model, policy) for policy in kept)
+                        kept.clear()
+                    revised[word.model, word.policy] += order.revision < newest or word.policy in kept
+                    if order.revision < newest:
+                        continue
+                    kept[word.policy] = _Both(
+                        order._replace(counted=None, shadow=()),
+                        counted._replace(features={}),
+                        word._replace(features={}),
+                        None if label is None else label.is_fraud,
+                    )
     if not orders:
         others = f"; there are: {', '.join(sorted(said_by))}" if said_by else ""
         raise DecidedError(
             f"no order in '{settings.topics.orders}' was decided and scored by a challenger as well{others}; "
             "deploy one: fraudstream models deploy NAME@VERSION --role challenger --why TEXT"
         )
-    return [
-        _comparison(name, list(both.values()), asked, revised[name]) for name, both in sorted(orders.items())
-    ]
+    by_policy: dict[tuple[str, str], list[_Both]] = {}
+    for name, of_model in orders.items():
+        for kept in of_model.values():
+            for policy, both in kept.items():
+                by_policy.setdefault((name, policy), []).append(both)
+    return [_comparison(*said, those, asked, revised[said]) for said, those in sorted(by_policy.items())]
 
 
 class _Both(NamedTuple):
@@ -172,7 +185,7 @@ class _Both(NamedTuple):
     is_fraud: bool | None
 
 
-def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) -> Comparison:
+def _comparison(name: str, policy: str, both: Sequence[_Both], asked: Asked, revised: int) -> Comparison:
     currencies = Counter(each.order.currency for each in both)
     currency = asked.currency or min(currencies, key=lambda each: (-currencies[each], each))
     left_out: Counter[str] = Counter({"revised": revised} if revised else {})
@@ -213,7 +226,8 @@ def _comparison(name: str, both: Sequence[_Both], asked: Asked, revised: int) ->
     ]
     released = sum(action == Action.APPROVE for action in declined)
     return Comparison(
-        name, dict(champions), currency, found, left_out, len(both), disagreed, len(declined), released
+        *(name, policy, dict(champions), currency, found),
+        *(left_out, len(both), disagreed, len(declined), released),
     )
 
 

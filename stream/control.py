@@ -71,6 +71,8 @@ _POLL_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 0.1
 _SAY_EVERY_S: Final = 30.0
 _CRASHED: Final = 70
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _LATEST_MS: Final = 253_402_300_799_000
 """The last second that a datetime can have, the year 9999's, in milliseconds since 1970."""
 
@@ -241,7 +243,9 @@ def _move(state: ControlState, event: ControlEvent) -> ControlState:
     moved = state.service.after(told.kind, told.model_extra or {}, event.offset)
     if moved is state.service:  # somebody else's move was there first
         return state
-    return replace(state, services=(*state.services, moved))
+    # only what is in force leads back anywhere: kept with each, it would grow with the square of the moves
+    *others, before = state.services
+    return replace(state, services=(*others, replace(before, past=()), moved))
 
 
 def _as_it_was(state: ControlState, _: ControlEvent) -> ControlState:
@@ -294,6 +298,7 @@ class Control:
         self._said_at = -_SAY_EVERY_S
         self._admin = AdminClient(settings.confluent(log_level=0))
         self._closing = False
+        self._told: Callable[[ControlState], None] = lambda _: None
         self._thread: threading.Thread | None = None
         self._consumer = Consumer(
             settings.confluent(
@@ -342,6 +347,9 @@ class Control:
 
     def read_to_end(self) -> ControlState:
         """Read what is there now, before anyone follows. Raises Unreachable."""
+        if not self._reached and (begin := self._offset(_EARLIEST, _ANSWER_S)):
+            # whoever folds what is left comes to another state than those who read it all
+            self._state = replace(self._state, refusal=_lost(self._at.topic, begin))
         end, before = self._end(_ANSWER_S), self._state.malformed
         deadline = time.monotonic() + _ANSWER_S
         while self._reached < end:
@@ -357,11 +365,15 @@ class Control:
 
     def follow(self, told: Callable[[ControlState], None]) -> None:
         """Go on reading in a thread, and tell every change of the state."""
-        self._thread = threading.Thread(target=self._follow, args=(told,), name="control", daemon=True)
+        self._told = told
+        self._thread = threading.Thread(target=self._follow, name="control", daemon=True)
         self._thread.start()
 
     def catch_up(self, seconds: float) -> bool:
-        """Wait until the thread that follows has read what is in the topic now; False if it takes longer."""
+        """Wait until the thread that follows has read what is in the topic now, and told of it.
+
+        False if it takes longer.
+        """
         deadline = time.monotonic() + seconds
         try:
             end = self._end(seconds)
@@ -377,14 +389,17 @@ class Control:
         return True
 
     def _end(self, seconds: float) -> int:
+        return self._offset(_LATEST, seconds)
+
+    def _offset(self, where: OffsetSpec, seconds: float) -> int:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                return self._ask_for_end(max(deadline - time.monotonic(), 0.1))
+                return self._ask_for(where, max(deadline - time.monotonic(), 0.1))
             except (KafkaException, TimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise Unreachable(
-                        f"'{self._at.topic}' did not say where it ends within {seconds:.0f} s ({error}); "
+                        f"'{self._at.topic}' did not say how far it goes within {seconds:.0f} s ({error}); "
                         "ask 'fraudstream doctor' what is wrong"
                     ) from error
             time.sleep(_LOOK_AGAIN_S)
@@ -393,19 +408,16 @@ class Control:
             with suppress(KafkaException):
                 self._admin.list_topics(self._at.topic, timeout=max(deadline - time.monotonic(), 0.1))
 
-    def _ask_for_end(self, seconds: float) -> int:
+    def _ask_for(self, where: OffsetSpec, seconds: float) -> int:
         # not the consumer's get_watermark_offsets: it never returns while another thread polls
-        asked = {TopicPartition(self._at.topic, 0): OffsetSpec.latest()}  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(self._at.topic, 0): where}
         answer = self._admin.list_offsets(asked, request_timeout=seconds)
         return int(next(iter(answer.values())).result(timeout=seconds).offset)
 
-    def _follow(self, told: Callable[[ControlState], None]) -> None:
+    def _follow(self) -> None:
         try:
             while not self._closing:
-                before = self._state
                 self._read(_POLL_S)
-                if self._state != before:
-                    told(self._state)
             self._consumer.close()  # here, where nobody polls it any more
         except BaseException as failure:
             # a worker that no longer hears of a pause would go on against a person's word
@@ -443,12 +455,22 @@ class Control:
                 _on_one_line(event.record.kind),
                 _on_one_line(event.record.written_by),
             )
-        self._reach(record.offset + 1)
+        self._told(state)
+        self._reach(record.offset + 1)  # last: who has caught up may count on it that all was told
 
     def _reach(self, offset: int) -> None:
         with self._changed:
             self._reached = offset
             self._changed.notify_all()
+
+
+def _lost(topic: str, begin: int) -> str:
+    return (
+        f"'{topic}' has lost its records before offset {begin:,}, so what is in force can't be told: its "
+        "retention deleted them, or somebody did; let orders on their road come to their end, delete it, "
+        "make it anew with 'fraudstream topics create', and say again what is to be in force "
+        "(docs/upgrades.md)"
+    )
 
 
 def _record(message: Message) -> Record:

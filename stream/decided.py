@@ -74,6 +74,7 @@ class _Decision(msgspec.Struct):
     model: _Model | None = None
     reasons: tuple[_Reason, ...] = ()
     repeat_of: str | None = None
+    policy: str = ""
 
 
 _decision: Final = msgspec.json.Decoder(_Decision).decode
@@ -94,6 +95,8 @@ class Word(NamedTuple):
     """From the order's arrival to the decision, both by the broker or the worker that wrote them."""
     failed: bool = False
     """Whether the model that was to decide could not be used."""
+    policy: str = ""
+    """The digest of the thresholds that made an action of what it said."""
 
     def is_of(self, models: Collection[str]) -> bool:
         """Whether one of these models said it, each `name` or `name@version`; of none, whichever did."""
@@ -322,5 +325,6 @@ def _word(record: Record, topics: Topics, *, unscored: bool) -> tuple[int, Word 
         said.source.others.get(topics.control, 0),
         (record.timestamp - int(arrived)) / 1000 if arrived.isdigit() else None,
         bool(said.reasons) and said.reasons[0].code == MODEL_UNAVAILABLE,
+        said.policy,
     )
     return said.source.offset, word

@@ -220,6 +220,8 @@ class Mover:
         before = service.before(scope)
         if before is not None:
             self._checked(before.ref.name, before.ref.version, who, digest=before.ref.digest)
+        elif scope.is_everywhere or not service.is_for_all:  # else a wider champion decides
+            self._checked(*named(self._settings.model), who)
 
         def moves(state: ControlState) -> dict[str, Any]:
             there = self._is_champion(state.service, name, version, scope)
@@ -375,9 +377,9 @@ def kill(settings: Settings, action: Kill | None, who: Who) -> tuple[ControlStat
     appender = Appender(settings)
     with closing(Control(settings)) as control:
         state = control.read_to_end()
-        if state.refusal:
+        if state.refusal and action not in {"approve", "review"}:  # those work, whatever can't be told
             raise Refused(state.refusal)
-        if state.service.kill == action:
+        if state.service.kill == action and not state.refusal:
             return state, False
         if action == "fallback" and _at(state.service, "fallback", EVERYWHERE) is None:
             raise Refused(

@@ -39,7 +39,7 @@ from stream.errors import Refusal
 from stream.kafka import KafkaCluster, Member, once_it_answers
 from stream.lag import held_by_transactions, left_on_the_road
 from stream.ports import TP, Committed, Refused
-from stream.repair import last_position, position_in
+from stream.repair import last_position
 from stream.service import Service
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
@@ -623,6 +623,12 @@ def _topic_settings(look: _Look) -> Iterator[Said]:
                 f"{name} forgets after {days:g} days: what is not archived by then can't be replayed",
                 "set retention.ms=-1 on the topic, or archive it",
             )
+        if name == names.control and _number(config, "retention.ms", -1) >= 0:
+            days = _number(config, "retention.ms", -1) / 86_400_000
+            yield _fail(
+                f"{name} forgets after {days:g} days what is in force: a worker that starts then is refused",
+                "set retention.ms=-1 on the topic",
+            )
         insync = _number(config, "min.insync.replicas", 1)
         if state.replication is not None and insync > state.replication:
             yield _fail(
@@ -846,8 +852,8 @@ def _offsets(look: _Look) -> Iterator[Said]:
     begun = {tp[1] for tp, (_, high) in look.bounds(rows).items() if high > 0}
     none = [tp for tp in look.inputs if committed[tp] is None and tp[1] in begun]
     # an input that workers have not read yet, as after an upgrade, has none to lose
-    decided = {number: last_position(look.cluster, settings, number) for number in {tp[1] for tp in none}}
-    expired = [tp for tp in none if tp[0] in decided[tp[1]]]
+    last = {number: last_position(look.cluster, settings, number) for number in {tp[1] for tp in none}}
+    expired = [tp for tp in none if (at := last[tp[1]]) is not None and tp[0] in at.inputs]
     if expired:
         yield _fail(
             f"group '{settings.group}' has no offsets for {_named(expired)}, and the changelog has rows: "
@@ -887,7 +893,7 @@ def _left_for_another(look: _Look) -> Iterator[Said]:
     theirs = min(elsewhere.values())
     is_there = bool(look.tps(ours))
     positions = [
-        position_in(look.cluster, look.settings, number) if is_there else None
+        last_position(look.cluster, look.settings, number) if is_there else None
         for number in sorted({tp[1] for tp in elsewhere})
     ]
     if any(each is not None and each.rebuilding is None for each in positions):

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from math import log, sqrt
+from math import sqrt
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from models.evaluation import stability_of_counts
 from models.scorer import Scored
 
 __all__ = ["DriftGauges", "DriftNow"]
@@ -20,8 +23,6 @@ FEWEST: Final = 500
 _BINS: Final = 200
 """Of the square root of the probability: fine where most orders are, near 0."""
 _GROUPS: Final = 10
-_LEAST: Final = 1e-4
-"""The share that a group has at least, so that none is compared with nothing."""
 _MODELS: Final = 100
 _PATTERNS: Final = 10_000
 
@@ -108,13 +109,8 @@ def _stability(before: Counter[int], after: Counter[int]) -> float:
         groups.append(group)
         so_far += before[number]
         group = min(_GROUPS - 1, so_far * _GROUPS // total)
-    first, second = ([0] * _GROUPS for _ in range(2))
+    first, second = np.zeros(_GROUPS), np.zeros(_GROUPS)
     for counts, of in ((before, first), (after, second)):
         for number, orders in counts.items():
             of[groups[number]] += orders
-    shares = [
-        (max(one / total, _LEAST), max(other / after.total(), _LEAST))
-        for one, other in zip(first, second, strict=True)
-        if one or other
-    ]
-    return sum((now - was) * log(now / was) for was, now in shares)
+    return stability_of_counts(first, second)

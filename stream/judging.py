@@ -257,6 +257,8 @@ def evidence_of(
         nonlocal arrived_at
         if said.control <= from_offset or not is_beside(order, decided):
             return False
+        if said.policy != on_trial.policy.digest:  # it looks on elsewhere too, with other thresholds
+            return False
         arrived_at = max(arrived_at, order.arrived_at)
         return True
 

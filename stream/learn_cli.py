@@ -313,7 +313,7 @@ def evaluate(
         )
     for one, other, measure, by in found.differences:
         typer.echo(
-            f"{one} over {other}: {measure} {by.value:+.4f} ({by.low:+.4f} to {by.high:+.4f}), p {by.p_said}"
+            f"{one} over {other}: {measure} {by.value:+.4f} ({by.low:+.4f} to {by.high:+.4f}), {by.p_said}"
         )
     typer.echo(f"report: {to}")
 

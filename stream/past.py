@@ -407,6 +407,8 @@ class Past:
             under = under.or_else(self._desks.untold(decided_under(made, self._settings)))
             if made.word is not None:
                 first = min(first, made.word.source.offset)
+        if under.model is None:
+            under = under.or_else(self._desks.named_now)
         if any(low > 0 for low, _ in self._bounds):
             self.first_recorded = first
         batch: list[tuple[Record, list[Made]]] = []
@@ -618,11 +620,15 @@ def decided_under(made: Made, settings: Settings) -> Under:
 
 
 def _instead(made: Made) -> str:
-    """The model that decided where another was to and could not; empty where none had to."""
+    """The model that decided where another was to and could not, with its policy; empty where none had to."""
     if _UNAVAILABLE not in (made.record.value or b""):
         return ""
-    model = None if made.word is None else made.word.model
-    return "none" if model is None else f"{model.name}@{model.version}"
+    word = made.word
+    return (
+        "none"
+        if word is None or word.model is None
+        else f"{word.model.name}@{word.model.version}/{word.policy}"
+    )
 
 
 def set_aside(recorded: Recorded, topics: Topics, tp: TP) -> frozenset[int]:

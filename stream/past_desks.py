@@ -5,8 +5,9 @@ remembers.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import accumulate
 from typing import Final, NamedTuple, Self, cast
 
@@ -16,13 +17,14 @@ from features.define import Feature
 from models.decision import ModelRef
 from models.errors import ModelError
 from models.policy import Policy
+from models.registry import named
 from models.scorer import Scored, Scorer
 from stream.control import ControlState
 from stream.deciding import Deciding
 from stream.decoder import CONTRACT, Decoder, decoder_of
 from stream.desk import ScoringDesk
 from stream.own_features import catalogue_of
-from stream.panel import Panels
+from stream.panel import Panel, Panels
 from stream.ports import Record
 from stream.recorded import Recorded, has_topic, records_of
 from stream.registry import registry_of
@@ -90,6 +92,19 @@ class Models:
             with suppress(ModelError):
                 digest = self._registry.load(name, version).digest
                 yield from ((Model(name, version, digest), policy) for policy in self._policies)
+
+    @cached_property
+    def own(self) -> tuple[Model, str] | None:
+        """The model that the settings of now name, and its policy; None where it can't be had."""
+        settings = self._settings
+        with suppress(ModelError):
+            scorer = self._registry.load(*named(settings.model))
+            policy = scorer.suggested_policy
+            if settings.review_at is not None and settings.decline_at is not None:
+                policy = Policy(review_at=settings.review_at, decline_at=settings.decline_at)
+            if policy is not None:
+                return Model(scorer.name, scorer.version, scorer.digest), policy.digest
+        return None
 
     def row_limit(self, model: Model) -> int | None:
         """From how long histories the model learned."""
@@ -170,6 +185,11 @@ class ControlPast:
         served = (each for service in self._states[-1].services for each in service.served)
         return next((each.policy for each in served if each.policy.digest == digest), None)
 
+    def is_moved(self, offset: int) -> bool:
+        """Whether models were moved before the offset."""
+        state = None if offset == NO_CONTROL else self.at(offset)
+        return isinstance(state, ControlState) and state.service.since > 0
+
     def at(self, offset: int) -> ControlState | Doubt:
         """The state after the records before the offset, or why it can't be told."""
         place = bisect_right(self._offsets, offset) - 1
@@ -212,7 +232,9 @@ class Under(NamedTuple):
     settings: bytes | None = None
     """The header; empty where an older version wrote none."""
     instead: str | None = None
-    """`name@version` of the model that decided where another was to and could not; else empty."""
+    """`name@version/policy` of the model that decided where another was to and could not; else empty."""
+    lacks: tuple[str, ...] | None = None
+    """`name@version` of the models in service of which the worker knew nothing when it sent the order on."""
 
     def and_then(self, told: "Under") -> "Under | None":
         """Both together; None where they contradict each other."""
@@ -232,16 +254,21 @@ UNTOLD: Final = Under()
 class _Served:
     """The models in service, as published; those that could not be used then are not used."""
 
-    def __init__(self, models: Models, instead: str | None) -> None:
+    def __init__(
+        self, models: Models, instead: str | None = None, lacks: tuple[str, ...] | None = None
+    ) -> None:
         self._models = models
         self._instead = instead
+        self._lacks = lacks or ()
 
     def features(self, served: Served) -> Sequence[Feature] | None:
+        if served.said in self._lacks:
+            return None
         scorer = self._models.scorer(_model_of(served))
         return None if isinstance(scorer, Doubt) else scorer.features
 
     def scorer(self, served: Served) -> Scorer | None:
-        if self._instead and served.said != self._instead:
+        if self._instead and f"{served.said}/{served.policy.digest}" != self._instead:
             return None
         scorer = self._models.scorer(_model_of(served))
         return None if isinstance(scorer, Doubt) else scorer
@@ -266,6 +293,8 @@ class Desks:
         self._stages = dict.fromkeys(stages)
         self._desks: dict[tuple[Under, bool], tuple[ScoringDesk, Doubt | None]] = {}
         self._untold: dict[Under, Under] = {}
+        self._lacking: dict[tuple[int, str], tuple[str, ...]] = {}
+        self._names: dict[tuple[int, Model, tuple[str, ...] | None], str | None] = {}
         self._state = ControlState(settings.group)
         self._smallest: list[int | None] = [None, None]
         self.grew = ""
@@ -281,6 +310,11 @@ class Desks:
         """The header of what is decided with the settings of now."""
         return self._own.encode()
 
+    @property
+    def named_now(self) -> Under:
+        """The model that the settings of now name: it stands for one of which no decision tells."""
+        return UNTOLD if self._models.own is None else Under(*self._models.own)
+
     def deciding(self, under: Under) -> Deciding:
         """The settings that decide; of decisions that do not say them those of now, at home."""
         if under.settings is None:
@@ -290,10 +324,30 @@ class Desks:
 
     def is_moved(self, control: int | None) -> bool:
         """Whether models were moved before a control offset, so that the service tells who decided."""
-        if control is None or control == NO_CONTROL:
-            return False
+        return control is not None and self._control.is_moved(control)
+
+    def lacking(self, control: int, names: str) -> tuple[str, ...]:
+        """`name@version` of models in service then that ask what a message between stages does not speak of.
+
+        Whoever sent it could not read them, so it computed nothing for them.
+        """
+        found = self._lacking.get((control, names))
+        if found is None:
+            found = self._lacking[control, names] = tuple(self._lacked(control, names))
+        return found
+
+    def _lacked(self, control: int, names: str) -> Iterator[str]:
         state = self._control.at(control)
-        return not isinstance(state, Doubt) and state.service.since > 0
+        if isinstance(state, Doubt):
+            return
+        kill = state.service.kill
+        spoken_of = {name.partition("#")[0] for name in names.split("\n")}
+        models = _Served(self._models)
+        for served in state.service.served:
+            if kill is not None and (kill, served.role) != ("fallback", "fallback"):
+                continue
+            if not spoken_of.issuperset(each.name for each in models.features(served) or ()):
+                yield served.said
 
     def untold(self, under: Under) -> Under:
         """What control does not tell: which models were in service, and their thresholds, it does.
@@ -314,12 +368,52 @@ class Desks:
         assert not isinstance(state, Doubt)  # noqa: S101 - as above
         served = state.service.served
         model, policy = under.model, under.policy
-        is_served = any(_model_of(each) == model for each in served)
+        is_served = any(_model_of(each) == model and policy in {None, each.policy.digest} for each in served)
         if is_served or (model is None and any(each.policy.digest == policy for each in served)):
             policy = None
         if model is not None and is_served and not isinstance(self._models.scorer(model), Doubt):
             model = None
         return under._replace(model=model, policy=policy)
+
+    def with_settings_model(self, under: Under, names: str, known: Iterable[tuple[Model, str]]) -> Under:
+        """With the model that the settings of the worker named, where a service leaves orders to that.
+
+        An order that another one decided does not say which it was, but what was sent on of it speaks of its
+        features too. Of those `known` with their policies it is the first that fits.
+        """
+        if under.model is not None or under.control is None or not self.is_moved(under.control):
+            return under
+        state = self._control.at(under.control)
+        if isinstance(state, Doubt) or state.service.is_for_all or state.service.kill is not None:
+            return under
+        served = {(_model_of(each), each.policy.digest) for each in state.service.served}
+        own = [] if self._models.own is None else [self._models.own]
+        pairs = list(known)
+        # it may be in service as well, with the same thresholds, so that nothing else tells of it
+        for each in (*pairs[:1], *(pair for pair in pairs[1:] if pair not in served), *own, *pairs[1:]):
+            if self._names_beside(under, each[0]) == names:
+                return under._replace(model=each[0], policy=each[1])
+        return under
+
+    def _names_beside(self, under: Under, model: Model) -> str | None:
+        """What is sent on speaks of so many features where the settings name this model."""
+        assert under.control is not None  # noqa: S101 - asked by the caller
+        key = (under.control, model, under.lacks)
+        if key not in self._names:
+            state, scorer = self._control.at(under.control), self._models.scorer(model)
+            if isinstance(state, Doubt) or isinstance(scorer, Doubt):
+                self._names[key] = None
+            else:
+                models = _Served(self._models, lacks=under.lacks)
+                panel = Panel(
+                    state.service,
+                    scorer=scorer,
+                    policy=_NO_POLICY,
+                    models=models,
+                    entities=tuple(self._stages),
+                )
+                self._names[key] = panel.home.names
+        return self._names[key]
 
     def desk(self, under: Under, *, real: bool) -> tuple[ScoringDesk, Doubt | None]:
         """The desk that decides as was decided; a stand-in where that can't be or need not be."""
@@ -380,7 +474,7 @@ class Desks:
             panels=Panels(
                 scorer=scorer,
                 policy=policy,
-                models=_Served(self._models, under.instead) if real else None,
+                models=_Served(self._models, under.instead, under.lacks) if real else None,
                 entities=tuple(stages),
             ),
             topics=self._settings.topics,

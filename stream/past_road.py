@@ -155,8 +155,11 @@ def _add(spans: dict[_K, _Span], key: _K, offset: int) -> None:
 class _Recording:
     """What was decided and what was sent, by the place where its order came in."""
 
-    def __init__(self, recorded: Recorded, settings: Settings, models: Models, rows: Rows) -> None:
+    def __init__(
+        self, recorded: Recorded, settings: Settings, models: Models, control: ControlPast, rows: Rows
+    ) -> None:
         self._recorded = recorded
+        self._control = control
         self._settings = settings
         self._models = models
         self._rows = rows
@@ -179,6 +182,7 @@ class _Recording:
         self._latest = 0
         self._has_asked = False
         self._names: dict[str, int] = {}
+        self._lists: list[str] = []
         self._names_by_model: dict[Model, int | None] = {}
         self.bounds: dict[TP, tuple[int, int]] = {}
         """Of each partition of each stage, from where to where it was read."""
@@ -275,7 +279,11 @@ class _Recording:
         return _MESSAGE.pack(_SENT, to, about, sent.partition, home.partition, home.offset)
 
     def _named(self, names: str) -> int:
-        return self._names.setdefault(names, len(self._names))
+        known = self._names.get(names)
+        if known is None:
+            known = self._names[names] = len(self._lists)
+            self._lists.append(names)
+        return known
 
     def _head(self, passing: Passing) -> _Head:
         travelling = passing.travelling
@@ -317,10 +325,12 @@ class _Recording:
         if self._latest < len(self._who) and is_by(self._latest):
             return self._latest
         found = next(filter(is_by, range(len(self._who))), None)
-        if found is None and not self._has_asked:
+        # where models were moved the service tells, and hundreds of versions are not loaded for nothing
+        moved = self._control.is_moved(home.others.get(self._settings.topics.control, NO_CONTROL))
+        if found is None and not moved and not self._has_asked:
             self._has_asked = True
-            begin = len(self._who)
-            self._who += [each for each in self._models.known() if each not in self._who]
+            begin, there = len(self._who), set(self._who)
+            self._who += [each for each in self._models.known() if each not in there]
             found = next(filter(is_by, range(begin, len(self._who))), None)
         if found is not None:
             self._latest = found
@@ -379,6 +389,16 @@ class _Recording:
     def who(self, number: int) -> tuple[Model, str]:
         """A model and a policy."""
         return self._who[number]
+
+    def spoken_of(self, names: int) -> str:
+        """A list of features, by line."""
+        return self._lists[names]
+
+    def known(self, under: Under) -> list[tuple[Model, str]]:
+        """Each model with each policy that may have decided, first what orders were decided under."""
+        if under.model is None or under.policy is None:
+            return self._who
+        return [(under.model, under.policy), *self._who]
 
     def by_names(self, names: int, unless: Model | None) -> Model | None:
         """A model that asks for these features, to be used in place of another one; None where that does."""
@@ -494,7 +514,7 @@ class Roads:
         """What a rebuild made of customers and orders, until home takes it over."""
         self.control = ControlPast.read(sources.asked, settings)
         self.recording = _Recording(
-            sources.asked, settings, models, self._stack.enter_context(Rows(beside=beside))
+            sources.asked, settings, models, self.control, self._stack.enter_context(Rows(beside=beside))
         )
         self.road = Road(settings.stages, settings.partitions)
         self.unlike: list[Unlike] = []
@@ -744,12 +764,17 @@ class _Home(Past):
             said = decided_under(made[0], self._settings)
         else:
             said = Under(recording.by_names(head.names, under.model))
+        control = head.others.get(self._settings.topics.control, NO_CONTROL)
         said = said._replace(
-            control=head.others.get(self._settings.topics.control, NO_CONTROL),
+            control=control,
             is_observed=head.is_observed,
             settings=self._roads_settings(made, under),
         )
-        return self._desks.untold(said), head.others
+        if not self._desks.is_moved(control):
+            return said, head.others
+        names = recording.spoken_of(head.names)
+        said = self._desks.untold(said._replace(lacks=self._desks.lacking(control, names)))
+        return self._desks.with_settings_model(said, names, recording.known(under)), head.others
 
     def _roads_settings(self, made: Sequence[Made], under: Under) -> bytes | None:
         """The settings of an order that went on: what its decision says, else what others say about then."""
@@ -876,19 +901,19 @@ class _Stage:
             named = passing.travelling.decision_id
             if word.repeat_of is None or _is_named(word.decision_id, named):
                 model, policy = word.model, word.policy
-        names = self._names_sent(passing)
-        if names is not None:
-            other = self._roads.recording.by_names(names, model or under.model)
-            if other is not None:
-                model = other
         said = Under(
             model, policy, settings=settings if self._is_on_the_road(settings) else None, instead=instead
         )
+        recording, names = self._roads.recording, self._names_sent(passing)
         # the service of an order's home decides at all stages; until models were moved, there is none
         control = passing.home.others.get(self._roads.settings.topics.control, NO_CONTROL)
         if not self._desks.is_moved(control):
-            return said
-        return self._desks.untold(said._replace(control=control))
+            other = None if names is None else recording.by_names(names, model or under.model)
+            return said if other is None else said._replace(model=other)
+        came = passing.travelling.names if names is None else recording.spoken_of(names)
+        lacks = None if names is None else self._desks.lacking(control, came)
+        said = self._desks.untold(said._replace(control=control, lacks=lacks))
+        return self._desks.with_settings_model(said, came, recording.known(under))
 
     def _is_on_the_road(self, settings: bytes | None) -> bool:
         return (

@@ -387,7 +387,12 @@ class Rebuild:
                 continue
             found = _last_position(self._cluster, (self._source, number), low, ends[number])
             if found is not None:
-                goals[number] = decode_position(found, self._settings.group, self._logs)
+                goals[number] = goal = decode_position(found, self._settings.group, self._logs)
+                if goal.is_partial:
+                    raise RebuildError(
+                        f"'{self._source}' was itself being made anew, and is not complete: name by "
+                        "--from the changelog that workers use"
+                    )
                 spans[number] = max(low, partition.copied), decided
             elif any(True for _ in _chunks(self._cluster, (self._source, number), low, ends[number])):
                 raise RebuildError(

@@ -3,7 +3,6 @@
 import time
 from functools import partial
 
-import msgspec
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -12,9 +11,9 @@ from stream.last import last_with
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
-from stream.writer import POSITION_KEY, Owner, Position, decode_position
+from stream.writer import POSITION_KEY, Owner, Position, decode_position, is_position
 
-__all__ = ["last_position", "position_in", "repair_offsets"]
+__all__ = ["last_position", "repair_offsets"]
 
 _STABLE_WITHIN_S = 60.0
 _ANSWERS_WITHIN_S = 30.0
@@ -33,8 +32,8 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
     Needed after the group's offsets expired (a group idle for longer than the broker's
     `offsets.retention.minutes`) or were reset by hand: deciding from other offsets would count
     orders twice or never. Raises Refused while workers run, when the changelog has no position, when an input
-    does not reach to one, or when workers have gone on with another changelog or not yet with this one, and
-    then commits nothing; TopicError or Unreachable when the cluster does not answer.
+    does not reach to one, or when workers did not go on with this changelog, and then commits nothing;
+    TopicError or Unreachable when the cluster does not answer.
     """
     describe(settings)  # asked once where nobody answers: a consumer would ask, and log, again and again
     cluster = KafkaCluster(settings)
@@ -47,10 +46,16 @@ def repair_offsets(settings: Settings) -> dict[tuple[str, int], int]:
         _check_not_left(cluster, settings)
         offsets: dict[tuple[str, int], int] = {}
         for partition in range(settings.partitions):
-            position = position_in(cluster, settings, partition)
-            if position is not None and position.rebuilding is not None:
-                raise Refused(_not_taken_over(settings))
-            for topic, offset in ({} if position is None else position.inputs).items():
+            position = last_position(cluster, settings, partition)
+            if position is None:
+                continue
+            if position.rebuilding is not None:
+                raise Refused(
+                    f"{settings.topics.changelog}/{partition} was made anew and no worker has gone on with "
+                    "it yet: repair with the settings of before (FRAUDSTREAM_TOPICS__CHANGELOG), whose "
+                    "workers may have come further"
+                )
+            for topic, offset in position.inputs.items():
                 _check_within(cluster, settings.topics.changelog, (topic, partition), offset)
                 offsets[topic, partition] = offset
     finally:
@@ -113,14 +118,6 @@ def _check_not_left(cluster: KafkaCluster, settings: Settings) -> None:
         )
 
 
-def _not_taken_over(settings: Settings) -> str:
-    """Before that, workers may have decided more with the changelog that it was made from."""
-    return (
-        f"'{settings.topics.changelog}' was made by 'fraudstream rebuild' and no worker has taken it over "
-        "yet: repair with the settings that the workers had before, then go on with the switch"
-    )
-
-
 def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) -> None:
     """Refuse an offset the input does not have: it was deleted and made again, or has lost records."""
     low, high = cluster.low(tp), cluster.high(tp)
@@ -132,18 +129,8 @@ def _check_within(cluster: KafkaCluster, changelog: str, tp: TP, offset: int) ->
         )
 
 
-def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> dict[str, int]:
-    """Where a partition of the changelog says that its inputs were decided up to: topic -> next offset.
-
-    Empty without a position, or while the rows are being made anew. Raises Refused when a transaction stays
-    open over the end.
-    """
-    position = position_in(cluster, settings, partition)
-    return {} if position is None or position.is_partial else dict(position.inputs)
-
-
-def position_in(cluster: KafkaCluster, settings: Settings, partition: int) -> Position | None:
-    """The last position in a partition of the changelog; None without one.
+def last_position(cluster: KafkaCluster, settings: Settings, partition: int) -> Position | None:
+    """What a partition of the changelog says last of how far its inputs were decided; None for nothing.
 
     Raises Refused when a transaction stays open over the end.
     """
@@ -154,7 +141,7 @@ def position_in(cluster: KafkaCluster, settings: Settings, partition: int) -> Po
     while True:
         try:
             low, high = cluster.low(tp), cluster.high(tp)
-            found = last_with(POSITION_KEY, partial(cluster.read, tp), low, high, sound=_is_a_workers)
+            found = last_with(POSITION_KEY, partial(cluster.read, tp), low, high, sound=is_position)
         except NotStable:
             if time.monotonic() > deadline:
                 raise Refused(
@@ -164,13 +151,3 @@ def position_in(cluster: KafkaCluster, settings: Settings, partition: int) -> Po
             time.sleep(0.5)
         else:
             return None if found is None else read(found.value or b"")
-
-
-def _is_a_workers(value: bytes) -> bool:
-    try:
-        decode_position(value)
-    except msgspec.DecodeError:
-        return False
-    except Refused:
-        return True  # why, is said by who reads it
-    return True

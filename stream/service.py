@@ -8,7 +8,7 @@ names a merchant is more specific than any that doesn't, then one that names a c
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import compress, product
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -194,6 +194,7 @@ class Served:
             "share": self.share,
             "review_at": self.policy.review_at,
             "decline_at": self.policy.decline_at,
+            "policy": self.policy.digest,
             "since_offset": self.offset,
         }
 
@@ -235,8 +236,9 @@ class Service:
     """What the kill switch does with every order; None while it is off."""
     since: int = 0
     """The control offset from which on this is in force."""
-    past: tuple[Served, ...] = ()
-    """Champions that others took the place of, the oldest first: where a rollback goes back to."""
+    past: tuple[Served, ...] = field(default=(), compare=False)
+    """Champions that others took the place of, the oldest first: where a rollback goes back to. It decides
+    nothing, and of services that are no longer in force it is not kept."""
 
     def deciding(self, scope: Scope) -> Served | None:
         """The champion of a scope, or of the next wider one that has any; None for the settings' model."""

@@ -587,6 +587,7 @@ def run(settings: Settings) -> int:
         name=settings.worker,
         roads=settings.roads,
         changelog=settings.topics.changelog,
+        partitions=settings.partitions,
         group=settings.group,
         cluster=cluster,
         store=store,
@@ -601,7 +602,6 @@ def run(settings: Settings) -> int:
             crashes=settings.crashes,
         ),
         horizons=settings.horizons,
-        partitions=settings.partitions,
     )
     thread = _WriterThread(writer, store)
 

@@ -60,6 +60,7 @@ __all__ = [
     "Writer",
     "decode_position",
     "encode_position",
+    "is_position",
     "rebuilds",
 ]
 
@@ -263,6 +264,17 @@ def decode_position(value: bytes, group: str = "", logs: Mapping[str, str] = _NO
         ),
         is_partial=theirs != position.group,
     )
+
+
+def is_position(value: bytes) -> bool:
+    """Whether bytes are a position record's, be it of a newer version; anyone may write to a topic."""
+    try:
+        decode_position(value)
+    except msgspec.DecodeError:
+        return False
+    except Refused:
+        return True  # why, is said by who reads it
+    return True
 
 
 def rebuilds(changelog: str) -> str:
@@ -469,6 +481,7 @@ class Writer:
         name: str,
         roads: Sequence[Sequence[str]],
         changelog: str,
+        partitions: int,
         group: str = "",
         cluster: Cluster,
         store: Store,
@@ -476,12 +489,11 @@ class Writer:
         clock: Clock,
         limits: Limits,
         horizons: Horizons = FOR_EVER,
-        partitions: int = 0,
     ) -> None:
         """Take the inputs in `roads`, groups of topics in the order in which what comes in goes through them.
 
-        Within a group records are taken by arrival, and later groups go first (`stream.merge`). `partitions`
-        is how many the inputs have, those of other workers too; 0 asks nothing of others.
+        Within a group records are taken by arrival, and later groups go first (`stream.merge`). Each has so
+        many `partitions`.
         """
         self.mailbox = Mailbox(clock, limits)
         self.counts: Counter[str] = Counter()
@@ -490,6 +502,7 @@ class Writer:
         self._roads = tuple(map(tuple, roads))
         self._inputs = tuple(topic for road in self._roads for topic in road)
         self._changelog = changelog
+        self._of_partitions = partitions
         self._group = group
         self._cluster = cluster
         self._store = store
@@ -497,7 +510,6 @@ class Writer:
         self._clock = clock
         self._limits = limits
         self._horizons = horizons
-        self._all = range(partitions)
         self._producer: Producer | None = None
         self._opened: Assignment | None = None
         self._partitions: dict[int, _Partition] = {}
@@ -847,17 +859,16 @@ class Writer:
         self._ended = set()
         self._heard = {}
         self._wait_to_be_alone(assignment)
-        self._wait_for_one_changelog(assignment)
         if self._producer is None:
             self._producer = self._cluster.producer(self._name)
         numbers = sorted(assignment.partitions)
         self._logs = {topic: self._cluster.log_id(topic) for topic in self._inputs}
         committed = dict(self._stable_offsets(self._tps(numbers), assignment))
         restored = {number: self._restore(number, committed, assignment) for number in numbers}
-        takes_over = bool(self._made_anew)
+        self._check_not_left(assignment)
         self._partitions = self._claim(restored, committed, assignment)
-        # of two that began at once with different ones, at least the later sees the other's claim
-        self._wait_for_one_changelog(assignment, claimed=takes_over)
+        # once more: of old and new settings that claim at the same time one sees the other
+        self._check_not_left(assignment)
         if self._merging is not assignment:
             self._merge, self._merging = self._new_merge(), assignment
         self._merge.open(self.opened)
@@ -887,53 +898,6 @@ class Writer:
                     "give every worker its own name (FRAUDSTREAM_WORKER) or stop the other one"
                 )
             self._clock.sleep(self._limits.pause_s)
-
-    def _wait_for_one_changelog(self, assignment: Assignment, *, claimed: bool = False) -> None:
-        """Wait until no other partition is decided with another changelog; refuse if one is for too long.
-
-        `claimed` after partitions were taken over: a claim that is not to be seen yet is then waited for, as
-        its owner has not seen ours.
-        """
-        deadline = self._clock.monotonic() + self._limits.patience_s
-        others = [number for number in self._all if number not in assignment.partitions]
-        # one by one where open transactions are waited for: there is always one somewhere
-        asked = [[number] for number in others] if claimed else [others]
-        while asked:
-            self._check_current(assignment)
-            try:
-                used = self._used_elsewhere(asked[-1], stable=claimed)
-            except NotStable as error:
-                self._wait_for_stable(error)
-                continue
-            if used is None:
-                asked.pop()
-            elif self._clock.monotonic() > deadline:
-                raise Refused(used)
-            else:
-                self._clock.sleep(self._limits.pause_s)
-
-    def _used_elsewhere(self, numbers: Sequence[int], *, stable: bool) -> str | None:
-        """Why we must not decide beside those who have these partitions; None where nothing is against it."""
-        committed = self._cluster.committed(self._tps(numbers), stable=stable) if numbers else {}
-        for number in numbers:
-            elsewhere = self._left_for(number, committed)
-            if elsewhere is None:
-                continue
-            position = self._last_position(number)
-            if position is None or position.rebuilding is None:
-                return self._left_behind(number, elsewhere)
-            # it is yet to be taken over, but not from one that lives
-            members = self._cluster.members()
-            if any(Owner.of(committed[tp]).member in members for tp in self._tps([number])):
-                return self._still_used(number, elsewhere)
-        return None
-
-    def _still_used(self, number: int, elsewhere: str) -> str:
-        return (
-            f"partition {number} is decided by a worker with changelog '{elsewhere}', and this one has "
-            f"'{self._changelog}', which was made anew from it: stop all workers with the settings of "
-            "before, then start those with the new ones"
-        )
 
     def _stable_offsets(self, tps: Sequence[TP], assignment: Assignment) -> Mapping[TP, Committed | None]:
         """The committed offsets once no open transaction covers them; ends those of dead owners."""
@@ -991,51 +955,85 @@ class Writer:
         """Bring the local rows to the committed offsets, or refuse where changelog and offsets disagree."""
         deadline = self._clock.monotonic() + self._limits.patience_s
         tps = self._tps([number])
-        before = self._store.position(number)
         while True:
             local = self._replay_changelog(number, assignment)
-            if before is not None and local.changelog == before.changelog:
+            if number not in self._made_anew:
                 self._remind(number)
             is_whole = True
             if number in self._made_anew and (is_whole := self._is_whole(number)):
                 local = self._take_over(number, assignment)
             expected = {topic: c.offset for topic, _ in tps if (c := committed[topic, number]) is not None}
             found = self._taken(local.inputs)
-            # what a rebuild made is there to be taken over from another changelog
-            elsewhere = None if number in self._made_anew else self._left_for(number, committed)
-            if is_whole and found == expected and elsewhere is None:
+            if is_whole and found == expected:
                 return local
             if self._clock.monotonic() > deadline:
-                if elsewhere is not None:
-                    raise Refused(self._left_behind(number, elsewhere))
                 raise Refused(
                     self._half_made()
                     if number in self._made_anew
-                    else self._disagreement(number, expected, found)
+                    else self._left_behind() or self._disagreement(number, expected, found)
                 )
             # a coordinator that has just moved may answer from before, and a rebuild catch up: ask again, and
             # claim nothing yet
             self._clock.sleep(self._limits.pause_s)
             committed.update(self._stable_offsets(tps, assignment))
 
-    def _left_for(self, number: int, committed: Mapping[TP, Committed | None]) -> str | None:
-        """The other changelog that a partition's last owner kept its rows in, where it said so.
+    def _check_not_left(self, assignment: Assignment) -> None:
+        """Refuse rows that were left for another changelog.
 
-        Where no order came since, its offsets are those of our rows too, and would say nothing.
+        Where no order came since, the offsets are those of our rows too, and would say nothing.
         """
-        said = {Owner.of(committed[tp]).changelog for tp in self._tps([number])}
-        return next(iter(sorted(said - {"", self._changelog})), None)
+        deadline = self._clock.monotonic() + self._limits.patience_s
+        while True:
+            self._check_current(assignment)
+            try:
+                left = self._left_behind()
+            except NotStable as error:
+                self._wait_for_stable(error)
+                continue
+            if not left:
+                return
+            if self._clock.monotonic() > deadline:
+                raise Refused(left)
+            self._clock.sleep(self._limits.pause_s)
 
-    def _left_behind(self, number: int, elsewhere: str) -> str:
-        return (
-            f"partition {number} was last decided with the rows of changelog '{elsewhere}', and this worker "
-            f"has those of '{self._changelog}', which were left for it: start the worker with the settings "
-            f"of the others (FRAUDSTREAM_TOPICS__CHANGELOG={elsewhere}); to go back to earlier settings, "
-            f"have their rows made anew under another name ('fraudstream rebuild start --from {elsewhere}')"
-        )
+    def _left_behind(self) -> str:
+        """Why the rows are not to be gone on with, if the last owner of a partition had them elsewhere.
+
+        Of any partition: while some are gone on with here and others there, neither changelog has all of
+        them. What a rebuild made is there to be taken over from another one.
+        """
+        members = self._cluster.members()
+        left = dict(self._cluster.committed(self._tps(range(self._of_partitions)), stable=False))
+        # one whose owner is gone may be claimed this moment
+        if gone := [tp for tp, committed in left.items() if Owner.of(committed).member not in members]:
+            left |= self._cluster.committed(gone, stable=True)
+        for (_, number), committed in left.items():
+            owner = Owner.of(committed)
+            elsewhere = owner.changelog
+            if elsewhere in {"", self._changelog}:
+                continue
+            if owner.member in self._cluster.members():
+                return (
+                    f"partition {number} is being decided with the rows of changelog '{elsewhere}', and this "
+                    f"worker has those of '{self._changelog}': stop all workers with the one settings before "
+                    "the first is started with the others"
+                )
+            position = self._last_position(number)
+            if position is None or position.rebuilding is None:
+                return (
+                    f"partition {number} was last decided with the rows of changelog '{elsewhere}', and this "
+                    f"worker has those of '{self._changelog}', which were left for it: start the worker with "
+                    f"the settings of the others (FRAUDSTREAM_TOPICS__CHANGELOG={elsewhere}); to go back to "
+                    "earlier settings, have their rows made anew under another name ('fraudstream rebuild "
+                    f"start --from {elsewhere}')"
+                )
+        return ""
 
     def _remind(self, number: int) -> None:
-        """Look again whether a rebuild made the rows, where whoever read that did not live to open them."""
+        """Look again whether a rebuild made the rows: whoever read that may not have lived to open them.
+
+        Also where something was read since: it may hold no position, as markers and aborted records do not.
+        """
         position = self._last_position(number)
         if position is not None and position.rebuilding is not None:
             self._made_anew[number] = position
@@ -1075,12 +1073,13 @@ class Writer:
     def _last_position(self, number: int) -> Position | None:
         tp = (self._changelog, number)
         found = last_with(
-            POSITION_KEY, partial(self._cluster.read, tp), self._cluster.low(tp), self._cluster.high(tp)
+            POSITION_KEY,
+            partial(self._cluster.read, tp),
+            self._cluster.low(tp),
+            self._cluster.high(tp),
+            sound=is_position,
         )
-        try:
-            return None if found is None else decode_position(found.value or b"", self._group, self._logs)
-        except msgspec.DecodeError:
-            return None  # no worker wrote it
+        return None if found is None else decode_position(found.value or b"", self._group, self._logs)
 
     def _take_over(self, number: int, assignment: Assignment) -> LocalPosition:
         """End the rebuild that made the rows, which might still go on, and read what it did until then."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from models.policy import score_of
+from models.policy import Policy, score_of
 from stream.ports import Headers, Record
 from stream.replay import Opened
 from tests.recorded import a_record, opens
@@ -14,6 +14,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(days=100)
 """When all of it was recorded."""
 SHADOW: Headers = (("mode", b"shadow"),)
+POLICY = Policy(review_at=0.2, decline_at=0.8)
 P = {"approve": 0.1, "review": 0.5, "decline": 0.9}
 
 
@@ -22,6 +23,8 @@ class DecidedPast:
 
     control = 0
     """How far the control topic was read when the next order is decided."""
+    policy = POLICY
+    """The thresholds of whoever says something of it."""
 
     def __init__(self) -> None:
         self.topics: dict[str, list[Record]] = {
@@ -66,7 +69,7 @@ class DecidedPast:
         } | fields
         offset = self.put("orders", customer, order)
         known: dict[str, Any] = {"p": p, "features": {"amount": 100.0} if features is None else features}
-        known["control"] = self.control
+        known |= {"control": self.control, "policy": self.policy}
         said = a_decision(order, offset, "old@2026-01-01.aaaa", champion, **known)
         self.put("decisions", customer, said)
         if challenger is not None:
@@ -93,6 +96,7 @@ def a_decision(
     p: float | None = None,
     features: Mapping[str, float | None],
     control: int = 0,
+    policy: Policy = POLICY,
 ) -> dict[str, Any]:
     name, version = model.split("@")
     p = P[action] if p is None else p
@@ -104,7 +108,7 @@ def a_decision(
         "p_fraud": p,
         "score": score_of(p),
         "model": {"name": name, "version": version, "digest": "d"},
-        "policy": "p",
+        "policy": policy.digest,
         "features": dict(features),
         "source": {"topic": "orders", "partition": 0, "offset": offset, "others": {"control": control}},
     }

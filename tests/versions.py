@@ -1,5 +1,6 @@
 """Many versions of models of four kinds, published for benches and the fault harness."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, Final
@@ -10,14 +11,14 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
 from features.catalogue import STARTER
-from features.define import days
+from features.define import Feature, days
 from models.learn import Rows, learn
 from models.model import Model, Period
 from models.pipeline import flat_node
 from models.predictors import HistGradientBoosting, LogisticRegression, RandomForest
 from models.preprocess import Scaler
 from models.registry import Registry
-from models.train import replay, train
+from models.train import Heard, replay, train
 from models.trained import Node
 from stream.settings import Settings
 from tests.small_shop import a_past
@@ -28,48 +29,62 @@ _LEARNED: Final = 4
 _FIRST_TRAINED_AT: Final = date(2026, 2, 14)
 
 
-def publish_versions(settings: Settings, count: int) -> list[str]:
+def publish_versions(
+    settings: Settings,
+    count: int,
+    *,
+    past: Iterable[Heard] | None = None,
+    asked: Sequence[Sequence[Feature]] = (STARTER,),
+) -> list[str]:
     """Publish so many models of the small shop, four kinds by turns, and say what they are called.
 
     A line, a forest, boosting, and a pipeline of scikit-learn as `models import` makes a model of it. Each
-    kind learns a few times only; the versions of it differ in what they are called.
+    kind learns a few times only; the versions of it differ in what they are called. Where several things
+    are `asked`, the first of each kind ask the first, and so on.
     """
-    past = a_past(2_000)
+    heard = list(a_past(2_000) if past is None else past)
     first = train(
-        past,
+        heard,
         name="line",
         predictor="logistic_regression",
         trained_at=_FIRST_TRAINED_AT,
         row_limit=settings.row_limit,
+        features=asked[0],
+        entities=settings.entities,
     )
-    told = [
-        each
-        for each in replay(past, features=STARTER, row_limit=settings.row_limit)
-        if each.is_fraud is not None
-    ]
-    rows = Rows(
-        np.array([each.vector for each in told], dtype=np.float64),
-        np.array([each.is_fraud for each in told], dtype=np.bool_),
-    )
-    learned = [four_kinds(rows, seed) for seed in range(min(_LEARNED, -(-count // len(KINDS))))]
-    registry = Registry(settings.home / "models")
+    turns = min(_LEARNED, -(-count // len(KINDS)))
+    features = [tuple(asked[turn % len(asked)]) for turn in range(turns)]
+    rows = {each: _rows(heard, each, settings.row_limit) for each in dict.fromkeys(features)}
+    learned = [four_kinds(rows[each], seed, each) for seed, each in enumerate(features)]
+    registry = Registry(settings.home / "models", entities=settings.entities)
     said = []
     for number in range(count):
-        kind = KINDS[number % len(KINDS)]
+        kind, turn = KINDS[number % len(KINDS)], number // len(KINDS) % turns
         trained_at = (_FIRST_TRAINED_AT + timedelta(days=number)).isoformat()
         trained = replace(
             first,
             name=kind,
             version=f"{trained_at}.{number:04x}",
             trained_at=trained_at,
-            nodes=(learned[number // len(KINDS) % len(learned)][kind],),
+            features=features[turn],
+            nodes=(learned[turn][kind],),
         )
         registry.publish(trained)
         said.append(f"{trained.name}@{trained.version}")
     return said
 
 
-def four_kinds(rows: Rows, seed: int) -> dict[str, Node]:
+def _rows(heard: Iterable[Heard], features: Sequence[Feature], row_limit: int) -> Rows:
+    told = [
+        each for each in replay(heard, features=features, row_limit=row_limit) if each.is_fraud is not None
+    ]
+    return Rows(
+        np.array([each.vector for each in told], dtype=np.float64),
+        np.array([each.is_fraud for each in told], dtype=np.bool_),
+    )
+
+
+def four_kinds(rows: Rows, seed: int, features: tuple[Feature, ...] = STARTER) -> dict[str, Node]:
     """One of each of KINDS, learned from a sample of the rows."""
     some = np.random.default_rng(seed).permutation(len(rows.labels))[: len(rows.labels) * 4 // 5]
     rows = rows.where(some)
@@ -81,7 +96,7 @@ def four_kinds(rows: Rows, seed: int) -> dict[str, Node]:
     }
     nodes = {
         kind: learn(
-            Model(kind, features=STARTER, trained_on=period, labels_mature_after=days(0), **each), rows
+            Model(kind, features=features, trained_on=period, labels_mature_after=days(0), **each), rows
         )
         for kind, each in parts.items()
     }
@@ -90,5 +105,5 @@ def four_kinds(rows: Rows, seed: int) -> dict[str, Node]:
         ExtraTreesClassifier(100, max_depth=8, random_state=seed),
     )
     brought.fit(rows.matrix, rows.labels)
-    nodes["imported"] = flat_node(brought, name="imported", features=[each.name for each in STARTER])
+    nodes["imported"] = flat_node(brought, name="imported", features=[each.name for each in features])
     return nodes

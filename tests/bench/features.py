@@ -314,6 +314,7 @@ def restore(settings: Settings, cluster: KafkaCluster, store: RocksStore) -> tup
         name=settings.worker,
         roads=settings.roads,
         changelog=settings.topics.changelog,
+        partitions=settings.partitions,
         group=settings.group,
         cluster=MeasuredCluster(cluster, measured, changelog=settings.topics.changelog),
         store=store,

@@ -145,6 +145,9 @@ def measure(
             f"{len(measured) - len(both)} of {len(measured)} orders were not decided within 2 s of the last "
             "decision; the worker can't keep up with this rate here"
         )
+    # a decision is visible of those too, and costs less: so many orders before that these are dated ahead
+    if any(high(settings, (settings.topics.rejected, number)) for number in range(settings.partitions)):
+        raise StageError(f"orders were rejected; see why in topic '{settings.topics.rejected}'")
     whole = [(seen - sent) / 1e6 for sent, seen, _, _ in both]
     to_broker = [arrived - sent / 1e6 for sent, _, arrived, _ in both]
     to_decision = [float(produced - arrived) for _, _, arrived, produced in both]

@@ -8,15 +8,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from typer.testing import CliRunner
 
 from features.history import Row
 from stream import topics
 from stream.broker import EmbeddedBroker, free_ports
 from stream.cli import app
-from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, change, in_force
+from stream.control import LIVE, OBSERVE, PAUSED, RESUMED, Control, ControlState, change, in_force
+from stream.deploying import Who, kill
 from stream.desk import customer_key
+from stream.doctor import examine
 from stream.ports import Refused, Unreachable
 from stream.publish import publish
 from stream.settings import Settings
@@ -199,6 +202,46 @@ def test_a_control_record_that_has_to_be_followed_and_is_not_known_ends_the_work
         change(shop, PAUSED, who="anna", why="to see")
 
 
+def test_no_worker_guesses_what_is_in_force_where_control_has_lost_what_was_said_first(
+    shop: Settings, tmp_path: Path
+) -> None:
+    admin = AdminClient(shop.confluent())
+
+    def lose(before: int) -> None:
+        at = TopicPartition(shop.topics.control, 0, before)
+        admin.delete_records([at])[at].result(10)
+
+    def kept_for(milliseconds: str) -> None:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, shop.topics.control)
+        entry = ConfigEntry("retention.ms", milliseconds, incremental_operation=AlterConfigOpType.SET)
+        resource.add_incremental_config(entry)
+        admin.incremental_alter_configs([resource])[resource].result(10)
+
+    tell(shop, OBSERVE)
+    tell(shop, LIVE)
+    with Worker(shop, tmp_path / "before") as worker:
+        send(shop, orders(20))
+        read(shop, shop.topics.decisions, 20)
+        lose(1)
+        kept_for("86400000")
+        found = [each for each in examine(shop, environment={}) if shop.topics.control in each.found]
+        assert {each.check: each.state for each in found} == {"topic settings": "fail", "control": "fail"}
+        # the kill switch works all the same, where a worker still lives
+        kill(shop, "review", Who("anna", "a test"))
+        hears(worker, "models of control offset 3 are there")
+        assert worker.stop() == 0, worker.said()
+
+    for lost in (1, 3):
+        lose(lost)
+        with Worker(shop, tmp_path / f"after{lost}") as worker:
+            assert worker.ends(30.0) == 1
+            said = worker.said()
+        assert f"'{shop.topics.control}' has lost its records before offset {lost}" in said
+        assert "Traceback" not in said
+        with pytest.raises(Refused, match="has lost its records"):
+            change(shop, PAUSED, who="anna", why="a test")
+
+
 def test_the_command_line_says_what_is_in_force(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     topics.create(settings)
     for name, value in environment(settings).items():
@@ -302,6 +345,26 @@ def test_control_is_refused_without_its_topic_or_its_broker(settings: Settings) 
 
 
 @pytest.mark.broker
+def test_who_has_caught_up_with_control_has_told_of_all_of_it(settings: Settings) -> None:
+    topics.create(settings)
+    heard, goes_on = threading.Event(), threading.Event()
+
+    def told(_: ControlState) -> None:
+        heard.set()
+        goes_on.wait(60.0)
+
+    with Control(settings) as control:
+        control.read_to_end()
+        control.follow(told)
+        tell(settings, PAUSED)
+        assert heard.wait(20.0)
+        try:
+            assert not control.catch_up(1.0), "a partition would be opened under the state of before"
+        finally:
+            goes_on.set()
+        assert control.catch_up(20.0)
+
+
 def test_control_is_caught_up_with_as_soon_as_a_broker_is_back(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path / "broker", ports=free_ports(1), tied=True) as broker:
         settings = Settings(broker=broker.bootstrap, home=tmp_path / "home", partitions=1)

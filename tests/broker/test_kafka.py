@@ -16,7 +16,7 @@ from stream.kafka import LARGEST_PRODUCED, KafkaCluster, _Producer
 from stream.ports import Aborted, Assignment, Committed, OutcomeUnknown, Produce, Refused, Unreachable
 from stream.repair import repair_offsets
 from stream.settings import Settings
-from stream.writer import POSITION_KEY, encode_position
+from stream.writer import POSITION_KEY, Rebuilding, encode_position
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def _native_threads() -> int:
     return int(psutil.Process().num_threads())
 
 
-def _decided_up_to(settings: Settings, offset: int, *, partition: int = 0) -> None:
+def _decided_up_to(settings: Settings, offset: int, *, rebuilding: Rebuilding | None = None) -> None:
     changelog = Producer(settings.confluent())
-    position = encode_position({settings.topics.orders: offset})
-    changelog.produce(settings.topics.changelog, position, POSITION_KEY, partition)
+    position = encode_position({settings.topics.orders: offset}, rebuilding=rebuilding)
+    changelog.produce(settings.topics.changelog, position, POSITION_KEY, 0)
     assert changelog.flush(20) == 0
 
 
@@ -150,6 +150,23 @@ def test_offsets_an_input_does_not_have_are_not_committed(cluster: KafkaCluster,
     _decided_up_to(settings, 500)  # of an orders topic that was deleted and made again
 
     with pytest.raises(Refused, match=r"decided up to offset 500, but that has 0 to 0"):
+        repair_offsets(settings)
+
+    tp = (settings.topics.orders, 0)
+    assert cluster.committed([tp], stable=True) == {tp: None}
+
+
+def test_offsets_are_not_repaired_from_rows_that_no_worker_has_taken_over(
+    cluster: KafkaCluster, settings: Settings
+) -> None:
+    shop = Producer(settings.confluent())
+    for _ in range(5):
+        shop.produce(settings.topics.orders, b"{}", b"c1", 0)
+    assert shop.flush(20) == 0
+    # workers have gone on with the changelog of before, and only that knows how far
+    _decided_up_to(settings, 3, rebuilding=Rebuilding("the changelog of before", 7, 1))
+
+    with pytest.raises(Refused, match="made anew and no worker has gone on with it"):
         repair_offsets(settings)
 
     tp = (settings.topics.orders, 0)

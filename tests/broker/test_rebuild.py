@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from features.events import Order, Outcome
 from features.history import Row
@@ -35,7 +34,7 @@ from stream.repair import repair_offsets
 from stream.settings import Settings
 from stream.store import RocksStore
 from stream.verify import verify
-from stream.writer import Owner
+from stream.writer import BEING_REBUILT, POSITION_KEY, Owner, Rebuilding, encode_position
 from tests.faults.stage import publish_starter
 from tests.running import Worker, decisions, environment, orders, read, send
 
@@ -260,6 +259,23 @@ def test_of_two_rebuilds_the_first_says_that_another_goes_on_and_not_that_a_work
                 with pytest.raises(RebuildError, match=r"another rebuild of .* has begun"):
                     first.round()
         assert worker.stop() == 0, worker.said()
+
+
+def test_what_is_half_made_itself_is_not_rebuilt_from(settings: Settings) -> None:
+    before, after = a_shop(settings)
+    topics.create(before)
+    topics.create(after)
+    # killed before what was decided was copied: resends would be decided once more
+    group, made = before.group + BEING_REBUILT, Rebuilding("of before", 0, before.partitions)
+    position = encode_position({before.topics.orders: 0}, group, rebuilding=made)
+    send(before, [(POSITION_KEY, position)], topic=before.topics.changelog, partition=0)
+
+    with (
+        closing(TopicsRecorded(after)) as recorded,
+        closing(Rebuild(after, before.topics.changelog, recorded)) as making,
+        pytest.raises(RebuildError, match="was itself being made anew, and is not complete"),
+    ):
+        making.round()
 
 
 def test_an_archive_of_other_topics_or_with_a_hole_is_not_rebuilt_from(
@@ -835,70 +851,6 @@ def test_rows_are_not_made_anew_from_a_changelog_that_workers_have_left(
         with closing(Rebuild(once_more, after.topics.changelog, recorded)) as making:
             making.round()
             assert sum(making.behind.values()) == 0
-
-
-def test_offsets_are_not_put_back_from_rows_that_no_worker_has_taken_over(
-    settings: Settings, tmp_path: Path
-) -> None:
-    before, after = a_shop(settings)
-    topics.create(before)
-    topics.create(after)
-    with Worker(before, tmp_path / "before") as worker:
-        send(before, orders(20))
-        decisions(before, 20)
-        with (
-            closing(TopicsRecorded(after)) as recorded,
-            closing(Rebuild(after, before.topics.changelog, recorded)) as making,
-        ):
-            making.round()
-        send(before, orders(40)[20:])
-        decisions(before, 40)
-        settled(before)
-        assert worker.stop() == 0, worker.said()
-    admin = AdminClient(before.confluent())
-    admin.delete_consumer_groups([before.group])[before.group].result(20)
-
-    with pytest.raises(Refused, match="no worker has taken it over yet"):
-        repair_offsets(after)
-
-    repair_offsets(before)
-    with Worker(before, tmp_path / "again") as worker:
-        send(before, orders(45)[40:])
-        found = decisions(before, 45)
-        assert worker.stop() == 0, worker.said()
-    assert_decided_once(found, 45)
-
-
-def test_one_partition_taken_over_keeps_workers_of_before_out_of_all(
-    settings: Settings, tmp_path: Path
-) -> None:
-    before, after = a_shop(settings)
-    topics.create(before)
-    topics.create(after)
-    with Worker(before, tmp_path / "before") as worker:
-        send(before, orders(40))
-        decisions(before, 40)
-        settled(before)
-        assert worker.stop() == 0, worker.said()
-    # one of two new workers came to take its partitions over, and died; the other one had not begun
-    left = Owner("new", "gone", changelog=after.topics.changelog)
-    with closing(KafkaCluster(before, quiet=True)) as cluster:
-        tps = [(topic, 0) for topic in before.inputs]
-        at = {tp: each.offset for tp, each in cluster.committed(tps, stable=True).items() if each}
-    asked = [TopicPartition(*tp, offset, left.left_with(offset).metadata) for tp, offset in at.items()]
-    admin = AdminClient(before.confluent())
-    (done,) = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(before.group, asked)]).values()
-    done.result(20)
-
-    second = before.model_copy(update={"worker": "w2", "home": before.home / "second"})
-    publish_starter(second, "logistic_regression")
-    send(before, orders(80)[40:])
-    with Worker(before, tmp_path / "one") as one, Worker(second, tmp_path / "two") as two:
-        assert one.ends(90) == 1, one.said()
-        assert two.ends(90) == 1, two.said()
-    assert len(decisions(before, 40)) == 40, "none has decided with rows that were left"
-    assert "which were left for it" in one.said()
-    assert "which were left for it" in two.said()
 
 
 def test_an_entity_is_turned_off_and_on_again(settings: Settings, tmp_path: Path) -> None:

@@ -188,6 +188,21 @@ def test_the_most_specific_champion_decides_and_a_rollback_gives_its_orders_back
     assert [decided[n] for n in range(20, 40)] == [said[0]] * 20
 
 
+def test_a_rollback_to_the_model_of_the_settings_is_refused_where_that_can_not_be_had(
+    shop: Settings, mover: Mover, said: list[str]
+) -> None:
+    without = Mover(shop.model_copy(update={"model": "gone"}), Registry(shop.home / "models"))
+    mover.promote(said[0], WHO)
+    mover.deploy(said[2], WHO, role="champion", scope=DE)
+
+    with pytest.raises(Refused, match=r"'gone'.*nothing was changed"):
+        without.roll_back(said[0], WHO)
+
+    assert without.roll_back(said[2], WHO, scope=DE).put is None, "who decides everywhere decides there"
+    assert [each.said for each in in_force(shop).service.served] == [said[0]]
+    assert mover.roll_back(said[0], WHO).put is None
+
+
 def test_a_champion_whose_file_is_broken_falls_back_and_the_decisions_say_so(
     shop: Settings, mover: Mover, said: list[str], tmp_path: Path
 ) -> None:

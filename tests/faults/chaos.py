@@ -5,6 +5,7 @@
     python tests/faults/chaos.py --seed 7 --compare # the same faults on stock Faust, side by side
     python tests/faults/chaos.py --entities         # two more stages, outcomes and order events beside orders
     python tests/faults/chaos.py --swaps            # champions change and the kill switch is thrown meanwhile
+    python tests/faults/chaos.py --swaps --entities # both
 
 Two workers share the orders of one topic. A kill is SIGKILL, most of them aimed at the moment a
 decision has been written and its transaction not yet committed; a pause is SIGSTOP for longer than
@@ -22,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,7 +191,7 @@ def _run_alone(
     decisions: dict[Key, bytes] = {}
     rejected: dict[Key, bytes] = {}
     for records in log.values():
-        for state, some in _batches(records, state_of, batch):
+        for state, some in on_the_road.batches(records, state_of, batch):
             now[:] = [state]
             effects = desk.decide(some, lambda number, key: rows.get((number, key)), watermarks)
             watermarks |= effects.watermarks
@@ -211,19 +211,19 @@ def _run_alone(
     return Expected(decisions, rejected, rows)
 
 
-def _batches(
-    records: Sequence[Record], state_of: Callable[[Record], ControlState], most: int
-) -> Iterator[tuple[ControlState, list[Record]]]:
-    """Records one after the other, as many at once as are decided under one state."""
-    for state, of_state in groupby(records, state_of):
-        some = list(of_state)
-        for begin in range(0, len(some), most):
-            yield state, some[begin : begin + most]
-
-
 def run_on_the_road(settings: Settings, _: Mapping[int, Sequence[Record]]) -> Expected:
     """The same desk over home and over each stage, in the order in which they were really taken."""
-    made = on_the_road.run_through(settings)
+    nothing_said = ControlState(settings.group)
+    return _run_along(settings, lambda _: nothing_said)
+
+
+def run_on_the_road_under_recorded_states(settings: Settings, _: Mapping[int, Sequence[Record]]) -> Expected:
+    """The same, each order at all its stages under the models that were in service when it left home."""
+    return _run_along(settings, swaps.under_recorded_states(settings))
+
+
+def _run_along(settings: Settings, state_of: Callable[[Record], ControlState]) -> Expected:
+    made = on_the_road.run_through(settings, state_of)
     expected: dict[str, dict[Any, bytes]] = {"decisions": {}, "rejected": {}, "messages": {}}
     for each in made.produced:
         record = Record(each.topic, each.partition, -1, -1, each.key, each.value, each.headers)
@@ -272,6 +272,13 @@ SWAPPED = replace(
 )
 """The same worker, while models are promoted and rolled back and the kill switch is thrown."""
 
+SWAPPED_ON_THE_ROAD = replace(
+    SWAPPED, name="fraudstream, two stages, models change", expect=run_on_the_road_under_recorded_states
+)
+"""Both."""
+
+WITH_STAGES: Final = (ON_THE_ROAD, SWAPPED_ON_THE_ROAD)
+
 
 # --- stock Faust, for comparison ------------------------------------------------------------------
 
@@ -319,7 +326,7 @@ def _stock(name: str, guarantee: str) -> System:
 
 def system_of(name: str) -> System:
     """The system of this name."""
-    for ours in (OURS, ON_THE_ROAD, SWAPPED):
+    for ours in (OURS, SWAPPED, *WITH_STAGES):
         if name == ours.name:
             return ours
     return _stock(name, {"faust-alo": "at_least_once", "faust-eos": "exactly_once"}[name])
@@ -717,12 +724,12 @@ def play(system: System, arguments: argparse.Namespace) -> Report:
             group="chaos",
             worker="harness",
             row_limit=64,  # small enough that rows drop their oldest orders
-            entities=on_the_road.ENTITIES if system is ON_THE_ROAD else (),
+            entities=on_the_road.ENTITIES if system in WITH_STAGES else (),
         )
         make_topics(settings)
         plain = orders(arguments.seed, plain=system.plain)
         source: Iterator[tuple[str, bytes, bytes]] = ((settings.topics.orders, *each) for each in plain)
-        if system is ON_THE_ROAD:
+        if system in WITH_STAGES:
             on_the_road.publish_model(settings)
             source = on_the_road.said(settings, arguments.seed)
         elif system.is_ours:
@@ -849,14 +856,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(arguments, name, count)
     end_on_sigterm()
     names = ("fraudstream", "faust-alo", "faust-eos") if arguments.compare else (arguments.system,)
-    if arguments.entities:
+    if arguments.entities or arguments.swaps:
         if arguments.compare or arguments.system != OURS.name:
-            parser.error("stock Faust has no stages: leave out --compare or --entities")
-        names = (ON_THE_ROAD.name,)
-    if arguments.swaps:
-        if arguments.compare or arguments.system != OURS.name or arguments.entities:
-            parser.error("--swaps goes with our own worker without stages: leave out the other systems")
-        names = (SWAPPED.name,)
+            parser.error("stock Faust has neither stages nor models in service: leave the other systems out")
+        ours = {(True, False): ON_THE_ROAD, (False, True): SWAPPED, (True, True): SWAPPED_ON_THE_ROAD}
+        names = (ours[arguments.entities, arguments.swaps].name,)
     reports: dict[str, Report] = {}
     try:
         for name in names:

@@ -318,7 +318,7 @@ MUTANTS = (
         "local ahead accepted",
         (
             (
-                "            if is_whole and found == expected and elsewhere is None:\n",
+                "            if is_whole and found == expected:\n",
                 "            if is_whole and all(found.get(t, -1) >= at for t, at in expected.items()):\n",
             ),
         ),

@@ -9,9 +9,10 @@ byte for byte, although which of two homes a stage hears first is anybody's.
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,12 +21,14 @@ from features.catalogue import by_names
 from features.define import Feature
 from features.events import Order, Outcome
 from models.registry import Registry
-from models.train import train
+from models.train import Heard, train
 from stream.control import ControlState
 from stream.desk import ScoringDesk
 from stream.merge import recorded_order
+from stream.panel import Panels
 from stream.ports import Produce, Record
 from stream.road import Passing
+from stream.serving import Shelf
 from stream.settings import Settings
 from stream.worker import load_model
 from tests.faults.stage import orders, read_all
@@ -41,6 +44,8 @@ ASKED: Final = by_names(
         "by_merchant_fraud_share_7d_known_after_7d",
     ]
 )
+ASKED_LESS: Final = by_names(["amount", "orders_count_1d", "by_device_orders_count_1h"])
+"""What another model asks: more of the customer, less of the device, and nothing of the merchant."""
 _BATCH: Final = 64
 
 
@@ -95,17 +100,8 @@ def _about(order: Mapping[str, Any], told: Mapping[str, Any], *, hours: int) -> 
 
 def publish_model(settings: Settings, features: Sequence[Feature] = ASKED) -> None:
     """A model that asks for devices and merchants, as the champion."""
-    heard: list[tuple[Order, bool] | Outcome] = []
-    source = orders(99, plain=True, named="past-", with_merchants=True)
-    for number in range(2_000):
-        order = Order.model_validate_json(next(source)[1])
-        is_fraud = number % 7 == 0
-        heard.append((order, is_fraud))
-        if is_fraud:
-            told = _about(order.model_dump(mode="json"), {"kind": "chargeback", "is_fraud": True}, hours=1)
-            heard.append(Outcome.model_validate_json(told))
     trained = train(
-        heard,
+        a_past(),
         name="starter",
         predictor="random_forest",
         trained_at=date(2026, 2, 14),
@@ -118,6 +114,20 @@ def publish_model(settings: Settings, features: Sequence[Feature] = ASKED) -> No
     registry.promote("starter", trained.version)
 
 
+def a_past() -> list[Heard]:
+    """Orders of before, and that every seventh was fraud."""
+    heard: list[Heard] = []
+    source = orders(99, plain=True, named="past-", with_merchants=True)
+    for number in range(2_000):
+        order = Order.model_validate_json(next(source)[1])
+        is_fraud = number % 7 == 0
+        heard.append((order, is_fraud))
+        if is_fraud:
+            told = _about(order.model_dump(mode="json"), {"kind": "chargeback", "is_fraud": True}, hours=1)
+            heard.append(Outcome.model_validate_json(told))
+    return heard
+
+
 # --- what should be -------------------------------------------------------------------------------
 
 
@@ -128,13 +138,17 @@ class Made(NamedTuple):
     rows: dict[tuple[int, bytes], bytes]
 
 
-def run_through(settings: Settings) -> Made:
-    """One desk, without faults, over home and then over each stage."""
+def run_through(settings: Settings, state_of: Callable[[Record], ControlState]) -> Made:
+    """One desk, without faults, over home and then over each stage.
+
+    `state_of` a record at home is what it was taken under, and of one at a stage any that is not older.
+    """
     scorer, policy = load_model(settings)
-    nothing_said = ControlState(settings.group)
+    now = [ControlState(settings.group)]
+    registry = Registry(settings.home / "models", entities=settings.entities)
+    models = Shelf(settings, registry)
     desk = ScoringDesk(
-        scorer=scorer,
-        policy=policy,
+        panels=Panels(scorer=scorer, policy=policy, models=models, entities=settings.entities),
         topics=settings.topics,
         partitions=settings.partitions,
         row_limit=settings.row_limit,
@@ -142,10 +156,18 @@ def run_through(settings: Settings) -> Made:
         reject_share=0,
         headers=(),
         stages=settings.stages,
-        in_force=lambda: nothing_said,
+        in_force=lambda: now[-1],
         horizons=settings.horizons,
     )
     made = Made([], {})
+
+    def take(records: Sequence[Record]) -> None:
+        watermarks: dict[int, int] = {}
+        positions: dict[int, dict[str, int]] = {}
+        for state, some in batches(records, state_of, _BATCH):
+            now[:] = [state]
+            _decide(desk, some, made, watermarks, positions)
+
     read = partial(read_by_partition, settings)
     topics = settings.topics
     home = {topic: read(topic) for topic in (topics.outcomes, topics.order_events, topics.orders)}
@@ -153,29 +175,41 @@ def run_through(settings: Settings) -> Made:
     for number in range(settings.partitions):
         inputs = {topic: logs[number] for topic, logs in home.items()}
         order = recorded_order(inputs, orders=topics.orders, marks=marks[number])
-        _decide(desk, list(order), made)
+        take(list(order))
     for topic in settings.stages.values():
         for log in read(topic).values():
-            _decide(desk, log, made)
+            take(log)
     return made
 
 
-def _decide(desk: ScoringDesk, records: Sequence[Record], made: Made) -> None:
-    watermarks: dict[int, int] = {}
-    positions: dict[int, dict[str, int]] = {}
-    for begin in range(0, len(records), _BATCH):
-        some = records[begin : begin + _BATCH]
-        effects = desk.decide(some, lambda *at: made.rows.get(at), watermarks, positions)
-        watermarks |= effects.watermarks
-        for each in some:
-            positions.setdefault(each.partition, {})[each.topic] = each.offset + 1
-        made.produced.extend(effects.produce)
-        for number, changed in effects.rows.items():
-            for key, value in changed.items():
-                if value is None:
-                    made.rows.pop((number, key), None)
-                else:
-                    made.rows[number, key] = value
+def batches(
+    records: Sequence[Record], state_of: Callable[[Record], ControlState], most: int
+) -> Iterator[tuple[ControlState, list[Record]]]:
+    """Records one after the other, as many at once as are decided under one state."""
+    for state, of_state in groupby(records, state_of):
+        some = list(of_state)
+        for begin in range(0, len(some), most):
+            yield state, some[begin : begin + most]
+
+
+def _decide(
+    desk: ScoringDesk,
+    some: Sequence[Record],
+    made: Made,
+    watermarks: dict[int, int],
+    positions: dict[int, dict[str, int]],
+) -> None:
+    effects = desk.decide(some, lambda *at: made.rows.get(at), watermarks, positions)
+    watermarks |= effects.watermarks
+    for each in some:
+        positions.setdefault(each.partition, {})[each.topic] = each.offset + 1
+    made.produced.extend(effects.produce)
+    for number, changed in effects.rows.items():
+        for key, value in changed.items():
+            if value is None:
+                made.rows.pop((number, key), None)
+            else:
+                made.rows[number, key] = value
 
 
 def read_by_partition(settings: Settings, topic: str) -> dict[int, list[Record]]:

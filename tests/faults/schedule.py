@@ -596,6 +596,7 @@ class Schedule:
             name=worker.name,
             roads=road.roads,
             changelog=CHANGELOG,
+            partitions=world.partitions,
             cluster=SimCluster(world, life),
             store=SimStore(world, life),
             desk=FakeDesk(self, life, road),

@@ -13,6 +13,7 @@ from stream.deploying import AlreadySo, Mover, Who, kill
 from stream.ports import Record
 from stream.service import EVERYWHERE, KILL_OFF, KILL_ON, PROMOTED, ROLLED_BACK
 from stream.settings import Settings
+from tests.faults import on_the_road
 from tests.faults.stage import read_all
 from tests.versions import publish_versions
 
@@ -43,7 +44,8 @@ class Swaps(threading.Thread):
 
     def run(self) -> None:
         try:
-            with Mover(self._settings, Registry(self._settings.home / "models"), slowest_us=1e6) as mover:
+            registry = Registry(self._settings.home / "models", entities=self._settings.entities)
+            with Mover(self._settings, registry, slowest_us=1e6) as mover:
                 self._move_on(mover)
         except BaseException as failure:  # noqa: BLE001 (the harness raises it in its own thread)
             self.failure = failure
@@ -78,8 +80,11 @@ class Swaps(threading.Thread):
 
 
 def publish_models(settings: Settings) -> list[str]:
-    """Some versions of four kinds, `name@version` each."""
-    return publish_versions(settings, VERSIONS)
+    """Some versions of four kinds, `name@version` each; where there are stages, not all ask the same."""
+    if not settings.entities:
+        return publish_versions(settings, VERSIONS)
+    asked = (on_the_road.ASKED, on_the_road.ASKED_LESS)
+    return publish_versions(settings, VERSIONS, past=on_the_road.a_past(), asked=asked)
 
 
 def states_of(settings: Settings) -> dict[int, ControlState]:
@@ -102,16 +107,24 @@ def control_offsets(settings: Settings, decisions: Iterable[Record]) -> dict[int
 
 
 def under_recorded_states(settings: Settings) -> Callable[[Record], ControlState]:
-    """The state that each order was decided under; of one without a decision, that of the order before."""
+    """The state that each order was decided under; of one without a decision, that of the order before.
+
+    Of what came to a stage it is the newest: its home has written into the message which one counts.
+    """
     states = states_of(settings)
+    newest = states[max(states)]
     decisions = read_all(settings, settings.topics.decisions, settings.partitions)
     offsets = control_offsets(settings, decisions)
     last: dict[int, int] = {}
 
-    def state(order: Record) -> ControlState:
-        of_partition = offsets.get(order.partition, {})
-        last[order.partition] = of_partition.get(order.offset, last.get(order.partition, 0))
-        return states[last[order.partition]]
+    def state(record: Record) -> ControlState:
+        if record.topic in settings.stages.values():
+            return newest
+        before = last.get(record.partition, 0)
+        if record.topic == settings.topics.orders:
+            before = offsets.get(record.partition, {}).get(record.offset, before)
+        last[record.partition] = before
+        return states[before]
 
     return state
 
@@ -125,7 +138,7 @@ def violations(
     if back:
         found["switches that are not at one offset of a partition"] = back
     states = states_of(settings)
-    (newest,) = (state for at, state in states.items() if at == max(states))
+    newest = states[max(states)]
     champion = newest.service.champion(EVERYWHERE)
     late: dict[str, set[tuple[int, str | None]]] = {name: set() for name in workers}
     for record in decisions:

@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from stream.ports import (
     Produce,
     Recall,
     Record,
+    Refused,
     Watermarks,
 )
 from stream.store import RocksStore
-from stream.writer import Limits, Writer
+from stream.writer import BEING_REBUILT, POSITION_KEY, Limits, Rebuilding, Writer, encode_position
 from tests.faults.mutants import MUTANTS, Mutant
 from tests.faults.schedule import MOST_CRASHES, run
 from tests.faults.simulate import kill, tell
@@ -439,6 +441,7 @@ def test_what_was_not_handed_over_while_held_is_not_taken_for_lost() -> None:
             name=life.worker.name,
             roads=(("orders",),),
             changelog="changelog",
+            partitions=world.partitions,
             cluster=stage.clusters[0],
             store=SimStore(world, life),
             desk=PlainDesk(),
@@ -483,6 +486,7 @@ def test_what_was_evicted_does_not_come_back_with_an_old_copy_of_the_rows(
             name=life.worker.name,
             roads=(("orders",),),
             changelog="changelog",
+            partitions=world.partitions,
             cluster=stage.clusters[0],
             store=store,
             desk=Shop(horizons=(horizons := Horizons(rows=10 * day, orders=10 * day))).desk,
@@ -517,6 +521,104 @@ def test_what_was_evicted_does_not_come_back_with_an_old_copy_of_the_rows(
         assert tombstones == ([] if compacted else [b"cc1", b"oo1"])
 
         assert work(assignment, "copy") == {b"cc2", b"oo2"}
+
+    stage.play(story)
+
+
+def opening(stage: Stage, life: Life, changelog: str, assignment: Assignment) -> tuple[Writer, list[str]]:
+    """Let a worker open partitions with a changelog; with why it refuses, once it does."""
+    world, said = stage.world, list[str]()
+    writer = Writer(
+        name=life.worker.name,
+        roads=(("orders",),),
+        changelog=changelog,
+        partitions=world.partitions,
+        cluster=SimCluster(world, life),
+        store=SimStore(world, life),
+        desk=PlainDesk(),
+        clock=SimClock(world, life),
+        limits=Limits(patience_s=5.0),
+    )
+
+    def work() -> None:
+        try:
+            writer.run()
+        except Refused as error:
+            said.append(str(error))
+
+    world.start(life, "writer", work)
+    writer.mailbox.assign(assignment)
+    return writer, said
+
+
+def opened(stage: Stage, life: Life, changelog: str, *numbers: int) -> str:
+    """Have a worker open these partitions with a changelog, and leave again; why it refused, if it did."""
+    joined = stage.world.group.join(life)
+    assert joined is not None
+    writer, said = opening(stage, life, changelog, replace(joined, partitions=frozenset(numbers)))
+    stage.world.pause(20.0)
+    assert bool(said) is not writer.is_open
+    writer.stop()
+    stage.world.pause(5.0)
+    stage.world.group.remove(life.member)
+    return "".join(said)
+
+
+def rebuilt(stage: Stage, changelog: str, group: str = "") -> None:
+    """Leave the position of a rebuild in every partition, at the beginning of all inputs."""
+    world = stage.world
+    made = encode_position({"orders": 0}, group, rebuilding=Rebuilding("of before", 0, world.partitions))
+    for number in range(world.partitions):
+        world.log((changelog, number)).append(POSITION_KEY, made, world.now)
+
+
+def test_old_settings_are_refused_also_in_a_partition_that_the_new_ones_have_not_reached_yet() -> None:
+    stage = Stage()
+
+    def story() -> None:
+        before, after = stage.lives
+        assert not opened(stage, before, "changelog", 0, 1)
+        rebuilt(stage, "changelog-2")
+        assert not opened(stage, after, "changelog-2", 0)
+
+        assert "with the rows of changelog 'changelog-2'" in opened(stage, before, "changelog", 1)
+        assert not opened(stage, after, "changelog-2", 0), "who has begun goes on before the other has come"
+        assert not opened(stage, after, "changelog-2", 0, 1)
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_of_old_and_new_settings_that_are_started_at_once_both_never_go_on(seed: int) -> None:
+    stage = Stage(seed)
+
+    def story() -> None:
+        before, after = stage.lives
+        assert not opened(stage, before, "changelog", 0, 1)
+        rebuilt(stage, "changelog-2")
+        joined = stage.join()
+        new, _ = opening(stage, after, "changelog-2", replace(joined, partitions=frozenset({0})))
+        old, _ = opening(stage, before, "changelog", replace(joined, partitions=frozenset({1})))
+        stage.world.pause(20.0)
+
+        assert not (old.is_open and new.is_open)
+
+    stage.play(story)
+
+
+def test_half_made_rows_are_not_served_by_who_read_them_before_a_rebuild_was_killed() -> None:
+    stage = Stage()
+
+    def story() -> None:
+        before, after = stage.lives
+        assert not opened(stage, before, "changelog", 0, 1)
+        rebuilt(stage, "changelog-2", BEING_REBUILT)
+        assert "is being rebuilt and not complete" in opened(stage, after, "changelog-2", 0)
+        log = stage.world.log(("changelog-2", 0))
+        log.append(b"c1", b"1", stage.world.now, pid=7)
+        log.mark(7, 0, commit=False)
+
+        assert "is being rebuilt and not complete" in opened(stage, after, "changelog-2", 0)
 
     stage.play(story)
 

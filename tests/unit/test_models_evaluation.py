@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from models.evaluation import (
     Costs,
+    Difference,
     Ranking,
     at_budget,
     bands,
@@ -17,6 +18,7 @@ from models.evaluation import (
     cost_curve,
     difference,
     measured,
+    paired,
     permuted,
     stability,
 )
@@ -87,10 +89,21 @@ def test_a_better_model_is_told_from_chance_and_chance_from_a_better_one() -> No
 
     assert better is not None
     assert better.low > 0
-    assert better.p_value < 0.02
+    assert better.p_value == pytest.approx(2 / 201), "what no sample showed is rare, and not impossible"
+    assert better.p_said == "p = 0.010"
     assert equal is not None
     assert abs(equal.value) < 0.01
     assert equal.low <= 0 <= equal.high or abs(equal.value) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("p_value", "said"),
+    [(1.0, "p = 1.000"), (0.0488, "p = 0.049"), (0.001, "p = 0.001"), (0.00099, "p < 0.001")],
+)
+def test_a_p_is_said_as_statisticians_do_and_is_never_nothing(p_value: float, said: str) -> None:
+    assert Difference(0.1, 0.0, 0.2, p_value).p_said == said
+    gains = np.full(100, 5.0)
+    assert paired(gains, np.arange(100), samples=2_000).p_said == "p < 0.001"
 
 
 def test_a_calibrated_model_has_no_calibration_error() -> None:

@@ -158,6 +158,12 @@ def test_a_model_that_asks_itself_is_refused() -> None:
         ({"preprocessors": (OneHot("amount"), Hashing("amount"))}, "taken by two preprocessors"),
         ({"preprocessors": (OneHot(),)}, "takes nothing"),
         ({"preprocessors": (Hashing("amount"), Scaler())}, "fill the sparse columns"),
+        ({"preprocessors": (Scaler(), OneHot("amount"))}, "put the Scaler behind OneHot"),
+        ({"preprocessors": (Scaler(), Hashing("amount"))}, "put the Scaler behind Hashing"),
+        (
+            {"features": CATEGORIES, "predictor": HistGradientBoosting(), "preprocessors": (Scaler(),)},
+            r"numbers of \['country_category', 'channel_category'\]",
+        ),
         ({"preprocessors": ("scaler",)}, "is no preprocessor"),
         ({"preprocessors": (Condenser(), Condenser())}, "one Condenser"),
     ],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from models import layout
 from models.errors import ExportError, TrainingError
 from models.export import flatten
 from models.fit import Fitted, Rows, fit
@@ -27,7 +28,7 @@ from models.predictors import (
     Sigmoid,
     XGBoost,
 )
-from models.preprocess import Condenser, Hashing, Scaler, TargetEncoding
+from models.preprocess import Condenser, Encoder, Hashing, OneHot, Ordinal, Scaler, TargetEncoding
 from models.prove import SINGLE_PARITY, prove, trial_rows
 from models.trained import PARITY
 from tests.small_models import ALL_KINDS, FEATURES, a_risk, some_rows
@@ -253,6 +254,91 @@ def test_what_cannot_be_learned_is_refused_with_its_reason() -> None:
     nothing = Rows(np.zeros((len(ROWS), 5)), ROWS.labels)
     with pytest.raises(TrainingError, match="Condenser left no column"):
         fit(a_risk(predictor=RandomForest(), preprocessors=(Condenser(),), features=FEATURES[:5]), nothing)
+
+
+@pytest.mark.parametrize(
+    "encoder", [Ordinal("country_category"), TargetEncoding("country_category")], ids=repr
+)
+def test_a_category_beyond_whole_doubles_is_not_the_one_next_to_it(encoder: Encoder) -> None:
+    matrix = ROWS.matrix.copy()
+    matrix[:, 5] = 2.0**60 + 4096 * matrix[:, 5]
+    fitted = fit(
+        a_risk(predictor=LogisticRegression(), preprocessors=(encoder, Scaler())),
+        Rows(matrix, ROWS.labels),
+        threads=1,
+    )
+    never_met = matrix[:50].copy()
+    never_met[:, 5] = 2.0**61
+    assert np.abs(flatten(fitted).walk(never_met).p - fitted.predict(never_met)).max() <= PARITY
+    prove(fitted, flatten(fitted), matrix)
+
+
+SPARSE: dict[str, dict[str, Any]] = {
+    "centred": {"predictor": LogisticRegression(), "preprocessors": (Scaler(),)},
+    "scaled for trees": {
+        "predictor": RandomForest(n_estimators=30),
+        "preprocessors": (Hashing("hour_of_day", dimensions=16), Scaler(with_mean=False)),
+    },
+    "ranks beside": {
+        "predictor": RandomForest(n_estimators=5),
+        "preprocessors": (Hashing("hour_of_day", dimensions=16), Ordinal(), Condenser(least=5)),
+    },
+    "unknown beside": {
+        "predictor": RandomForest(n_estimators=5),
+        "preprocessors": (Hashing("hour_of_day", dimensions=16),),
+        "imputer": None,
+    },
+    "target beside": {
+        "predictor": LogisticRegression(),
+        "preprocessors": (Hashing("hour_of_day", dimensions=16), TargetEncoding()),
+    },
+}
+
+
+@pytest.mark.parametrize("parts", SPARSE.values(), ids=SPARSE)
+def test_columns_too_many_to_be_kept_dense_teach_and_answer_the_same(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = flatten(fit(a_risk(**parts), ROWS, threads=1))
+    monkeypatch.setattr(layout, "_DENSE_CELLS", 1000)
+    fitted = fit(a_risk(**parts), ROWS, threads=1)
+    sparse = flatten(fitted)
+    prove(fitted, sparse, ROWS.matrix)
+    assert sparse.columns.table.tolist() == pytest.approx(dense.columns.table.tolist(), nan_ok=True)
+    assert np.abs(sparse.walk(ROWS.matrix).p - dense.walk(ROWS.matrix).p).max() < 0.1
+
+
+def test_what_will_not_fit_into_memory_dense_is_refused_by_what_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashing = Hashing("hour_of_day", dimensions=16)
+    monkeypatch.setattr(layout, "_DENSE_CELLS", 1000)
+    monkeypatch.setattr(layout, "_MOST_CELLS", 2000)
+    for parts, why in (
+        ({"predictor": LogisticRegression(), "preprocessors": (Scaler(),)}, r"^Scaler .*with_mean=False"),
+        (
+            {"predictor": HistGradientBoosting(), "preprocessors": (hashing,)},
+            "^HistGradientBoosting .*Condenser",
+        ),
+    ):
+        with pytest.raises(TrainingError, match=why):
+            fit(a_risk(**parts), ROWS, threads=1)
+
+
+def test_preprocessors_refuse_what_they_could_not_learn_from() -> None:
+    def learned(*preprocessors: Any, rows: Rows = ROWS) -> None:
+        fit(a_risk(predictor=LogisticRegression(), preprocessors=preprocessors), rows, threads=1)
+
+    with pytest.raises(TrainingError, match="Condenser left out 'hour_of_day', which a later"):
+        learned(Condenser(least=1990), OneHot("hour_of_day"))
+    labels = np.arange(len(ROWS)) < 4
+    for weights in (None, np.full(len(ROWS), 3.0)):
+        with pytest.raises(TrainingError, match=r"TargetEncoding by 5 folds needs as many frauds .* got 4"):
+            learned(TargetEncoding(), rows=Rows(ROWS.matrix, labels, weights))
+    far = ROWS.matrix.copy()
+    far[:, 0] *= 1e200
+    with pytest.raises(TrainingError, match=r"Scaler .*\['amount'\]"):
+        learned(Scaler(), rows=Rows(far, ROWS.labels))
 
 
 def test_a_library_that_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

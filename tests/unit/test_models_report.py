@@ -150,8 +150,8 @@ def test_a_sample_of_legitimate_orders_suggests_what_all_of_them_would() -> None
 def test_chance_is_never_said_to_be_impossible(found: Evaluated) -> None:
     html = page(found)
 
-    assert "<td>below 0.01</td>" in html
-    assert "<td>0.00</td><td>yes</td>" not in html
+    assert "<td>p = 0.004</td>" in html
+    assert "0.000" not in html.partition("more than chance")[2].partition("</table>")[0]
 
 
 def test_the_page_needs_nothing_but_itself(found: Evaluated) -> None:

@@ -8,12 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from models.labels import Labelling
+from models.policy import Policy
 from stream import compare_cli, decided
 from stream.cli import app
 from stream.comparing import Asked, Comparison, compare
 from stream.decided import DecidedError
 from stream.settings import Settings
-from tests.decided_past import LATER, SHADOW, DecidedPast, a_decision
+from tests.decided_past import LATER, POLICY, SHADOW, DecidedPast, a_decision
 
 HEARD = Labelling(LATER, timedelta(days=45), "not_fraud")
 
@@ -77,6 +78,28 @@ def test_of_an_order_that_was_revised_the_newest_revision_counts() -> None:
 
     assert found.found.actions == [("review", "decline", 1, 1)]
     assert found.left_out == {"revised": 1}
+
+
+def test_a_challenger_whose_thresholds_were_changed_is_one_for_each_of_them() -> None:
+    past, others = Past(), Policy(review_at=0.05, decline_at=0.8)
+    for number in range(10):
+        past.order(number, "approve", "approve", became=True)
+    past.policy = others
+    for number in range(10, 14):
+        past.order(number, "approve", "review", became=True)
+    past.order(0, "approve", "review", became=True, revision=1)
+
+    found = {each.policy: each for each in past.compared()}
+
+    assert {each: (one.found.orders, one.disagreed) for each, one in found.items()} == {
+        POLICY.digest: (9, 0),
+        others.digest: (5, 5),
+    }
+    assert {each: one.left_out for each, one in found.items()} == {
+        POLICY.digest: {"revised": 1},
+        others.digest: {},
+    }
+    assert {each.challenger for each in found.values()} == {"new@2026-02-01.bbbb"}
 
 
 def test_what_is_said_while_observing_is_no_challengers_word() -> None:
@@ -172,6 +195,9 @@ def test_the_command_tells_the_money_and_what_does_not_count(monkeypatch: pytest
     person = CliRunner().invoke(app, arguments)
     machine = CliRunner().invoke(app, [*arguments, "--json"])
     wrong = CliRunner().invoke(app, [*arguments, "--currency", "euro"])
+    past.policy = Policy(review_at=0.05, decline_at=0.8)
+    past.order(21, "approve", "review")
+    several = CliRunner().invoke(app, arguments)
 
     assert person.exit_code == 0, person.output
     lines = [line.strip() for line in person.stdout.splitlines()]
@@ -182,3 +208,6 @@ def test_the_command_tells_the_money_and_what_does_not_count(monkeypatch: pytest
     assert lines[-1] == "the challenger is better on these orders"
     assert json.loads(machine.stdout)["saved"]["value"] == 200_000
     assert wrong.exit_code == 2
+    assert "with the thresholds of policy" not in person.stdout
+    assert several.stdout.count(f"  with the thresholds of policy {past.policy.digest[:12]}: ") == 1
+    assert several.stdout.count(f"  with the thresholds of policy {POLICY.digest[:12]}: ") == 1

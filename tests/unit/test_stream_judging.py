@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,11 +21,10 @@ from stream.ports import Record, Unreachable
 from stream.service import DEPLOYED, EVERYWHERE, KILL_ON, NOBODY, PROMOTED, Scope, Served, Service, bucket_of
 from stream.settings import Settings
 from stream.trial import Arm, Arms, Evidence
-from tests.decided_past import LATER, NOON, DecidedPast, a_decision
+from tests.decided_past import LATER, NOON, POLICY, SHADOW, DecidedPast, a_decision
 from tests.unit.test_stream_service import a_model, told
 
 OLD, NEW = "old@2026-01-01.aaaa", "new@2026-02-01.bbbb"
-POLICY = Policy(review_at=0.2, decline_at=0.8)
 
 
 def served(said: str, role: Any = "challenger", *, offset: int = 0, scope: Scope = EVERYWHERE) -> Served:
@@ -142,6 +142,24 @@ def test_how_long_a_challenger_is_silent_is_told_by_when_orders_arrived() -> Non
 
     assert silent(LATER) == 0.0
     assert silent(LATER + timedelta(days=60)) == 60.0, "a clock far ahead, or nothing was scored since"
+
+
+def test_what_a_challenger_says_elsewhere_with_other_thresholds_is_no_evidence_here() -> None:
+    past = Past()
+    past.control = 1
+    for number in range(10):
+        past.order(number, "approve", "decline", became=True)
+    elsewhere = Policy(review_at=0.95, decline_at=0.99)
+    for offset in range(10):
+        order = {"order_id": f"o{offset}"}
+        said = a_decision(order, offset, NEW, "approve", features={}, control=1, policy=elsewhere)
+        past.put("decisions-shadow", f"c{offset}", said, SHADOW)
+
+    here = past.evidence()
+    there = past.evidence(replace(served(NEW), policy=elsewhere))
+
+    assert (here.scored, here.disagreed) == (10, 10)
+    assert (there.scored, there.disagreed) == (10, 0)
 
 
 @pytest.mark.parametrize(

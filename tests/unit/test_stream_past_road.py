@@ -14,7 +14,8 @@ from features.revisions import Revisions
 from models.registry import Registry
 from stream.anew import Anew
 from stream.ports import Record
-from stream.service import DEPLOYED, KILL_OFF, KILL_ON, PROMOTED, RETIRED
+from stream.service import DEPLOYED, EVERYWHERE, KILL_OFF, KILL_ON, PROMOTED, RETIRED, ROLLED_BACK
+from stream.serving import Shelf
 from stream.settings import Settings, Topics
 from stream.verify import Verified, Window
 from tests.small_road import NOON_MS, LiveRoad, an_outcome, publish_models
@@ -384,3 +385,70 @@ def test_orders_on_their_road_while_models_move_are_decided_again_under_the_serv
     assert found.equal == len(live.decided)
     decided = [json.loads(each.value or b"") for each in live.decided]
     assert len({(each["model"] or {}).get("digest") for each in decided}) == 4, "three models, and none"
+
+
+def a_move(live: LiveRoad, models: list[str], chance: random.Random) -> tuple[str, dict[str, Any]]:
+    """Any move that a person could make now."""
+    service = live.state.service
+    champion = service.champion(EVERYWHERE)
+    scope = chance.choice([{}, {"merchant": f"m{chance.randrange(4)}"}])
+    more = chance.choice([{}, {"review_at": 0.05, "decline_at": 0.5}]) | {"scope": scope}
+    model = chance.choice(models)
+    kind = chance.choice([KILL_ON, KILL_OFF, PROMOTED, RETIRED, ROLLED_BACK, *[DEPLOYED] * 3])
+    if kind == KILL_ON:
+        has_fallback = any((each.role, each.scope) == ("fallback", EVERYWHERE) for each in service.served)
+        return kind, {"action": chance.choice(["review", "approve", *["fallback"] * has_fallback])}
+    if kind == KILL_OFF or service.kill is not None:
+        return KILL_OFF, {}
+    if kind == RETIRED and service.served:
+        gone = chance.choice(service.served)
+        where = gone.scope.model_dump(exclude_none=True)
+        return kind, in_service(live, gone.said, role=gone.role, share=gone.share, scope=where)
+    if kind == ROLLED_BACK and champion is not None:
+        before = service.before(EVERYWHERE)
+        if before is None:
+            return kind, {"role": "champion", "scope": {}, "replaces": champion.said}
+        return kind, in_service(live, before.said)
+    if kind == DEPLOYED:
+        role = chance.choice(["fallback", "canary", "challenger"])
+        more |= {"role": role, "share": chance.choice([1_000, 5_000]) if role == "canary" else None}
+        return kind, in_service(live, model, **more)
+    return PROMOTED, in_service(live, model, **more)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_moved_beside_the_model_of_the_settings_and_can_not_be_read_is_decided_again_alike(
+    models: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, *, seed: int, breaks: bool
+) -> None:
+    home, named = models
+    chance = random.Random(seed)
+    settings = Settings(
+        home=home, partitions=3, row_limit=50, topics=Topics(prefix="shop."), entities=("device", "merchant")
+    )
+    gone: set[str] = set()
+    features, scorer = Shelf.features, Shelf.scorer
+    monkeypatch.setattr(
+        Shelf, "features", lambda shelf, each: None if each.said in gone else features(shelf, each)
+    )
+    monkeypatch.setattr(
+        Shelf, "scorer", lambda shelf, each: None if each.said in gone else scorer(shelf, each)
+    )
+    live = LiveRoad(settings, named[0])
+    inputs = [(topic, n) for topic in settings.inputs for n in range(3)]
+    for event in events(120, seed):
+        if chance.random() < 0.1:
+            kind, more = a_move(live, named, chance)
+            live.tell(kind, **more)
+            assert not live.state.malformed
+        if breaks and chance.random() < 0.08:
+            gone ^= {chance.choice(named)}
+            live.started(settings, named[0])
+        live.send(event)
+        live.take(*chance.choice(inputs), most=chance.randint(1, 9))
+    live.finish(chance)
+
+    found = live.verified()
+
+    assert (dict(found.causes), found.listed[:3]) == ({}, [])
+    assert found.equal == len(live.decided)

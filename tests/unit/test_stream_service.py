@@ -155,6 +155,14 @@ def test_a_rollback_leads_back_through_the_champions_and_then_to_the_settings() 
     assert deciders(service(*moves, gone)) == [None]
 
 
+def test_what_a_rollback_leads_back_to_is_kept_once_and_not_with_every_service_that_was() -> None:
+    state = told(*((PROMOTED, a_model(f"m{number}")) for number in range(50)))
+
+    assert [each.ref.name for each in state.service.past] == [f"m{number}" for number in range(49)]
+    assert sum(len(each.past) for each in state.services[:-1]) == 0
+    assert [deciders(each)[0] for each in state.services] == [None, *(f"m{number}" for number in range(50))]
+
+
 def test_a_rollback_of_one_scope_leaves_the_past_of_another() -> None:
     said = service(
         (DEPLOYED, a_model("first")),
