@@ -931,7 +931,7 @@ def test_verify_says_where_a_switch_lies_and_tells_no_false_differences_behind_i
     found = verify(after, processes=1)
     assert dict(found.causes) == {}
     assert found.equal >= 200, "before the switch decisions are compared"
-    # rows made wider are those of a past that was never too long
+    # another road sends other messages
     assert (found.not_comparable > 0) == (entities != further)
     switches = [note for note in found.notes if "behind a switch" in note]
     assert [note.partition(" on orders")[0] for note in switches] == [
