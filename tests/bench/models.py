@@ -16,6 +16,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from models.impute import Constant
 from models.learn import learn
 from models.model import Model, Period
 from models.policy import Policy
-from models.predictors import LogisticRegression, RandomForest, XGBoost
+from models.predictors import LightGBM, LogisticRegression, RandomForest, XGBoost
 from models.preprocess import Condenser, Hashing, Scaler
 from models.prove import SINGLE_PARITY, trial_rows
 from models.registry import ARRAYS, GOLDEN, MANIFEST, Registry
@@ -74,7 +75,17 @@ CONDENSER_SAID = (
 def parity() -> dict[str, list[Cell]]:
     """Every kind against its library on many rows; a row of the table each."""
     rows = some_rows(4000)
-    return {name: _parity_of(name, rows) for name in ALL_KINDS}
+    return {
+        name: _parity_of(name, rows) if _is_installed(name) else ["not installed", *[""] * 4]
+        for name in ALL_KINDS
+    }
+
+
+def _is_installed(name: str) -> bool:
+    predictor = ALL_KINDS[name].get("predictor")
+    libraries = {XGBoost: "xgboost", LightGBM: "lightgbm"}
+    library = libraries.get(type(predictor))
+    return library is None or find_spec(library) is not None
 
 
 def _parity_of(name: str, rows: Rows) -> list[Cell]:
