@@ -5,7 +5,7 @@ Counting the orders with one value is counting a byte, and the different ones of
 
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 __all__ = [
@@ -140,13 +140,13 @@ def mask_of(column: Column, held: int, value: bytes, start: int, end: int) -> by
 
 def packed(values: Sequence[int]) -> Column:
     """The column of these values, the same for the same values."""
-    if len(set(values)) <= 1:
-        return word(values[0]) if values else _NO_WORD
-    return _coded_column(values)
-
-
-def _coded_column(values: Sequence[int]) -> Varying:
     vocabulary = dict.fromkeys(values)
+    if len(vocabulary) <= 1:
+        return word(values[0]) if values else _NO_WORD
+    return _varying(values, vocabulary)
+
+
+def _varying(values: Sequence[int], vocabulary: Collection[int]) -> Varying:
     code = {value: position for position, value in enumerate(vocabulary)}
     codes = _coded(map(code.__getitem__, values), len(vocabulary))
     return struct.pack(f"<{len(vocabulary)}q", *vocabulary), codes
@@ -190,7 +190,7 @@ def inserted(column: Varying, held: int, where: int, value: bytes) -> Varying:
         return vocabulary, before + code.to_bytes(width, "little") + codes[width * where :]
     values = values_of(column, held)
     values.insert(where, *words(value))
-    return _coded_column(values)
+    return _varying(values, dict.fromkeys(values))
 
 
 def parted(before: bytes, held: int, where: int, value: bytes) -> Varying:

@@ -526,17 +526,25 @@ class Row:
         else:
             self._amounts = _amounts_packed([*memoryview(self._amounts).cast("I"), amount])
         if held:
-            rest, varying = bytearray(said), self._varying
-            for position, column in varying.items():
-                here = slice(WORD * position, WORD * (position + 1))
-                varying[position] = lengthened(column, held, said[here])
-                rest[here] = _NO_WORD
-            if rest != self._same:  # seldom: an order says what no other did in a column where all agreed
-                self._let_vary(held, held, bytes(rest))
+            self._say(held, held, said)
         else:
             self._same = said
         if held + 1 >= self._fold_at:
             self._fold()
+
+    def _say(self, held: int, where: int, said: bytes) -> None:
+        """Let the columns of so many orders have at `where` what one more says."""
+        rest, varying = bytearray(said), self._varying
+        for position, column in varying.items():
+            here = slice(WORD * position, WORD * (position + 1))
+            varying[position] = (
+                lengthened(column, held, said[here])
+                if where == held
+                else inserted(column, held, where, said[here])
+            )
+            rest[here] = _NO_WORD
+        if rest != self._same:  # seldom: an order says what no other did in a column where all agreed
+            self._let_vary(held, where, bytes(rest))
 
     def _let_vary(self, held: int, where: int, said: bytes) -> None:
         """Let columns vary in which the order just added at `where` says something else than all others."""
@@ -574,13 +582,7 @@ class Row:
             self._amounts = _amounts_packed(amounts)
         self._times = self._times[:byte] + _NUMBER.pack(at) + self._times[byte:]
         self._orders = self._orders[:byte] + order + self._orders[byte:]
-        rest, varying = bytearray(said), self._varying
-        for position, column in varying.items():
-            at_position = slice(WORD * position, WORD * (position + 1))
-            varying[position] = inserted(column, held, where, said[at_position])
-            rest[at_position] = _NO_WORD
-        if rest != self._same:
-            self._let_vary(held, where, bytes(rest))
+        self._say(held, where, said)
 
     def _count_late(self, at: int, amount: int, told: bytes) -> None:
         """Count an order that is older than all that are held."""

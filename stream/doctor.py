@@ -43,7 +43,7 @@ from stream.repair import last_position
 from stream.service import Service
 from stream.settings import Settings, SettingsError, describe_settings
 from stream.topics import TopicState, describe
-from stream.writer import Owner
+from stream.writer import left_for
 
 __all__ = ["Finding", "examine", "unusable_settings"]
 
@@ -886,8 +886,7 @@ def _offsets(look: _Look) -> Iterator[Said]:
 def _left_for_another(look: _Look) -> Iterator[Said]:
     """Whether workers decide with another changelog than these settings name."""
     ours = look.settings.topics.changelog
-    used = {tp: Owner.of(look.committed[tp]).changelog for tp in look.inputs}
-    elsewhere = {tp: each for tp, each in used.items() if each not in {"", ours}}
+    elsewhere = left_for({tp: look.committed[tp] for tp in look.inputs}, ours)
     if not elsewhere:
         return
     theirs = min(elsewhere.values())

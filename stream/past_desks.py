@@ -27,7 +27,7 @@ from stream.own_features import catalogue_of
 from stream.panel import Panel, Panels
 from stream.ports import Record
 from stream.recorded import Recorded, has_topic, records_of
-from stream.registry import registry_of
+from stream.registry import policy_of, registry_of
 from stream.service import Served
 from stream.settings import Settings
 
@@ -96,12 +96,9 @@ class Models:
     @cached_property
     def own(self) -> tuple[Model, str] | None:
         """The model that the settings of now name, and its policy; None where it can't be had."""
-        settings = self._settings
         with suppress(ModelError):
-            scorer = self._registry.load(*named(settings.model))
-            policy = scorer.suggested_policy
-            if settings.review_at is not None and settings.decline_at is not None:
-                policy = Policy(review_at=settings.review_at, decline_at=settings.decline_at)
+            scorer = self._registry.load(*named(self._settings.model))
+            policy = policy_of(self._settings) or scorer.suggested_policy
             if policy is not None:
                 return Model(scorer.name, scorer.version, scorer.digest), policy.digest
         return None
@@ -151,9 +148,8 @@ class Models:
         return Doubt("model_refused", str(error))
 
     def _known_policies(self) -> Iterator[Policy]:
-        settings = self._settings
-        if settings.review_at is not None and settings.decline_at is not None:
-            yield Policy(review_at=settings.review_at, decline_at=settings.decline_at)
+        if (said := policy_of(self._settings)) is not None:
+            yield said
         for name, version in self._registry.list():
             with suppress(ModelError):
                 yield self._registry.manifest(name, version).suggested_policy

@@ -62,11 +62,11 @@ from stream.topics import delete, partitions_of
 from stream.writer import (
     BEING_REBUILT,
     POSITION_KEY,
-    Owner,
     Position,
     Rebuilding,
     decode_position,
     encode_position,
+    left_for,
     rebuilds,
 )
 
@@ -320,11 +320,10 @@ class Rebuild:
     def _check_in_use(self) -> None:
         """Refuse a changelog that workers have left: it will never come to where they are."""
         tps = [(topic, each.number) for each in self._partitions for topic in self._settings.roads[0]]
-        for (topic, number), words in once_it_answers(self._cluster.committed, tps, stable=False).items():
-            used = Owner.of(words).changelog
-            if words is None or used in {"", self._source, self._target}:
-                continue
-            if self._partitions[number].before.get(topic, -1) < words.offset:
+        committed = once_it_answers(self._cluster.committed, tps, stable=False)
+        for tp, used in left_for(committed, self._source, self._target).items():
+            (topic, number), words = tp, committed[tp]
+            if words is not None and self._partitions[number].before.get(topic, -1) < words.offset:
                 raise RebuildError(
                     f"workers have gone on from '{self._source}' to '{used}' and decided with that: make the "
                     f"rows anew from it (--from {used})"

@@ -6,6 +6,7 @@ from pathlib import Path
 from features.catalogue import by_name
 from features.define import Feature
 from models.manifest import Manifest
+from models.policy import Policy
 from models.registry import Registry
 from models.shelf import Folder, Objects, Shelf
 from stream.keeping import check_horizons
@@ -13,7 +14,7 @@ from stream.own_features import catalogue_of
 from stream.ports import Refused
 from stream.settings import Settings
 
-__all__ = ["check_servable", "registry_of", "registry_with_features", "shelf_of"]
+__all__ = ["check_servable", "policy_of", "registry_of", "registry_with_features", "shelf_of"]
 
 
 def registry_of(settings: Settings, find_feature: Callable[[str], Feature] = by_name) -> Registry:
@@ -45,6 +46,13 @@ def shelf_of(address: str) -> Shelf:
 
     place = Place(address)
     return Folder(Path(place.path(""))) if place.is_local else Objects(place)
+
+
+def policy_of(settings: Settings) -> Policy | None:
+    """The thresholds that the settings say; None where those count that the model suggests."""
+    if settings.review_at is None or settings.decline_at is None:
+        return None
+    return Policy(review_at=settings.review_at, decline_at=settings.decline_at)
 
 
 def check_servable(settings: Settings, manifest: Manifest, features: Sequence[Feature]) -> None:

@@ -11,7 +11,7 @@ from stream.last import last_with
 from stream.ports import TP, NotStable, Refused, Unreachable
 from stream.settings import Settings
 from stream.topics import describe
-from stream.writer import POSITION_KEY, Owner, Position, decode_position, is_position
+from stream.writer import POSITION_KEY, Owner, Position, decode_position, is_position, left_for
 
 __all__ = ["last_position", "repair_offsets"]
 
@@ -108,13 +108,13 @@ def _not_committed(settings: Settings, error: KafkaError) -> str:
 def _check_not_left(cluster: KafkaCluster, settings: Settings) -> None:
     """Refuse the changelog of before a rebuild: from its offsets orders would be decided again."""
     tps = [(topic, partition) for topic in settings.inputs for partition in range(settings.partitions)]
-    committed = once_it_answers(lambda: cluster.committed(tps, stable=False))
-    said = {Owner.of(each).changelog for each in committed.values()} - {"", settings.topics.changelog}
-    if said:
+    committed = once_it_answers(cluster.committed, tps, stable=False)
+    if left := left_for(committed, settings.topics.changelog):
+        theirs = min(left.values())
         raise Refused(
-            f"the workers of group '{settings.group}' have gone on with changelog '{min(said)}', and these "
+            f"the workers of group '{settings.group}' have gone on with changelog '{theirs}', and these "
             f"settings name '{settings.topics.changelog}', whose rows were left for it: repair with the "
-            f"settings of the workers (FRAUDSTREAM_TOPICS__CHANGELOG={min(said)})"
+            f"settings of the workers (FRAUDSTREAM_TOPICS__CHANGELOG={theirs})"
         )
 
 

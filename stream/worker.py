@@ -42,7 +42,7 @@ from stream.logs import tell_generation
 from stream.metrics import MeasuredCluster, MeasuredDesk, Measurements, Running
 from stream.panel import Panels
 from stream.ports import Assignment, Batch, Clock, Cluster, Refused, Unreachable
-from stream.registry import check_servable, registry_with_features
+from stream.registry import check_servable, policy_of, registry_with_features
 from stream.serving import Serving, Shelf
 from stream.settings import Settings
 from stream.store import RocksStore
@@ -404,14 +404,13 @@ def load_model(settings: Settings, registry: Registry | None = None) -> tuple[Sc
     except RegistryError as error:
         raise Refused(str(error)) from error
     check_servable(settings, registry.manifest(scorer.name, scorer.version), scorer.features)
-    if settings.review_at is not None and settings.decline_at is not None:
-        return scorer, Policy(review_at=settings.review_at, decline_at=settings.decline_at)
-    if scorer.suggested_policy is None:
+    policy = policy_of(settings) or scorer.suggested_policy
+    if policy is None:
         raise Refused(
             f"{scorer.name}@{scorer.version} suggests no thresholds; set FRAUDSTREAM_REVIEW_AT and "
             "FRAUDSTREAM_DECLINE_AT"
         )
-    return scorer, scorer.suggested_policy
+    return scorer, policy
 
 
 def _model_of_the_settings(settings: Settings, registry: Registry) -> tuple[Scorer, Policy] | Refused:
@@ -621,7 +620,7 @@ def run(settings: Settings) -> int:
         lambda tp: _fetched_to(app, tp),
         desk.identity,
         drift,
-        frozenset(settings.topics.by(entity) for entity in settings.entities),
+        frozenset(settings.stages.values()),
     )
     tell_generation(lambda: getattr(writer.mailbox.assignment, "generation", None))
 

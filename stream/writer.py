@@ -61,6 +61,7 @@ __all__ = [
     "decode_position",
     "encode_position",
     "is_position",
+    "left_for",
     "rebuilds",
 ]
 
@@ -145,6 +146,12 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     def left_with(self, offset: int) -> Committed:
         """The offset to be committed with these words."""
         return Committed(offset, msgspec.json.encode(self).decode())
+
+
+def left_for(committed: Mapping[TP, Committed | None], *ours: str) -> dict[TP, str]:
+    """Where the last owners had their rows in another changelog than these, and in which."""
+    used = {tp: Owner.of(each).changelog for tp, each in committed.items()}
+    return {tp: each for tp, each in used.items() if each not in {"", *ours}}
 
 
 _VERSION = 2
@@ -1003,16 +1010,13 @@ class Writer:
         them. What a rebuild made is there to be taken over from another one.
         """
         members = self._cluster.members()
-        left = dict(self._cluster.committed(self._tps(range(self._of_partitions)), stable=False))
+        committed = dict(self._cluster.committed(self._tps(range(self._of_partitions)), stable=False))
         # one whose owner is gone may be claimed this moment
-        if gone := [tp for tp, committed in left.items() if Owner.of(committed).member not in members]:
-            left |= self._cluster.committed(gone, stable=True)
-        for (_, number), committed in left.items():
-            owner = Owner.of(committed)
-            elsewhere = owner.changelog
-            if elsewhere in {"", self._changelog}:
-                continue
-            if owner.member in self._cluster.members():
+        if gone := [tp for tp, each in committed.items() if Owner.of(each).member not in members]:
+            committed |= self._cluster.committed(gone, stable=True)
+        for tp, elsewhere in left_for(committed, self._changelog).items():
+            number = tp[1]
+            if Owner.of(committed[tp]).member in self._cluster.members():
                 return (
                     f"partition {number} is being decided with the rows of changelog '{elsewhere}', and this "
                     f"worker has those of '{self._changelog}': stop all workers with the one settings before "
